@@ -1,0 +1,68 @@
+"""A byte budget: reserve before you allocate, release when you free.
+
+Invariant: 0 <= used_bytes <= limit_bytes after every public call, and the owners' bytes add up to
+used_bytes. Not here: deciding what to free (policies) or when (pressure).
+"""
+
+import threading
+
+from memopt.base.errors import BudgetError
+
+
+class Budget:
+    """One hard limit in bytes, shared by named owners. Thread-safe."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self.used_bytes_max = 0
+        self._owners: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def try_reserve(self, owner: str, size_bytes: int) -> bool:
+        """Take `size_bytes` for `owner`, or return False and take nothing."""
+        assert size_bytes >= 0
+        with self._lock:
+            used = self.used_bytes + size_bytes
+            if used > self.limit_bytes:
+                return False
+            self.used_bytes = used
+            if used > self.used_bytes_max:
+                self.used_bytes_max = used
+            self._owners[owner] = self._owners.get(owner, 0) + size_bytes
+            return True
+
+    def reserve(self, owner: str, size_bytes: int) -> None:
+        """Take `size_bytes` for `owner`. Raises BudgetError when they do not fit."""
+        if not self.try_reserve(owner, size_bytes):
+            raise BudgetError(
+                f"{owner} wants {size_bytes} bytes, {self.limit_bytes - self.used_bytes} of "
+                f"{self.limit_bytes} are free",
+                limit="budget",
+                wanted_bytes=size_bytes,
+                limit_bytes=self.limit_bytes,
+            )
+
+    def release(self, owner: str, size_bytes: int) -> None:
+        """Give back bytes that were reserved by the same owner."""
+        assert size_bytes >= 0
+        with self._lock:
+            held = self._owners.get(owner, 0)
+            assert held >= size_bytes, f"{owner} releases {size_bytes} of {held} bytes"
+            self._owners[owner] = held - size_bytes
+            self.used_bytes -= size_bytes
+
+    def free_bytes(self) -> int:
+        return self.limit_bytes - self.used_bytes
+
+    def owners(self) -> dict[str, int]:
+        """Bytes by owner, largest first."""
+        with self._lock:
+            return dict(sorted(self._owners.items(), key=lambda item: -item[1]))
+
+    def check(self) -> None:
+        """Assert the invariant."""
+        with self._lock:
+            assert sum(self._owners.values()) == self.used_bytes
+            assert 0 <= self.used_bytes <= self.limit_bytes
+            assert all(held >= 0 for held in self._owners.values())

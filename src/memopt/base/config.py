@@ -1,0 +1,181 @@
+"""Every setting, with its default and its unit: one frozen value that checks itself.
+
+Later sources win: defaults, then a TOML file, then `MEMOPT_*` variables, then arguments.
+"""
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from memopt.base.errors import UsageError
+from memopt.base.records import Durability, Seal
+from memopt.base.units import GIB, KIB, MIB, parse_bytes, parse_seconds
+
+_SMALLEST_BUDGET_BYTES = 8 * MIB
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings of one store. Names end in their unit; every limit is `…_max` or `…_bytes`."""
+
+    budget_bytes: int = 512 * MIB
+    """The one hard limit on everything resident."""
+    durability: Durability = Durability.SYNC
+    policy: str = "lru"
+    """Who leaves a tier: lru, clock, lfu, sieve or s3fifo."""
+    seal: Seal = Seal.IDLE
+    page_target_bytes: int = 16 * KIB
+    """A tail of this many encoded bytes becomes a page."""
+    promotion_batch_pages: int = 1
+    """A fault also brings in this many minus one of the session's next pages."""
+    l1_share: float = 0.5
+    """Of the bytes that pages occupy, at most this share is uncompressed once room is short."""
+    l1_idle_seconds: float = 300.0
+    l2_idle_seconds: float = 900.0
+    resident_sessions_max: int = 8192
+    wal_limit_bytes: int = 64 * MIB
+    disk_quota_bytes: int | None = None
+    """Appends are refused above it; deleting is not."""
+    ballast_bytes: int = 1 * MIB
+    """A file given up when the disk is full, so that deleting still works."""
+    message_bytes_max: int = 32 * MIB
+    message_depth_max: int = 64
+    state_bytes_max: int = 64 * MIB
+    state_keyframe_versions: int = 16
+    """One version in so many is a keyframe: a delta of the keyframe before, not of the version."""
+    state_versions_max: int | None = None
+    """Older versions of a state are trimmed by compact(); None keeps all."""
+    spool_bytes: int = 1 * MIB
+    """A streamed message above this size waits on disk until it is committed."""
+    dictionary_bytes: int = 32 * KIB
+    dictionary_scopes_min: int = 5
+    """Leaf scopes in which a substring must occur before a tenant's dictionary may hold it."""
+    dictionary_training_pages: int = 512
+    """New pages of a tenant after which a dictionary is trained in the background."""
+    text_bytes_min: int = 1 * KIB
+    """System prompts and tool schemas of at least this size are stored once in a tenant; other
+    texts once in their scope from four times this size."""
+    commit_queue_max: int = 4096
+    """Calls that may wait for a commit; one more gets a BackpressureError."""
+    commit_batch_max: int = 256
+    subscription_pending_max: int = 10_000
+    key_retention_seconds: float = 7 * 86400.0
+    """Idempotency keys are remembered this long."""
+    journal_retention_seconds: float | None = None
+    """compact() drops older events and abandoned branches; None keeps all."""
+    journal_retention_records: int | None = None
+    """compact() drops events and abandoned branches beyond this many records; None keeps all."""
+    check_bytes_per_second: int = 256 * MIB
+    maintenance_seconds: float = 1.0
+    """The background thread's period; 0 runs none, and maintenance happens in compact() alone."""
+    socket_clients_max: int = 32
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field.name, getattr(self, field.name)))
+        if self.budget_bytes < _SMALLEST_BUDGET_BYTES:
+            raise UsageError(
+                f"at least {_SMALLEST_BUDGET_BYTES} bytes are needed, got {self.budget_bytes}",
+                field="budget_bytes",
+            )
+        if not 0 < self.l1_share <= 1:
+            raise UsageError(f"expected a share in (0, 1], got {self.l1_share}", field="l1_share")
+
+    @classmethod
+    def load(
+        cls,
+        file: str | os.PathLike[str] | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        **arguments: Any,
+    ) -> Self:
+        """Defaults, then `file` (TOML), then MEMOPT_* of `environ`, then `arguments` not None."""
+        values: dict[str, Any] = {}
+        known = {field.name for field in dataclasses.fields(cls)}
+        if file is not None:
+            try:
+                values |= tomllib.loads(Path(file).read_text("utf-8"))
+            except (OSError, ValueError) as error:
+                raise UsageError(f"cannot be read: {error}", field=f"config file {file}") from error
+        variables = os.environ if environ is None else environ
+        values |= {
+            name: variables[variable]
+            for name in known
+            if (variable := f"MEMOPT_{name.upper()}") in variables
+        }
+        values |= {name: value for name, value in arguments.items() if value is not None}
+        for name in values.keys() - known:
+            raise UsageError("there is no such setting", field=name)
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> Self:
+        return dataclasses.replace(self, **changes)
+
+
+_OPTIONAL = frozenset(
+    {
+        "disk_quota_bytes",
+        "state_versions_max",
+        "journal_retention_seconds",
+        "journal_retention_records",
+    }
+)
+_MAY_BE_ZERO = frozenset({"maintenance_seconds", "ballast_bytes", "l1_idle_seconds"})
+_LARGEST = {
+    "message_bytes_max": 512 * MIB,
+    "state_bytes_max": 512 * MIB,
+    "message_depth_max": 200,
+    "page_target_bytes": 4 * MIB,
+    "dictionary_bytes": 1 * MIB,
+    "promotion_batch_pages": 1024,
+    "wal_limit_bytes": 4 * GIB,
+}
+
+
+def _checked(name: str, value: Any) -> Any:
+    if value is None or (value == "none" and name in _OPTIONAL):
+        if name in _OPTIONAL:
+            return None
+        raise UsageError("a value is needed", field=name)
+    if name == "durability":
+        return _member(Durability, name, value)
+    if name == "seal":
+        return _member(Seal, name, value)
+    if name == "policy":
+        if not isinstance(value, str):
+            raise UsageError(f"expected a policy's name, got {value!r}", field=name)
+        return value
+    number: float
+    if name.endswith("_seconds"):
+        number = parse_seconds(value, field=name)
+    elif name == "l1_share":
+        number = _number(name, value)
+    elif "_bytes" in name:
+        number = parse_bytes(value, field=name)
+    else:
+        number = int(_number(name, value))
+        if number != _number(name, value):
+            raise UsageError(f"expected a whole number, got {value!r}", field=name)
+    if number <= 0 and not (number == 0 and name in _MAY_BE_ZERO):
+        raise UsageError(f"expected more than 0, got {value!r}", field=name)
+    if number > _LARGEST.get(name, number):
+        raise UsageError(f"at most {_LARGEST[name]}, got {value!r}", field=name)
+    return number
+
+
+def _member(kind: type[Durability] | type[Seal], name: str, value: Any) -> Durability | Seal:
+    try:
+        return kind(value)
+    except ValueError:
+        choices = ", ".join(kind)
+        raise UsageError(f"expected one of {choices}, got {value!r}", field=name) from None
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value) if not isinstance(value, bool) else float("nan")
+    except (TypeError, ValueError):
+        raise UsageError(f"expected a number, got {value!r}", field=name) from None

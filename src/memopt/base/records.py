@@ -1,0 +1,357 @@
+"""The values that cross floors and the ones that callers get: frozen, and free of behaviour.
+
+Rows (`…Row`) are what a home stores; they are NamedTuples because a hot path makes them by the
+thousand. Everything a caller receives is a frozen msgspec Struct, so it also travels over the
+owner's socket. Times are microseconds since 1970 UTC inside, aware datetimes outside.
+"""
+
+import enum
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple, NewType
+
+import msgspec
+
+Lsn = NewType("Lsn", int)
+"""The number of a record in the journal. Dense and rising; 0 is before the first."""
+SessionNumber = NewType("SessionNumber", int)
+LineNumber = NewType("LineNumber", int)
+"""One branch of a session's tree of messages, unique in the store."""
+PageNumber = NewType("PageNumber", int)
+Head = NewType("Head", int)
+"""Line and length in one number: `line << SEQ_BITS | length`. Opaque to callers; 0 = no session."""
+
+SEQ_BITS: Final = 24
+"""A line holds at most 2^24 messages, and there are at most 2^39 lines."""
+SEQ_MASK: Final = (1 << SEQ_BITS) - 1
+
+Message = dict[str, Any]
+"""Any JSON object."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def to_datetime(at_us: int) -> datetime:
+    """An aware UTC datetime, exact to the microsecond."""
+    return _EPOCH + timedelta(microseconds=at_us)
+
+
+def to_us(at: datetime) -> int:
+    """Microseconds since 1970 UTC of an aware datetime."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
+class Reach(enum.StrEnum):
+    """Which scopes a call looks at, by whole path components."""
+
+    EXACT = "exact"
+    SUBTREE = "subtree"
+    ANCESTORS = "ancestors"
+
+
+class Seal(enum.StrEnum):
+    """When a tail becomes a page."""
+
+    FULL = "full"
+    """Only when it has reached the page target."""
+    IDLE = "idle"
+    """Also when its session was idle for the L1 idle time."""
+    ALWAYS = "always"
+    """After every append."""
+
+
+class Durability(enum.StrEnum):
+    """What an acknowledged write survives."""
+
+    SYNC = "sync"
+    """A power cut."""
+    OS = "os"
+    """A kill of the process. A power cut may lose the latest commits, never consistency."""
+
+
+class Tier(enum.StrEnum):
+    L1 = "l1"
+    """Hot: encoded bytes, ready to decode."""
+    L2 = "l2"
+    """Warm: compressed bytes in RAM."""
+    L3 = "l3"
+    """Cold: the durable home."""
+
+
+class RecordKind(enum.StrEnum):
+    """What a journal record says happened."""
+
+    MESSAGE = "message"
+    SESSION_CREATED = "session_created"
+    HEAD_MOVED = "head_moved"
+    FORKED = "forked"
+    SESSION_DELETED = "session_deleted"
+    REDACTED = "redacted"
+    STATE_SAVED = "state_saved"
+    GAP = "gap"
+    """Not stored: a subscriber fell behind, and records up to this LSN were dropped for it."""
+
+
+# -- rows: what a home stores ---------------------------------------------------------------------
+
+
+class SessionRow(NamedTuple):
+    session: int
+    scope_number: int
+    scope: str
+    id: str
+    agent: str | None
+    line: int
+    made_lsn: int
+    made_us: int
+    touched_us: int
+
+
+class LineRow(NamedTuple):
+    """Messages `base…` of a line are its own; those before belong to `parent` (0 = none)."""
+
+    line: int
+    session: int
+    """0 once its session is deleted and only forks still read it."""
+    parent: int
+    base: int
+    made_lsn: int
+    made_us: int
+
+
+class PageRow(NamedTuple):
+    """One entry of the page map: messages [start, stop) of a line are in `page`."""
+
+    line: int
+    start: int
+    stop: int
+    page: int
+    first_lsn: int
+    last_lsn: int
+    raw_bytes: int
+    stored_bytes: int
+
+
+class StateRow(NamedTuple):
+    session: int
+    name: str
+    version: int
+    lsn: int
+    at_us: int
+    base: int
+    """The version this one is a delta of; 0 when it stands alone."""
+    raw_bytes: int
+    body: bytes
+
+
+class EventRow(NamedTuple):
+    lsn: int
+    at_us: int
+    kind: str
+    session: int
+    line: int
+    seq: int
+    note: str | None
+    """The name of a saved state; nothing else a user wrote is ever kept in an event."""
+
+
+class KeyRow(NamedTuple):
+    """An idempotency key and the receipt it was answered with."""
+
+    session: int
+    key: str
+    lsn: int
+    seq: int
+    head: int
+    made_us: int
+
+
+class DictionaryRow(NamedTuple):
+    dictionary: int
+    scope_number: int
+    version: int
+    made_lsn: int
+    retired: int
+    """1 once something it may hold was forgotten, or a newer one replaced it."""
+    body: bytes
+
+
+# -- values: what a caller gets -------------------------------------------------------------------
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """A write was acknowledged."""
+
+    lsn: int
+    """Of its last record."""
+    seq: int
+    """Of its last message; -1 when the session holds none."""
+    head: int
+    """Opaque; pass it as `if_head` to write only if nobody else did."""
+
+
+class StateVersion(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    version: int
+    """From 1, without gaps for versions that were not trimmed."""
+    lsn: int
+    at: datetime
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    value: Any
+    version: int
+    lsn: int
+    at: datetime
+
+
+class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    scope: str
+    id: str
+    agent: str | None
+    message_count: int
+    head: int
+    made_at: datetime
+    touched_at: datetime
+
+
+class JournalRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened. For a gap, `lsn` is the last record that was dropped."""
+
+    lsn: int
+    at: datetime
+    kind: RecordKind
+    scope: str | None = None
+    """None where the session is gone: a journal never names what was forgotten."""
+    session: str | None = None
+    seq: int | None = None
+    actor: str | None = None
+    message: Message | None = None
+    state: str | None = None
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A message with what the journal knows about it."""
+
+    seq: int
+    lsn: int
+    at: datetime
+    """When it was said: `at=` of the append, else the time of the commit."""
+    committed_at: datetime
+    actor: str | None
+    message: Message
+
+
+class Damage(msgspec.Struct, frozen=True, kw_only=True):
+    what: str
+    scope: str | None = None
+    session: str | None = None
+
+
+class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
+    sessions: int
+    messages: int
+    pages: int
+    states: int
+    bytes_checked: int
+    damages: tuple[Damage, ...]
+    lost_records: int
+    """Acknowledged records that a damaged write-ahead log no longer held when it was opened."""
+    cursor: int | None
+    """Pass it as `after` to go on; None when everything was checked."""
+
+    @property
+    def clean(self) -> bool:
+        return not self.damages and not self.lost_records
+
+
+class CompactReport(msgspec.Struct, frozen=True, kw_only=True):
+    sealed_sessions: int
+    pages_encoded: int
+    dictionaries_trained: int
+    dictionaries_dropped: int
+    texts_dropped: int
+    disk_bytes_before: int
+    disk_bytes_after: int
+    seconds: float
+
+
+class BackupReport(msgspec.Struct, frozen=True, kw_only=True):
+    path: str
+    lsn: int
+    size_bytes: int
+    seconds: float
+
+
+class Selector(msgspec.Struct, frozen=True, kw_only=True):
+    """What to forget. At least one of `session`, `containing` or `whole_scope` says how much."""
+
+    scope: str
+    reach: Reach = Reach.EXACT
+    session: str | None = None
+    containing: str | None = None
+    """Messages and states whose text holds this string; the rest of a session stays."""
+    whole_scope: bool = False
+
+
+class ForgetTarget(msgspec.Struct, frozen=True, kw_only=True):
+    scope: str
+    session: str
+    seqs: tuple[int, ...] | None
+    """Positions to redact, on whatever branch they are; None = the whole session."""
+    entries: int
+    """Messages it takes away."""
+    states: int
+
+
+class ForgetPlan(msgspec.Struct, frozen=True, kw_only=True):
+    selector: Selector
+    targets: tuple[ForgetTarget, ...]
+    backups: tuple[str, ...]
+    """Copies that were made earlier and cannot be reached from here."""
+
+    @property
+    def entries(self) -> int:
+        return sum(target.entries for target in self.targets)
+
+
+class ForgetReceipt(msgspec.Struct, frozen=True, kw_only=True):
+    lsn: int
+    sessions: int
+    entries: int
+    states: int
+    backups: tuple[str, ...]
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of a running store. Bytes unless a name says otherwise."""
+
+    lsn: int
+    budget_bytes: int
+    reserved_bytes: int
+    reserved_bytes_max: int
+    owners: dict[str, int]
+    rss_bytes: int
+    resident_sessions: int
+    tiers: dict[str, dict[str, int]]
+    """By tier: bytes, objects, hits."""
+    scopes: dict[str, dict[str, int]]
+    """Resident bytes and objects of the largest scopes."""
+    faults: dict[str, int]
+    """minor (from L2), major (from L3)."""
+    hit_ratio: float
+    compression_ratio: float
+    """Raw ÷ stored bytes of the pages encoded since the store was opened; 0 when none were."""
+    delta_ratio: float
+    wal_bytes: int
+    unsealed_bytes: int
+    oldest_reader_seconds: float
+    sync_seconds_p99: float
+    append_seconds_p50: float
+    append_seconds_p99: float
+    disk_bytes: int
+    disk_free_bytes: int
+    lost_records: int
+    quarantined_sessions: int
+    counters: dict[str, int]
+    notes: tuple[str, ...]
+    """What this platform does less well, in words."""
