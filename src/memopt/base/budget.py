@@ -5,6 +5,7 @@ used_bytes. Not here: deciding what to free (policies) or when (pressure).
 """
 
 import threading
+from collections.abc import Callable
 
 from memopt.base.errors import BudgetError
 
@@ -17,6 +18,7 @@ class Budget:
         self.used_bytes = 0
         self.used_bytes_max = 0
         self._owners: dict[str, int] = {}
+        self._reclaim: Callable[[int], None] | None = None
         self._lock = threading.Lock()
 
     def try_reserve(self, owner: str, size_bytes: int) -> bool:
@@ -33,7 +35,12 @@ class Budget:
             return True
 
     def reserve(self, owner: str, size_bytes: int) -> None:
-        """Take `size_bytes` for `owner`. Raises BudgetError when they do not fit."""
+        """Take `size_bytes` for `owner`, asking for room once where they do not fit. Raises
+        BudgetError when there is none."""
+        if self.try_reserve(owner, size_bytes):
+            return
+        if self._reclaim is not None and size_bytes <= self.limit_bytes:
+            self._reclaim(size_bytes)
         if not self.try_reserve(owner, size_bytes):
             raise BudgetError(
                 f"{owner} wants {size_bytes} bytes, {self.limit_bytes - self.used_bytes} of "
@@ -51,6 +58,10 @@ class Budget:
             assert held >= size_bytes, f"{owner} releases {size_bytes} of {held} bytes"
             self._owners[owner] = held - size_bytes
             self.used_bytes -= size_bytes
+
+    def on_shortage(self, reclaim: Callable[[int], None]) -> None:
+        """`reclaim(size_bytes)` is asked to free that much when a reservation does not fit."""
+        self._reclaim = reclaim
 
     def free_bytes(self) -> int:
         return self.limit_bytes - self.used_bytes

@@ -4,6 +4,7 @@ Later sources win: defaults, then a TOML file, then `MEMOPT_*` variables, then a
 """
 
 import dataclasses
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -176,6 +177,9 @@ def _member(kind: type[Durability] | type[Seal], name: str, value: Any) -> Durab
 
 def _number(name: str, value: Any) -> float:
     try:
-        return float(value) if not isinstance(value, bool) else float("nan")
-    except (TypeError, ValueError):
-        raise UsageError(f"expected a number, got {value!r}", field=name) from None
+        number = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"expected a number, got {value!r}", field=name)
+    return number

@@ -39,6 +39,10 @@ class Policy(Protocol):
     """Chooses who goes. Never moves bytes, never sees them; keys are small integers.
 
     `removed` follows every departure, also that of a victim: choosing one changes no membership.
+    Removing the key that `victim` named last is an eviction, which may leave a ghost; any other
+    removal is a deletion and leaves none. Asked again while the one it named is still a member,
+    `victim` takes that one for held and names another, so asking goes round all members. A key
+    that is admitted twice, or touched or removed without being a member, is an assert.
     """
 
     def admitted(self, key: int, size_bytes: int) -> None: ...
@@ -104,24 +108,32 @@ class TailTable(Protocol):
 class PageTable(Protocol):
     """The page map and the pages."""
 
-    def map(self, line: int, start: int, stop: int) -> list[PageRow]:
-        """Entries of a line that overlap [start, stop), in order."""
+    def map(self, line: int, start: int, stop: int, *, last: int | None = None) -> list[PageRow]:
+        """Entries of a line that overlap [start, stop), in order; only the `last` of them."""
         ...
 
     def body(self, page: int) -> bytes | None: ...
     def put(self, row: PageRow, body: bytes) -> None: ...
     def delete(self, row: PageRow) -> None: ...
-    def scan(self, after_page: int, limit: int) -> list[PageRow]:
-        """Up to `limit` entries of the map with page numbers above `after_page`, in order."""
+    def scan(self, after: tuple[int, int], limit: int, *, last_lsn_above: int = 0) -> list[PageRow]:
+        """Up to `limit` entries above (line, start) `after`, in that order, over all lines."""
         ...
 
 
 class TextTable(Protocol):
     """Texts stored once by content, and who refers to them. References are rows, not counts."""
 
-    def find(self, scope_number: int, digest: bytes) -> int | None: ...
+    def intern(
+        self, scope_number: int, digest: bytes, raw_bytes: int, make: Callable[[], bytes]
+    ) -> int:
+        """The number of a text of that digest; `make` gives its body where it is new."""
+        ...
+
     def get(self, text: int) -> bytes | None: ...
-    def put(self, scope_number: int, digest: bytes, body: bytes) -> int: ...
+    def of_page(self, page: int) -> list[tuple[int, bytes, int]]:
+        """(text, digest, raw bytes) of everything a page refers to."""
+        ...
+
     def refer(self, page: int, texts: Iterable[int]) -> None: ...
     def release(self, page: int) -> int:
         """Drop the references of a page, and every text that is left without one: how many."""
@@ -208,7 +220,10 @@ class Writer(Protocol):
     def tables(self) -> Tables: ...
     def begin(self) -> None: ...
     def commit(self) -> None: ...
-    def rollback(self) -> None: ...
+    def rollback(self, error: BaseException | None) -> BaseException | None:
+        """End the transaction without effect; `error`, as one of ours, is returned."""
+        ...
+
     def savepoint(self) -> AbstractContextManager[None]: ...
 
 

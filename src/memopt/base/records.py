@@ -241,6 +241,18 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     message: Message
 
 
+class PageInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of a session, and where it is now."""
+
+    page: int
+    line: int
+    start: int
+    stop: int
+    raw_bytes: int
+    stored_bytes: int
+    tier: str
+
+
 class Damage(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     scope: str | None = None

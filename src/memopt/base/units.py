@@ -1,6 +1,7 @@
 """Bytes and seconds as people write them: "64MiB", "15m"."""
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Final
 
@@ -39,7 +40,7 @@ def parse_seconds(text: float | str, *, field: str = "seconds") -> float:
     if isinstance(text, bool) or not isinstance(text, int | float | str):
         raise UsageError(f"expected a duration such as 15m, got {text!r}", field=field)
     if not isinstance(text, str):
-        if not 0 <= text < float("inf"):
+        if not 0 <= text <= sys.float_info.max:
             raise UsageError(f"expected at least 0 seconds, got {text}", field=field)
         return float(text)
     return _quantity(text, _SECOND_UNITS, "15m", field)
@@ -67,4 +68,7 @@ def _quantity(text: str, units: Mapping[str, float], example: str, field: str) -
     factor = units.get(match[2].lower()) if match else None
     if match is None or factor is None:
         raise UsageError(f"expected a quantity such as {example}, got {text!r}", field=field)
-    return float(match[1]) * factor
+    quantity = float(match[1]) * factor
+    if quantity > sys.float_info.max:
+        raise UsageError(f"expected a quantity such as {example}, got {text!r}", field=field)
+    return quantity

@@ -1,0 +1,5 @@
+"""The `memopt` command."""
+
+from memopt.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,248 @@
+"""A store's directory: who owns it, where the journal ended, and what was lost, if anything.
+
+Opening takes the lock, opens the home, and holds what it finds in its log against the acked page.
+Closing brings the log home and says so in the page. In between, the page is told of every commit.
+
+Invariant: what the acked page says was acknowledged is in the home, or is reported as lost.
+"""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from memopt.base.budget import Budget
+from memopt.base.config import Config
+from memopt.base.errors import CorruptionError, NotFoundError
+from memopt.base.events import Checkpointed, Events, RecordsLost
+from memopt.base.protocols import Clock
+from memopt.journal.recovery import LogFacts, highest_lsn, judge_log
+from memopt.sessions.checking import LOST
+from memopt.stores.acked import Acked, AckedPage
+from memopt.stores.ballast import Ballast
+from memopt.stores.lock import DirectoryLock
+from memopt.stores.sqlite import SqliteHome
+
+DATABASE: Final = "memopt.db"
+_STORE: Final = "store"
+_WAL_PASSIVE_SHARE: Final = 0.5
+_WAL_EXCESS: Final = 4
+
+
+class Directory:
+    """What is on disk, opened. `lsn` and `at_us` say where the journal ended."""
+
+    def __init__(
+        self, path: Path, config: Config, budget: Budget, clock: Clock, events: Events,
+        *, create: bool, vfs: str | None = None,
+    ) -> None:  # fmt: skip
+        if not create and not (path / DATABASE).exists():
+            raise NotFoundError(f"there is no memopt store in {path}")
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path = path
+        self.notes: list[str] = []
+        self._config = config
+        self._clock = clock
+        self._events = events
+        self._lock = DirectoryLock(path / "lock")
+        try:
+            acked = self._read_acked()
+            self._refuse_empty(acked)
+            self.home = self._open_home(budget, vfs)
+            try:
+                self._judge(acked, budget, vfs)
+            except BaseException:
+                self.home.close(checkpoint=False)
+                raise
+        except BaseException:
+            self._lock.release()
+            raise
+        self.ballast = Ballast(path / "ballast", config.ballast_bytes)
+        self.ballast.restore()
+        if not self.home.page_checksums:
+            self.notes.append("this apsw has no checksum VFS: pages carry record checksums alone")
+
+    # -- the committer's side ---------------------------------------------------------------------
+
+    def reserve_lsns(self, lsn_limit: int) -> None:
+        self.acked.update(lsn_limit=lsn_limit)
+
+    def acknowledge(self, lsn: int, at_us: int, unsealed_delta: int) -> None:
+        """Under the commit lock, after COMMIT."""
+        acked, frames = self.acked, self.home.writer.wal_frames
+        record = acked.record
+        if record.wal_home >= record.wal_frames:
+            # Everything was at home: this commit may have begun the log anew.
+            salt = self.home.wal_salt()
+            if salt != record.wal_salt:
+                acked.update(wal_salt=salt, wal_home=0, wal_copying=0)
+        acked.acknowledge(lsn, at_us, frames, unsealed_delta)
+        if self.home.wal_bytes() >= self._config.wal_limit_bytes:
+            self.checkpoint(truncate=False)
+
+    def wal_is_excessive(self) -> bool:
+        """A reader has kept the log from being begun anew for far too long."""
+        return self.home.wal_bytes() > _WAL_EXCESS * self._config.wal_limit_bytes
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def checkpoint(self, *, truncate: bool) -> bool:
+        """Under the commit lock: bring the whole log home, so that it begins anew."""
+        started, size = self._clock.monotonic(), self.home.wal_bytes()
+        frames = self.acked.record.wal_frames
+        self.acked.update(wal_copying=frames)
+        done = self.home.checkpoint_restart(truncate=truncate)
+        if done:
+            self.acked.update(wal_home=frames)
+        self._events.emit(Checkpointed(size, self._clock.monotonic() - started, True))
+        return done
+
+    def checkpoint_passive(self) -> None:
+        """On the maintenance thread: copy what can be copied while others write, from half the
+        limit on, so that the writer finds little left to do."""
+        size = self.home.wal_bytes()
+        record = self.acked.record
+        if size < _WAL_PASSIVE_SHARE * self._config.wal_limit_bytes:
+            return
+        if record.wal_home * 2 > record.wal_frames:
+            return
+        started = self._clock.monotonic()
+        self.acked.update(wal_copying=self.home.writer.wal_frames)
+        state = self.home.checkpoint_passive()
+        if self.acked.record.wal_salt == record.wal_salt:
+            self.acked.update(wal_home=max(self.acked.record.wal_home, state.home))
+        self._events.emit(Checkpointed(size, self._clock.monotonic() - started, False))
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def close(self, lsn: int, *, failed: bool) -> None:
+        if not failed and self.checkpoint(truncate=True):
+            self.acked.update(
+                lsn=max(lsn, self.acked.record.lsn), lsn_limit=lsn, wal_salt=0, wal_frames=0,
+                wal_home=0, wal_copying=0,
+            )  # fmt: skip
+        self.home.close(checkpoint=not failed)
+        self.acked.close()
+        self._lock.release()
+
+    def abandon(self) -> None:
+        """In a forked child."""
+        self.home.abandon()
+        with contextlib.suppress(OSError):
+            self._lock.abandon()
+
+    # -- opening ----------------------------------------------------------------------------------
+
+    def _read_acked(self) -> AckedPage | None:
+        try:
+            return AckedPage.open(self.path / "acked")
+        except CorruptionError as error:
+            self.notes.append(f"{error.reason}: lost records cannot be ruled out")
+            (self.path / "acked").replace(self.path / "acked.damaged")
+            return None
+
+    def _refuse_empty(self, acked: AckedPage | None) -> None:
+        """An empty database where records were acknowledged is a loss, not a new store."""
+        path = self.path / DATABASE
+        size = path.stat().st_size if path.exists() else 0
+        if acked is not None and acked.record.lsn and not size:
+            lost = acked.record.lsn
+            acked.close()
+            raise CorruptionError(
+                f"{DATABASE} is {'empty' if path.exists() else 'missing'}, and {lost} records were "
+                "acknowledged: restore a backup"
+            )
+
+    def _open_home(self, budget: Budget, vfs: str | None) -> SqliteHome:
+        return SqliteHome(self.path / DATABASE, budget, durability=self._config.durability, vfs=vfs)
+
+    def _judge(self, acked: AckedPage | None, budget: Budget, vfs: str | None) -> None:
+        found = self.home.wal_state()
+        tables = self.home.writer.tables
+        store = tables.meta.get(_STORE)
+        if store is None:
+            self._begin(acked)
+            return
+        lost = 0
+        if acked is not None and acked.record.store == int(store):
+            record = acked.record
+            facts = LogFacts(
+                record.wal_salt, record.wal_frames, record.wal_home, found.salt, found.frames
+            )
+            verdict = judge_log(facts)
+            if verdict.is_stale:
+                self._set_log_aside(budget, vfs)
+                found = self.home.wal_state()
+                tables = self.home.writer.tables
+            self.lsn = record.lsn_limit
+            if verdict.is_short:
+                highest = highest_lsn(tables)
+                lost = max(1, record.lsn - max(highest, record.run_lsn))
+                self.lsn = max(self.lsn, highest)
+            self.at_us, unsealed = record.at_us, record.unsealed_bytes
+        else:
+            if acked is not None:
+                self.notes.append("the acked page is of another store: it was set aside")
+                acked.close()
+                (self.path / "acked").replace(self.path / "acked.other")
+            elif not self.notes:
+                self.notes.append("the acked page is missing: lost records cannot be ruled out")
+            self.lsn, self.at_us, unsealed = highest_lsn(tables), 0, 0
+            acked = None
+        fresh = Acked(
+            store=int(store), lsn=self.lsn, lsn_limit=self.lsn, run_lsn=self.lsn,
+            wal_salt=found.salt, wal_frames=found.frames, wal_home=0, wal_copying=0,
+            unsealed_bytes=unsealed, at_us=self.at_us,
+        )  # fmt: skip
+        self.home.writer.wal_frames = found.frames
+        if lost:
+            self._report_lost(lost)
+        if acked is None:
+            self.acked = AckedPage.create(self.path / "acked", fresh)
+        else:
+            self.acked = acked
+            acked.update(**fresh._asdict())
+
+    def _begin(self, acked: AckedPage | None) -> None:
+        """A new store: its number goes into the database and into the acked page."""
+        if acked is not None:
+            acked.close()
+        store = secrets.randbits(63)
+        writer = self.home.writer
+        writer.begin()
+        writer.tables.meta.put(_STORE, str(store).encode())
+        writer.commit()
+        # From here on the database is never empty, so an empty one is a loss.
+        self.home.checkpoint_restart(truncate=True)
+        self.lsn = self.at_us = 0
+        self.acked = AckedPage.create(self.path / "acked", Acked(store, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+        sync_directory(self.path)
+
+    def _report_lost(self, lost: int) -> None:
+        """Say it now, and keep saying it in check() until somebody accepts it."""
+        writer = self.home.writer
+        known = writer.tables.meta.get(LOST)
+        writer.begin()
+        writer.tables.meta.put(LOST, str(lost + int(known or b"0")).encode())
+        writer.commit()
+        self.notes.append(f"{lost} acknowledged records lost: the write-ahead log was damaged")
+        self._events.emit(RecordsLost(lost, "the write-ahead log was damaged or cut short"))
+
+    def _set_log_aside(self, budget: Budget, vfs: str | None) -> None:
+        """The log's whole beginning is older than the database: it must not be applied."""
+        log = self.home.wal_path
+        self.home.close(checkpoint=False)
+        if log.exists():
+            log.replace(log.with_name(log.name + ".stale"))
+        self.home = self._open_home(budget, vfs)
+        self.notes.append("a damaged log whose whole records were at home already was set aside")
+
+
+def sync_directory(path: Path) -> None:
+    """Make names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

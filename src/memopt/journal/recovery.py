@@ -1,0 +1,63 @@
+"""What opening finds out: where the journal ends, and whether acknowledged records are missing.
+
+SQLite takes a damaged frame for the end of its log. The acked page says how many frames there were
+when the last record was acknowledged, and how many of those a checkpoint had brought home: fewer
+frames than that, not brought home, is a loss, and is counted and reported instead of passing for
+the end.
+"""
+
+import struct
+from typing import Final, NamedTuple
+
+from memopt.base.protocols import Tables
+
+_SCAN_ROWS: Final = 512
+_LSN: Final = struct.Struct("<Q")
+_LSN_OFFSET: Final = 4
+
+
+class LogFacts(NamedTuple):
+    """What the acked page says, and what was found."""
+
+    acked_salt: int
+    acked_frames: int
+    acked_home: int
+    """Frames that a finished checkpoint had brought home."""
+    found_salt: int
+    found_frames: int
+
+
+class LogVerdict(NamedTuple):
+    is_short: bool
+    """Acknowledged frames are missing, and were not brought home."""
+    is_stale: bool
+    """What is left of the log is older than the database: it must not be applied."""
+
+
+def judge_log(facts: LogFacts) -> LogVerdict:
+    """Whether the log that was found is the one that was acknowledged."""
+    if facts.found_frames and facts.found_salt == facts.acked_salt:
+        short = facts.found_frames < max(facts.acked_frames, facts.acked_home)
+        return LogVerdict(
+            is_short=facts.found_frames < facts.acked_frames > facts.acked_home,
+            is_stale=short and facts.found_frames < facts.acked_home,
+        )
+    # No log, or another one: a log is begun anew only when all of the old one was brought home.
+    return LogVerdict(is_short=facts.acked_frames > facts.acked_home, is_stale=False)
+
+
+def highest_lsn(tables: Tables) -> int:
+    """The highest LSN that is stored, found by looking at everything: for when the acked page
+    cannot say."""
+    highest = 0
+    while events := tables.events.since(highest, _SCAN_ROWS):
+        highest = events[-1].lsn
+    at = (0, 0)
+    while rows := tables.tail.scan(at, _SCAN_ROWS):
+        highest = max(highest, *(_LSN.unpack_from(record, _LSN_OFFSET)[0] for *_, record in rows))
+        at = (rows[-1][0], rows[-1][1])
+    at = (0, 0)
+    while pages := tables.pages.scan(at, _SCAN_ROWS, last_lsn_above=highest):
+        highest = max(highest, *(page.last_lsn for page in pages))
+        at = (pages[-1].line, pages[-1].start)
+    return highest

@@ -1,0 +1,129 @@
+"""Who listens to the journal as it grows.
+
+Records are put into each listener's own bounded queue after their commit, in LSN order; what the
+listener does with them happens on its own thread, outside every lock. One that falls behind loses
+the oldest and is told so by a gap record.
+"""
+
+import collections
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from memopt.base.errors import StoreClosedError
+from memopt.base.records import JournalRecord, RecordKind
+
+
+class Subscription:
+    """An endless iterator of JournalRecord. Close it, or use it in a `with` block."""
+
+    def __init__(
+        self,
+        pending_max: int,
+        history: Iterable[JournalRecord],
+        forget: Callable[["Subscription"], None],
+    ) -> None:
+        self._pending: collections.deque[JournalRecord] = collections.deque()
+        self._pending_max = pending_max
+        self._dropped: JournalRecord | None = None
+        self._history = iter(history)
+        self._history_done = False
+        self._last_lsn = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self._forget = forget
+
+    def get(self, timeout: float | None = None) -> JournalRecord | None:
+        """The next record; None when none came within `timeout` seconds, or it is closed."""
+        if not self._history_done:
+            for record in self._history:
+                self._last_lsn = record.lsn
+                return record
+            self._history_done = True
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(self._has_news, timeout) or self._closed:
+                    return None
+                record = self._take()
+            if record.lsn > self._last_lsn:
+                self._last_lsn = record.lsn
+                return record
+
+    def __iter__(self) -> Iterator[JournalRecord]:
+        while (record := self.get()) is not None:
+            yield record
+
+    def close(self) -> None:
+        self._forget(self)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def put(self, records: Iterable[JournalRecord]) -> None:
+        with self._changed:
+            for record in records:
+                if len(self._pending) >= self._pending_max:
+                    self._dropped = self._pending.popleft()
+                self._pending.append(record)
+            self._changed.notify_all()
+
+    def _has_news(self) -> bool:
+        return self._closed or bool(self._pending)
+
+    def _take(self) -> JournalRecord:
+        if self._dropped is not None:
+            dropped, self._dropped = self._dropped, None
+            return JournalRecord(lsn=dropped.lsn, at=dropped.at, kind=RecordKind.GAP)
+        return self._pending.popleft()
+
+
+class Subscriptions:
+    """All listeners of one store. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._subscriptions: tuple[Subscription, ...] = ()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def open(
+        self, *, pending_max: int, history: Callable[[], Iterable[JournalRecord]]
+    ) -> Subscription:
+        """A listener that first reads `history`, which is asked for once it is registered, so no
+        record falls between the two."""
+        subscription = Subscription(pending_max, (), self._remove)
+        with self._lock:
+            if self._closed:
+                raise StoreClosedError("the store is closed")
+            self._subscriptions = (*self._subscriptions, subscription)
+        subscription._history = iter(history())
+        return subscription
+
+    def has_listeners(self) -> bool:
+        return bool(self._subscriptions)
+
+    def deliver(self, records: list[JournalRecord]) -> None:
+        for subscription in self._subscriptions:
+            subscription.put(records)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            subscriptions = self._subscriptions
+        for subscription in subscriptions:
+            subscription.close()
+
+    def _remove(self, subscription: Subscription) -> None:
+        with self._lock:
+            self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)

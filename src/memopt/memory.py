@@ -1,0 +1,480 @@
+"""Memory: the verbs people call. It owns nothing but its parts, which wiring.py puts together."""
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self, TypeVar
+
+import psutil
+
+from memopt.base.budget import Budget
+from memopt.base.config import Config
+from memopt.base.errors import (
+    ConflictError,
+    DiskFullError,
+    NotFoundError,
+    StoreClosedError,
+    UsageError,
+)
+from memopt.base.events import Events
+from memopt.base.metrics import Metrics
+from memopt.base.protocols import Clock
+from memopt.base.records import (
+    BackupReport,
+    CheckReport,
+    CompactReport,
+    ForgetPlan,
+    ForgetReceipt,
+    JournalRecord,
+    PageInfo,
+    Reach,
+    Selector,
+    SessionInfo,
+    Stats,
+    to_us,
+)
+from memopt.directory import Directory
+from memopt.journal.commit import GroupCommitter
+from memopt.journal.history import History, journal_start
+from memopt.journal.subscription import Subscription, Subscriptions
+from memopt.maintenance import Maintenance
+from memopt.paging.dictionaries import Dictionaries
+from memopt.paging.pager import Pager
+from memopt.sessions.checking import LOST, Checking
+from memopt.sessions.compaction import Compaction
+from memopt.sessions.forgetting import BACKUPS, Forgetting
+from memopt.sessions.listing import describe, list_sessions, scope_numbers
+from memopt.sessions.names import SessionKey, check_name, check_scope
+from memopt.sessions.reading import NOW, SEQ_STOP, Bound, line_as_of, segments_of
+from memopt.sessions.residents import Residents
+from memopt.sessions.session import Session, Sessions, SessionView
+from memopt.sessions.transcripts import QUARANTINE
+from memopt.stores.copying import copy_store
+
+T = TypeVar("T")
+
+_SCOPES_SHOWN: Final = 50
+_VACUUM_PAGES: Final = 256
+
+
+class Parts(NamedTuple):
+    """Everything a Memory works with, made by wiring.py."""
+
+    config: Config
+    clock: Clock
+    budget: Budget
+    metrics: Metrics
+    events: Events
+    directory: Directory
+    committer: GroupCommitter
+    subscriptions: Subscriptions
+    history: History
+    pager: Pager
+    dictionaries: Dictionaries
+    residents: Residents
+    sessions: Sessions
+    forgetting: Forgetting
+    checking: Checking
+    compaction: Compaction
+    maintenance: Maintenance
+    serve: Callable[["Memory"], Callable[[], None]]
+    """Starts the owner's socket; returns how to stop it."""
+    release: Callable[[], None]
+    """Gives back what the parts reserved."""
+
+
+class Memory:
+    """A store, opened. Thread-safe; close it, or use it in a `with` block."""
+
+    def __init__(self, parts: Parts, *, read_only: bool) -> None:
+        self._parts = parts
+        self._read_only = read_only
+        self._closed = False
+        self._close_lock = threading.Lock()
+        self._compact_lock = threading.Lock()
+        _open_memories.add(self)
+        parts.maintenance.start()
+        self._stop_serving = parts.serve(self)
+
+    @property
+    def path(self) -> Path:
+        return self._parts.directory.path
+
+    @property
+    def config(self) -> Config:
+        return self._parts.config
+
+    @property
+    def lsn(self) -> int:
+        """The highest committed LSN."""
+        return self._parts.committer.lsn
+
+    def __repr__(self) -> str:
+        return f"Memory({str(self.path)!r})"
+
+    # -- sessions ---------------------------------------------------------------------------------
+
+    def session(self, id: str, *, scope: str = "default", agent: str | None = None) -> Session:
+        """A handle on a conversation. Reads and writes nothing; the first write makes it."""
+        self._ready()
+        key = SessionKey(check_scope(scope), check_name(id, field="id"))
+        name = None if agent is None else check_name(agent, field="agent")
+        return Session(self._parts.sessions, key, name)
+
+    def sessions(
+        self, scope: str | None = None, *, reach: Reach | str = Reach.EXACT,
+        after: tuple[str, str] | None = None, limit: int = 100,
+    ) -> list[SessionInfo]:  # fmt: skip
+        """Up to `limit` sessions of a scope (None: of all), behind `after`, the (scope, id) of the
+        last one that was seen. In the order in which they were made, scope by scope."""
+        return self._list(scope, reach, after, limit, NOW)
+
+    def _list(
+        self, scope: str | None, reach: Reach | str, after: tuple[str, str] | None, limit: int,
+        bound: Bound,
+    ) -> list[SessionInfo]:  # fmt: skip
+        self._ready()
+        reach = _reach(reach)
+        if scope is not None:
+            check_scope(scope)
+        with self._parts.directory.home.snapshot() as tables:
+            rows = list_sessions(tables, scope, reach, after, limit, bound)
+        found = []
+        for row in rows:
+            # One may be deleted between the list and its description.
+            with contextlib.suppress(NotFoundError):
+                found.append(describe(self._parts.sessions.reader, row, bound))
+        return found
+
+    def pages(self, id: str, *, scope: str = "default") -> list[PageInfo]:
+        """The pages that hold a session's messages, and the tier each is in now."""
+        self._ready()
+        with self._parts.directory.home.snapshot() as tables:
+            row = tables.sessions.find(scope, id)
+            if row is None:
+                raise NotFoundError(f"there is no session {id!r} in scope {scope!r}")
+            rows = [
+                (segment, page)
+                for segment in segments_of(tables, line_as_of(tables, row, NOW))
+                for page in tables.pages.map(
+                    segment.line, segment.start, min(segment.stop, SEQ_STOP)
+                )
+            ]
+        return [
+            PageInfo(
+                page=page.page, line=page.line, start=page.start,
+                stop=min(page.stop, segment.stop), raw_bytes=page.raw_bytes,
+                stored_bytes=page.stored_bytes, tier=self._parts.pager.tier_of(page.page),
+            )
+            for segment, page in rows
+        ]  # fmt: skip
+
+    # -- time -------------------------------------------------------------------------------------
+
+    def at(self, moment: int | datetime) -> "MemoryView":
+        """Everything as it was at an LSN or at an aware datetime: read-only. What was deleted,
+        redacted or forgotten since is not in it."""
+        self._ready()
+        if isinstance(moment, datetime):
+            if moment.utcoffset() is None:
+                raise UsageError(f"expected an aware datetime, got {moment!r}", field="moment")
+            bound = Bound(NOW.lsn, to_us(moment))
+        elif isinstance(moment, int) and not isinstance(moment, bool) and moment >= 0:
+            bound = Bound(moment, NOW.at_us)
+        else:
+            raise UsageError(f"expected an LSN or a datetime, got {moment!r}", field="moment")
+        if bound.at_us == NOW.at_us:
+            with self._parts.directory.home.snapshot() as tables:
+                start = journal_start(tables)
+            if bound.lsn < start:
+                raise NotFoundError(f"history is kept from LSN {start}, got {bound.lsn}")
+        return MemoryView(self, bound)
+
+    def journal(self, since: int | None = None) -> Iterator[JournalRecord]:
+        """Every record above LSN `since`, in order, up to now. Lazy."""
+        self._ready()
+        return self._parts.history.read(since, lambda: self.lsn)
+
+    def subscribe(
+        self, *, since: int | None = None, pending_max: int | None = None
+    ) -> Subscription:
+        """Records as they are committed, after those above `since` if it is given. One that falls
+        `pending_max` records behind loses the oldest and gets a gap record."""
+        self._ready()
+        limit = self.config.subscription_pending_max if pending_max is None else pending_max
+        if limit < 1:
+            raise UsageError(f"expected at least 1, got {limit}", field="pending_max")
+        return self._parts.subscriptions.open(
+            pending_max=limit,
+            history=lambda: self.journal(since) if since is not None else iter(()),
+        )
+
+    def restore(self, scope: str, lsn: int, *, reach: Reach | str = Reach.EXACT) -> int:
+        """Make every session of a scope what it was at `lsn`: heads move back and states get new
+        versions equal to the old ones; nothing is overwritten. Sessions made since are emptied.
+        How many sessions were changed."""
+        self._writable()
+        view = self.at(lsn)
+        with self._parts.directory.home.snapshot() as tables:
+            numbers = scope_numbers(tables, check_scope(scope), _reach(reach))
+            rows = [row for number in numbers for row in tables.sessions.page(number, 0, 2**31)]
+        return sum(self._restore(row.scope, row.id, view) for row in rows)
+
+    def _restore(self, scope: str, id: str, view: "MemoryView") -> bool:
+        parts = self._parts.sessions
+        key = SessionKey(scope, id)
+        line, length = parts.reader.length(scope, id)
+        try:
+            old_line, old_length = parts.reader.length(scope, id, view.bound)
+        except NotFoundError:
+            old_line, old_length = None, 0
+        if line is None:
+            return False
+        changed = (old_line and old_line.line, old_length) != (line.line, length)
+        if changed and (length or old_length):
+            parts.branches.restore(key, old_line, old_length)
+        session, old = self.session(id, scope=scope), view.session(id, scope=scope)
+        newest = {version.name: version for version in session.states()}
+        for name, version in {v.name: v for v in old.states()}.items():
+            if newest[name].version != version.version:
+                state = old.load_state(name=name)
+                assert state is not None
+                session.save_state(state.value, name=name)
+                changed = True
+        return bool(changed)
+
+    # -- forgetting -------------------------------------------------------------------------------
+
+    def plan_forget(self, selector: Selector) -> ForgetPlan:
+        """What `forget` would take away. Changes nothing."""
+        self._ready()
+        return self._parts.forgetting.plan(selector)
+
+    def forget(self, what: ForgetPlan | Selector) -> ForgetReceipt:
+        """Take it away: hidden at once, erased by the next compact(). Copies made by backup() are
+        listed in the receipt, for they cannot be reached."""
+        self._writable()
+        selector = what.selector if isinstance(what, ForgetPlan) else what
+        return self._with_room(lambda: self._parts.forgetting.forget(selector))
+
+    # -- upkeep -----------------------------------------------------------------------------------
+
+    def check(
+        self, *, after: int | None = None, limit: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> CheckReport:  # fmt: skip
+        """Verify every checksum, length and sequence of up to `limit` sessions behind `after` (the
+        cursor of an earlier report). Damaged sessions are quarantined and named."""
+        self._ready()
+        return self._parts.checking.check(
+            after, limit, self._parts.directory.home.integrity, progress
+        )
+
+    def accept_damage(self) -> int:
+        """Take note of lost records and lift quarantines: what is damaged stays unreadable, what
+        is whole can be written to again. How many marks were cleared."""
+        self._writable()
+
+        def member(transaction: Any) -> int:
+            meta = transaction.tables.meta
+            names = [*meta.names(QUARANTINE), *meta.names(LOST)]
+            for name in names:
+                meta.delete(name)
+            return len(names)
+
+        return self._parts.committer.commit(member)
+
+    def compact(self, *, progress: Callable[[int, int], None] | None = None) -> CompactReport:
+        """Seal every tail, renew dictionaries, erase what was forgotten, apply retention, give
+        free room back to the disk. Others go on meanwhile."""
+        self._writable()
+        if not self._compact_lock.acquire(blocking=False):
+            raise ConflictError("a compaction is running", expected="none", actual="one")
+        try:
+            return self._with_room(lambda: self._compact(progress))
+        finally:
+            self._compact_lock.release()
+
+    def _compact(self, progress: Callable[[int, int], None] | None) -> CompactReport:
+        parts = self._parts
+        home, started = parts.directory.home, time.monotonic()
+        before = home.disk_bytes()
+        done = parts.compaction.run(progress)
+        while parts.committer.exclusive(lambda: home.vacuum(_VACUUM_PAGES)):
+            pass
+        # Twice: the vacuum moved pages, and their old places are in the log.
+        for _ in range(2):
+            parts.committer.exclusive(lambda: parts.directory.checkpoint(truncate=True))
+        if progress is not None:
+            progress(100, 100)
+        return CompactReport(
+            **done._asdict(), disk_bytes_before=before, disk_bytes_after=home.disk_bytes(),
+            seconds=time.monotonic() - started,
+        )  # fmt: skip
+
+    def backup(
+        self, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None
+    ) -> BackupReport:
+        """Copy the store, in use, to a new directory: under a temporary name first, synced,
+        verified, then renamed. The copy is of one moment."""
+        self._ready()
+        started = time.monotonic()
+        target = Path(path)
+        lsn = self.lsn
+        if not self._read_only:
+            name = f"{BACKUPS}{target.absolute()}"
+            self._parts.committer.commit(lambda t: t.tables.meta.put(name, str(lsn).encode()))
+        size = copy_store(self._parts.directory.home, target, progress)
+        return BackupReport(
+            path=str(target), lsn=lsn, size_bytes=size, seconds=time.monotonic() - started
+        )
+
+    def stats(self) -> Stats:
+        """Figures of now; cheap enough to ask every second."""
+        self._ready()
+        parts = self._parts
+        home, metrics, budget = parts.directory.home, parts.metrics, parts.budget
+        counters, acked = metrics.counters, parts.directory.acked.record
+        touches = counters["page_hits"] + counters["faults_minor"] + counters["faults_major"]
+        tiers = parts.pager.tiers()
+        tiers["l1"]["hits"] = counters["page_hits"]
+        tiers["l2"]["hits"] = counters["faults_minor"]
+        tiers["l3"] = {"bytes": home.disk_bytes(), "hits": counters["faults_major"]}
+        with home.snapshot() as tables:
+            sizes = sorted(parts.pager.scopes().items(), key=lambda item: -item[1][0])
+            scopes = {
+                tables.scopes.path(number) or str(number): {"bytes": size, "objects": count}
+                for number, (size, count) in sizes[:_SCOPES_SHOWN]
+            }
+            quarantined = len(tables.meta.names(QUARANTINE))
+            lost = tables.meta.get(LOST)
+        appends, syncs = metrics.histograms["append_seconds"], metrics.histograms["commit_seconds"]
+        return Stats(
+            lsn=self.lsn,
+            budget_bytes=budget.limit_bytes,
+            reserved_bytes=budget.used_bytes,
+            reserved_bytes_max=budget.used_bytes_max,
+            owners=budget.owners(),
+            rss_bytes=psutil.Process().memory_info().rss,
+            resident_sessions=len(parts.residents),
+            tiers=tiers,
+            scopes=scopes,
+            faults={"minor": counters["faults_minor"], "major": counters["faults_major"]},
+            hit_ratio=counters["page_hits"] / touches if touches else 0.0,
+            compression_ratio=_ratio(counters["sealed_raw_bytes"], counters["sealed_stored_bytes"]),
+            delta_ratio=_ratio(counters["state_raw_bytes"], counters["state_stored_bytes"]),
+            wal_bytes=home.wal_bytes(),
+            unsealed_bytes=acked.unsealed_bytes,
+            oldest_reader_seconds=home.oldest_reader_seconds(),
+            sync_seconds_p99=syncs.quantile(0.99),
+            append_seconds_p50=appends.quantile(0.5),
+            append_seconds_p99=appends.quantile(0.99),
+            disk_bytes=home.disk_bytes(),
+            disk_free_bytes=home.disk_free_bytes(),
+            lost_records=int(lost) if lost else 0,
+            quarantined_sessions=quarantined,
+            counters=dict(counters),
+            notes=tuple(parts.directory.notes),
+        )
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Finish what was begun and let go of the directory. May be called twice."""
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+        parts = self._parts
+        self._stop_serving()
+        parts.maintenance.close()
+        parts.subscriptions.close()
+        parts.committer.close()
+        parts.directory.close(self.lsn, failed=parts.committer.failed)
+        parts.release()
+        _open_memories.discard(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def abandon(self) -> None:
+        """In a forked child: everything here is the parent's."""
+        self._closed = True
+        self._parts.committer.fail(StoreClosedError("the store belongs to the parent process"))
+        self._parts.directory.abandon()
+
+    def _ready(self) -> None:
+        if self._closed:
+            raise StoreClosedError("the store is closed")
+
+    def _writable(self) -> None:
+        self._ready()
+        if self._read_only:
+            raise UsageError("the store was opened read-only", field="read_only")
+
+    def _with_room(self, action: Callable[[], T]) -> T:
+        """Deleting needs room too: when the disk is full, the ballast is given up for it."""
+        try:
+            return action()
+        except DiskFullError:
+            if not self._parts.directory.ballast.drop():
+                raise
+            return action()
+
+
+class MemoryView:
+    """A store as it was. Read-only; sees through the same code."""
+
+    def __init__(self, memory: Memory, bound: Bound) -> None:
+        self._memory = memory
+        self.bound = bound
+
+    def session(self, id: str, *, scope: str = "default") -> SessionView:
+        """A session as it was then."""
+        key = SessionKey(check_scope(scope), check_name(id, field="id"))
+        return SessionView(self._memory._parts.sessions, key, self.bound)
+
+    def sessions(
+        self, scope: str | None = None, *, reach: Reach | str = Reach.EXACT,
+        after: tuple[str, str] | None = None, limit: int = 100,
+    ) -> list[SessionInfo]:  # fmt: skip
+        """Sessions that were there then."""
+        return self._memory._list(scope, reach, after, limit, self.bound)
+
+
+def _reach(reach: Reach | str) -> Reach:
+    try:
+        return Reach(reach)
+    except ValueError:
+        raise UsageError(
+            f"expected one of {', '.join(Reach)}, got {reach!r}", field="reach"
+        ) from None
+
+
+def _ratio(raw: int, stored: int) -> float:
+    return raw / stored if stored else 0.0
+
+
+_open_memories: "weakref.WeakSet[Memory]" = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for memory in list(_open_memories):
+        memory.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

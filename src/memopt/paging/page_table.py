@@ -1,0 +1,82 @@
+"""The page table: one row for each resident page, and none for any other.
+
+Columns are arrays, because a Python object for each page would cost as much as the page. A slot is
+the row's index and the key that policies see. A row has the page's compressed frame (it is in L2)
+and, while it is hot, its raw bytes too (it is in L1): going cold then costs nothing but dropping
+them.
+
+Not here: locks, budgets and choices (pager.py).
+"""
+
+from array import array
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+ROW_BYTES: Final = 320
+"""Upper estimate of one row: 45 bytes of columns, two list entries, an index entry with its two
+integers, and the headers and rounding of two byte strings; measured in the tests."""
+
+
+class PageTable:
+    """Rows by slot, and slots by page number."""
+
+    def __init__(self) -> None:
+        self.slots: dict[int, int] = {}
+        self.frames: list[bytes | None] = []
+        self.raws: list[bytes | None] = []
+        self.texts: list[tuple[tuple[bytes, int], ...]] = []
+        """(digest, text number) of the shared texts a row's page refers to."""
+        self.pages = array("q")
+        self.scopes = array("q")
+        self.touched = array("d")
+        self._free: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def add(
+        self, page: int, scope: int, frame: bytes, texts: tuple[tuple[bytes, int], ...], now: float
+    ) -> int:
+        """A new row in L2; its slot."""
+        assert page not in self.slots
+        if self._free:
+            slot = self._free.pop()
+            self.frames[slot] = frame
+            self.texts[slot] = texts
+            self.pages[slot] = page
+            self.scopes[slot] = scope
+            self.touched[slot] = now
+        else:
+            slot = len(self.frames)
+            self.frames.append(frame)
+            self.raws.append(None)
+            self.texts.append(texts)
+            self.pages.append(page)
+            self.scopes.append(scope)
+            self.touched.append(now)
+        self.slots[page] = slot
+        return slot
+
+    def remove(self, slot: int) -> None:
+        del self.slots[self.pages[slot]]
+        self.frames[slot] = None
+        self.raws[slot] = None
+        self.texts[slot] = ()
+        self.touched[slot] = np.inf
+        self._free.append(slot)
+
+    def idle_since(self, moment: float) -> list[int]:
+        """Slots that were not touched since `moment`."""
+        touched: npt.NDArray[np.float64] = np.frombuffer(self.touched, dtype=np.float64)
+        slots: list[int] = np.flatnonzero(touched < moment).tolist()
+        return slots
+
+    def rows(self) -> Iterator[tuple[int, int, int, int]]:
+        """(scope, raw bytes or 0, frame bytes, page) of every row."""
+        for page, slot in self.slots.items():
+            raw, frame = self.raws[slot], self.frames[slot]
+            assert frame is not None
+            yield self.scopes[slot], len(raw) if raw is not None else 0, len(frame), page

@@ -1,0 +1,373 @@
+"""The pager: brings pages in, lets them go cold, lets them go.
+
+L1 holds raw bytes, ready to decode, beside the compressed frame; L2 the frame alone; L3 is the
+home. Everything sealed is at home already, so eviction writes nothing. Room is reserved before a
+page is read or decoded; when it cannot be had, the page is read past the tiers and not kept.
+
+Invariant: what the budget holds for "pages" and "texts" is exactly the table's bytes. Not here:
+choosing victims (policies), making pages (page_writer.py), when to be idle (maintenance).
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from memopt.base.budget import Budget
+from memopt.base.errors import CorruptionError
+from memopt.base.events import Demoted, Events, Evicted, Faulted, Hit
+from memopt.base.protocols import Clock, Compressor, Policy, Reader, Tables
+from memopt.base.records import PageRow
+from memopt.codecs.keys import page_key, text_key
+from memopt.codecs.page import Page
+from memopt.codecs.texts import text_decoder
+from memopt.paging.page_table import ROW_BYTES, PageTable
+from memopt.paging.text_cache import TextCache
+
+_OWNER = "pages"
+
+
+class OpenPage(NamedTuple):
+    """A page ready to read: its columns and bodies, and how to decode a body."""
+
+    row: PageRow
+    page: Page
+    decode: Callable[[Any], Any]
+
+
+class PageGoneError(LookupError):
+    """The page was rewritten or deleted since the map was read: read the map again."""
+
+
+class _Fetched(NamedTuple):
+    row: PageRow
+    frame: bytes
+    raw: bytes
+    texts: tuple[tuple[bytes, int], ...]
+    values: dict[int, str]
+
+
+class Pager:
+    """Thread-safe. Holds no page number that is not resident."""
+
+    def __init__(
+        self,
+        home: Reader,
+        compressor: Compressor,
+        budget: Budget,
+        *,
+        make_policy: Callable[[], Policy],
+        clock: Clock,
+        events: Events,
+        promotion_batch_pages: int,
+        l1_share: float,
+    ) -> None:
+        self._home = home
+        self._compressor = compressor
+        self._budget = budget
+        self._clock = clock
+        self._events = events
+        self._batch = promotion_batch_pages
+        self._l1_share = l1_share
+        self._lock = threading.RLock()
+        self._table = PageTable()
+        self._texts = TextCache(budget)
+        self._hot = make_policy()
+        self._warm = make_policy()
+        self._policy_bytes = 0
+        self.l1_bytes = 0
+        self.l2_bytes = 0
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def open(self, rows: Sequence[PageRow], scope: int) -> Iterator[OpenPage]:
+        """The pages of `rows`, which are neighbours, one after the other. Raises PageGoneError
+        when one is no longer there, CorruptionError when its bytes are damaged."""
+        fetched: dict[int, OpenPage] = {}
+        for index, row in enumerate(rows):
+            found = fetched.pop(row.page, None) or self._resident(row)
+            if found is None:
+                fetched = self._fault(rows[index : index + self._batch], scope)
+                found = fetched.pop(row.page)
+            yield found
+
+    def _resident(self, row: PageRow) -> OpenPage | None:
+        with self._lock:
+            table = self._table
+            slot = table.slots.get(row.page)
+            if slot is None:
+                return None
+            raw = table.raws[slot]
+            if raw is None:
+                return None
+            table.touched[slot] = self._clock.monotonic()
+            self._hot.touched(slot)
+            texts = self._held_texts(table.texts[slot])
+        self._events.emit(Hit(1))
+        return OpenPage(row, Page(raw), text_decoder(texts))
+
+    def _fault(self, rows: Sequence[PageRow], scope: int) -> dict[int, OpenPage]:
+        """Bring in the first of `rows`, and those after it that are not hot as far as there is
+        room for them."""
+        found: dict[int, OpenPage] = {}
+        for index, row in enumerate(rows):
+            started = self._clock.monotonic()
+            with self._lock:
+                slot = self._table.slots.get(row.page)
+                frame = None if slot is None else self._table.frames[slot]
+                if index and slot is not None and self._table.raws[slot] is not None:
+                    continue
+            need = row.raw_bytes + row.stored_bytes + ROW_BYTES
+            if index and self._budget.free_bytes() < need:
+                break
+            self.make_room(need)
+            try:
+                fetched = self._fetch(row, frame)
+            except PageGoneError:
+                if index:
+                    break
+                raise
+            finally:
+                self._budget.release(_OWNER, need)
+            self._admit(fetched, scope)
+            texts = {digest: fetched.values[text] for digest, text in fetched.texts}
+            found[row.page] = OpenPage(row, Page(fetched.raw), text_decoder(texts))
+            kind = "major" if frame is None else "minor"
+            seconds = self._clock.monotonic() - started
+            self._events.emit(Faulted(kind, 1, len(fetched.raw), seconds))
+        return found
+
+    def _fetch(self, row: PageRow, frame: bytes | None) -> _Fetched:
+        if frame is None:
+            with self._home.snapshot() as tables:
+                frame = tables.pages.body(row.page)
+                if frame is None:
+                    raise PageGoneError(row.page)
+                return self._decode(row, frame, tables)
+        return self._decode(row, frame, None)
+
+    def _decode(self, row: PageRow, frame: bytes, tables: Tables | None) -> _Fetched:
+        if len(frame) != row.stored_bytes:
+            raise CorruptionError(f"page {row.page} is not as long as the page map says")
+        raw = self._compressor.decode(frame, key=page_key(row))
+        if len(raw) != row.raw_bytes:
+            raise CorruptionError(f"page {row.page} does not decode to its length")
+        page = Page(raw)
+        if page.count != row.stop - row.start:
+            raise CorruptionError(f"page {row.page} does not hold the messages its map says")
+        if not page.has_texts:
+            return _Fetched(row, frame, raw, (), {})
+        if tables is None:
+            with self._home.snapshot() as tables:
+                return _Fetched(row, frame, raw, *self._load_texts(row.page, tables))
+        return _Fetched(row, frame, raw, *self._load_texts(row.page, tables))
+
+    def _load_texts(
+        self, page: int, tables: Tables
+    ) -> tuple[tuple[tuple[bytes, int], ...], dict[int, str]]:
+        refs = tables.texts.of_page(page)
+        if not refs:
+            raise PageGoneError(page)
+        values = {}
+        for text, digest, raw_bytes in refs:
+            with self._lock:
+                value = self._texts.get(text)
+            values[text] = value or self._load_text(tables, page, text, digest, raw_bytes)
+        return tuple((digest, text) for text, digest, _ in refs), values
+
+    def _load_text(
+        self, tables: Tables, page: int, text: int, digest: bytes, raw_bytes: int
+    ) -> str:
+        # Twice: the UTF-8 bytes and the string are there at once.
+        self.make_room(2 * raw_bytes)
+        try:
+            body = tables.texts.get(text)
+            if body is None:
+                raise PageGoneError(page)
+            raw = self._compressor.decode(body, key=text_key(digest))
+            if len(raw) != raw_bytes:
+                raise CorruptionError(f"a text of page {page} does not decode to its length")
+            return raw.decode()
+        finally:
+            self._budget.release(_OWNER, 2 * raw_bytes)
+
+    def _held_texts(self, texts: tuple[tuple[bytes, int], ...]) -> dict[bytes, str]:
+        held = {}
+        for digest, text in texts:
+            value = self._texts.get(text)
+            assert value is not None, "a page in L1 holds its texts"
+            held[digest] = value
+        return held
+
+    # -- moving -----------------------------------------------------------------------------------
+
+    def make_room(self, size_bytes: int) -> None:
+        """Reserve `size_bytes` for pages, demoting and evicting as needed. The caller releases
+        them. Raises BudgetError when everything evictable is gone and they still do not fit."""
+        while not self._budget.try_reserve(_OWNER, size_bytes):
+            if not self._let_one_go():
+                self._budget.reserve(_OWNER, size_bytes)
+                return
+
+    def make_free(self, size_bytes: int) -> None:
+        """Let pages go until `size_bytes` of the budget are free for somebody else."""
+        while self._budget.free_bytes() < size_bytes and self._let_one_go():
+            pass
+
+    def has_room(self, size_bytes: int) -> bool:
+        return self._budget.free_bytes() >= size_bytes
+
+    def _let_one_go(self) -> bool:
+        with self._lock:
+            hot, warm = self._hot.victim(), self._warm.victim()
+            if hot is None and warm is None:
+                return False
+            pages_bytes = self.l1_bytes + self.l2_bytes
+            if hot is not None and (warm is None or self.l1_bytes > self._l1_share * pages_bytes):
+                size = self._demote(hot)
+                event: Demoted | Evicted = Demoted(1, size, "room")
+            else:
+                assert warm is not None
+                size = self._evict(warm)
+                event = Evicted(1, size, "room")
+        self._events.emit(event)
+        return True
+
+    def demote_idle(self, l1_seconds: float, l2_seconds: float) -> None:
+        """Cool what was not touched for so long: L1 to L2, L2 to nowhere."""
+        moment = self._clock.monotonic()
+        demoted = evicted = demoted_bytes = evicted_bytes = 0
+        with self._lock:
+            for slot in self._table.idle_since(moment - min(l1_seconds, l2_seconds)):
+                idle = moment - self._table.touched[slot]
+                if idle > l1_seconds and self._table.raws[slot] is not None:
+                    demoted_bytes += self._demote(slot)
+                    demoted += 1
+                if idle > l2_seconds:
+                    evicted_bytes += self._evict(slot)
+                    evicted += 1
+        if demoted:
+            self._events.emit(Demoted(demoted, demoted_bytes, "idle"))
+        if evicted:
+            self._events.emit(Evicted(evicted, evicted_bytes, "idle"))
+
+    def drop(self, pages: Sequence[int]) -> None:
+        """Pages that are no longer at home: forget them everywhere."""
+        with self._lock:
+            for page in pages:
+                slot = self._table.slots.get(page)
+                if slot is not None:
+                    if self._table.raws[slot] is not None:
+                        self._demote(slot)
+                    self._evict(slot)
+
+    def clear(self) -> None:
+        with self._lock:
+            self.drop(list(self._table.slots))
+
+    def _admit(self, fetched: _Fetched, scope: int) -> None:
+        """Keep a page that was just brought in, as hot as there is room for."""
+        row, raw_bytes = fetched.row, len(fetched.raw)
+        with self._lock:
+            table = self._table
+            slot = table.slots.get(row.page)
+            if slot is None:
+                size = len(fetched.frame) + ROW_BYTES
+                if not self._budget.try_reserve(_OWNER, size):
+                    return
+                now = self._clock.monotonic()
+                slot = table.add(row.page, scope, fetched.frame, fetched.texts, now)
+                self.l2_bytes += size
+                self._warm.admitted(slot, size)
+            if table.raws[slot] is None and self._budget.try_reserve(_OWNER, raw_bytes):
+                if not self._texts.try_hold(fetched.values):
+                    self._budget.release(_OWNER, raw_bytes)
+                else:
+                    size = len(fetched.frame) + ROW_BYTES
+                    table.raws[slot] = fetched.raw
+                    table.texts[slot] = fetched.texts
+                    table.touched[slot] = self._clock.monotonic()
+                    self._warm.removed(slot)
+                    self.l2_bytes -= size
+                    self.l1_bytes += size + raw_bytes
+                    self._hot.admitted(slot, size + raw_bytes)
+            self._charge_policies()
+
+    def _demote(self, slot: int) -> int:
+        """L1 to L2: drop the raw bytes; how many."""
+        table = self._table
+        raw, frame = table.raws[slot], table.frames[slot]
+        assert raw is not None
+        assert frame is not None
+        size = len(frame) + ROW_BYTES
+        self._hot.removed(slot)
+        table.raws[slot] = None
+        self._texts.let_go(table.texts[slot])
+        self._budget.release(_OWNER, len(raw))
+        self.l1_bytes -= size + len(raw)
+        self.l2_bytes += size
+        self._warm.admitted(slot, size)
+        self._charge_policies()
+        return len(raw)
+
+    def _evict(self, slot: int) -> int:
+        """L2 to nowhere: drop the row; how many bytes."""
+        frame = self._table.frames[slot]
+        assert frame is not None
+        size = len(frame) + ROW_BYTES
+        self._warm.removed(slot)
+        self._table.remove(slot)
+        self._budget.release(_OWNER, size)
+        self.l2_bytes -= size
+        self._charge_policies()
+        return size
+
+    def _charge_policies(self) -> None:
+        """What policies occupy grows after the fact, by a few bytes a page: when even those do not
+        fit, they wait in the count until the next page leaves."""
+        wanted = self._hot.charged_bytes() + self._warm.charged_bytes()
+        change = wanted - self._policy_bytes
+        if change < 0:
+            self._budget.release("policies", -change)
+        elif not self._budget.try_reserve("policies", change):
+            return
+        self._policy_bytes = wanted
+
+    # -- figures ----------------------------------------------------------------------------------
+
+    def tiers(self) -> dict[str, dict[str, int]]:
+        with self._lock:
+            hot = sum(1 for raw in self._table.raws if raw is not None)
+            return {
+                "l1": {"bytes": self.l1_bytes, "objects": hot},
+                "l2": {"bytes": self.l2_bytes, "objects": len(self._table) - hot},
+            }
+
+    def scopes(self) -> dict[int, tuple[int, int]]:
+        """(bytes, pages) that are resident, by scope number."""
+        sums: dict[int, tuple[int, int]] = {}
+        with self._lock:
+            for scope, raw_bytes, frame_bytes, _ in self._table.rows():
+                size, count = sums.get(scope, (0, 0))
+                sums[scope] = (size + raw_bytes + frame_bytes + ROW_BYTES, count + 1)
+        return sums
+
+    def tier_of(self, page: int) -> str:
+        with self._lock:
+            slot = self._table.slots.get(page)
+            if slot is None:
+                return "l3"
+            return "l2" if self._table.raws[slot] is None else "l1"
+
+    def check(self) -> None:
+        """Assert the invariant."""
+        with self._lock:
+            hot = warm = 0
+            for _, raw_bytes, frame_bytes, page in self._table.rows():
+                size = frame_bytes + ROW_BYTES
+                if self.tier_of(page) == "l1":
+                    hot += size + raw_bytes
+                else:
+                    warm += size
+            assert (hot, warm) == (self.l1_bytes, self.l2_bytes)
+            assert self._budget.owners().get(_OWNER, 0) == hot + warm
+            self._texts.check()

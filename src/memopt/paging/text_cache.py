@@ -1,0 +1,58 @@
+"""Shared texts that pages in L1 refer to: one `str` for all of them, gone with the last.
+
+Strings cannot be changed, so every reader may be handed the same one.
+"""
+
+from typing import Final
+
+from memopt.base.budget import Budget
+
+_ROW_BYTES: Final = 256
+_OWNER: Final = "texts"
+
+
+class TextCache:
+    """Texts by number, with the count of resident pages that use each. Not thread-safe."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._texts: dict[int, str] = {}
+        self._users: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def get(self, text: int) -> str | None:
+        return self._texts.get(text)
+
+    def size_bytes(self) -> int:
+        return sum(map(_charge, self._texts.values()))
+
+    def try_hold(self, texts: dict[int, str]) -> bool:
+        """Count one more user of each; False, and no change, when new ones do not fit."""
+        new = {text: value for text, value in texts.items() if text not in self._texts}
+        if new and not self._budget.try_reserve(_OWNER, sum(map(_charge, new.values()))):
+            return False
+        self._texts |= new
+        for text in texts:
+            self._users[text] = self._users.get(text, 0) + 1
+        return True
+
+    def let_go(self, texts: tuple[tuple[bytes, int], ...]) -> None:
+        for _, text in texts:
+            users = self._users[text] - 1
+            if users:
+                self._users[text] = users
+            else:
+                del self._users[text]
+                self._budget.release(_OWNER, _charge(self._texts.pop(text)))
+
+    def check(self) -> None:
+        assert self._users.keys() == self._texts.keys()
+        assert all(users > 0 for users in self._users.values())
+        assert self._budget.owners().get(_OWNER, 0) == self.size_bytes()
+
+
+def _charge(text: str) -> int:
+    # A str takes one, two or four bytes a character; its UTF-8 length would understate that.
+    return _ROW_BYTES + text.__sizeof__()

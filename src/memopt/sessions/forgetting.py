@@ -1,0 +1,190 @@
+"""Forgetting: a plan that can be read first, then one that is carried out.
+
+A plan names the sessions and positions it found; carrying it out looks again, so what was written
+in between is not missed. Whole sessions are deleted; single messages are redacted on every branch;
+of a state, every version up to the last one that holds the string goes. Hidden at once; erased
+from dictionaries, free pages and the log by compact().
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from memopt.base.errors import NotFoundError, UsageError
+from memopt.base.protocols import Compressor, Reader
+from memopt.base.records import (
+    ForgetPlan,
+    ForgetReceipt,
+    ForgetTarget,
+    Reach,
+    Selector,
+    SessionRow,
+)
+from memopt.codecs.message import decode_json
+from memopt.journal.commit import GroupCommitter
+from memopt.sessions.branches import Branches
+from memopt.sessions.listing import scope_numbers
+from memopt.sessions.names import SessionKey, check_name, check_scope
+from memopt.sessions.reading import LineReader
+from memopt.sessions.states import States, chain_of, decode_chain, trim_states
+
+BACKUPS: Final = "backup:"
+"""Meta entries: where copies of this store were made, and at which LSN."""
+_LIST_PAGE: Final = 256
+
+
+class Forgetting:
+    """Thread-safe."""
+
+    def __init__(
+        self,
+        home: Reader,
+        committer: GroupCommitter,
+        branches: Branches,
+        reader: LineReader,
+        states: States,
+        compressor: Compressor,
+        keyframe: int,
+    ) -> None:
+        self._home = home
+        self._committer = committer
+        self._branches = branches
+        self._reader = reader
+        self._states = states
+        self._compressor = compressor
+        self._keyframe = keyframe
+
+    def plan(self, selector: Selector) -> ForgetPlan:
+        """What forgetting would take away. Reads every selected session where a string is
+        looked for. Raises NotFoundError where nothing matches a named session."""
+        selector = _checked(selector)
+        targets = []
+        for row in self._selected(selector):
+            target = self._target(row, selector)
+            if target is not None:
+                targets.append(target)
+        if selector.session is not None and not targets and selector.containing is None:
+            raise NotFoundError(
+                f"there is no session {selector.session!r} in scope {selector.scope!r}"
+            )
+        return ForgetPlan(selector=selector, targets=tuple(targets), backups=self._backups())
+
+    def forget(self, selector: Selector) -> ForgetReceipt:
+        """Take away what `plan` finds now."""
+        plan = self.plan(selector)
+        entries = states = 0
+        for target in plan.targets:
+            key = SessionKey(target.scope, target.session)
+            if target.seqs is None:
+                number = self._branches.delete(key)
+                self._states.forget(number)
+            else:
+                if target.seqs:
+                    self._branches.redact(key, target.seqs, every_branch=True)
+                if target.states:
+                    self._forget_states(key, plan.selector.containing or "")
+            entries += target.entries
+            states += target.states
+        return ForgetReceipt(
+            lsn=self._committer.lsn, sessions=len(plan.targets), entries=entries, states=states,
+            backups=plan.backups,
+        )  # fmt: skip
+
+    # -- finding ----------------------------------------------------------------------------------
+
+    def _selected(self, selector: Selector) -> Iterator[SessionRow]:
+        with self._home.snapshot() as tables:
+            numbers = scope_numbers(tables, selector.scope, selector.reach)
+        for number in numbers:
+            after = 0
+            while True:
+                with self._home.snapshot() as tables:
+                    rows = tables.sessions.page(number, after, _LIST_PAGE)
+                yield from (
+                    row for row in rows if selector.session is None or row.id == selector.session
+                )
+                if len(rows) < _LIST_PAGE:
+                    break
+                after = rows[-1].session
+
+    def _target(self, row: SessionRow, selector: Selector) -> ForgetTarget | None:
+        if selector.containing is None:
+            with self._home.snapshot() as tables:
+                states = len(tables.states.versions(row.session, None))
+            _, length = self._reader.length(row.scope, row.id)
+            return ForgetTarget(
+                scope=row.scope, session=row.id, seqs=None, entries=length, states=states
+            )
+        if selector.containing in row.id or selector.containing in (row.agent or ""):
+            return self._target(row, Selector(scope=row.scope, session=row.id))
+        seqs = sorted(set(self._matching(row, selector.containing)))
+        states = sum(1 for _ in self._matching_states(row, selector.containing))
+        if not seqs and not states:
+            return None
+        return ForgetTarget(
+            scope=row.scope, session=row.id, seqs=tuple(seqs), entries=len(seqs), states=states
+        )
+
+    def _matching(self, row: SessionRow, text: str) -> Iterator[int]:
+        """Seqs of matching messages on any branch."""
+        with self._home.snapshot() as tables:
+            lines = tables.lines.of_session(row.session)
+        for line in lines:
+            for read in self._reader.reads_of(row, line):
+                if contains(read.message, text) or text in (read.record.actor or ""):
+                    yield read.seq
+
+    def _matching_states(self, row: SessionRow, text: str) -> Iterator[tuple[str, int]]:
+        with self._home.snapshot() as tables:
+            versions = tables.states.versions(row.session, None)
+        for version in versions:
+            with self._home.snapshot() as tables:
+                chain = chain_of(tables, row.session, version.name, version.version)
+            value = decode_json(decode_chain(self._compressor, chain))
+            if contains(value, text) or text in version.name:
+                yield version.name, version.version
+
+    def _forget_states(self, key: SessionKey, text: str) -> None:
+        with self._home.snapshot() as tables:
+            row = tables.sessions.find(*key)
+        if row is None:
+            return
+        last: dict[str, int] = {}
+        for name, version in self._matching_states(row, text):
+            last[name] = version
+        for name, version in last.items():
+            self._committer.commit(
+                lambda t, name=name, version=version: trim_states(  # type: ignore[misc]
+                    t.tables, self._compressor, row.session, name, version + 1, self._keyframe
+                )
+            )
+        self._states.forget(row.session)
+
+    def _backups(self) -> tuple[str, ...]:
+        with self._home.snapshot() as tables:
+            return tuple(name[len(BACKUPS) :] for name in tables.meta.names(BACKUPS))
+
+
+def contains(value: Any, text: str) -> bool:
+    """Whether any string in a JSON value, keys included, holds `text`."""
+    if type(value) is str:
+        return text in value
+    if type(value) is dict:
+        return any(text in key or contains(item, text) for key, item in value.items())
+    if type(value) is list:
+        return any(contains(item, text) for item in value)
+    return False
+
+
+def _checked(selector: Selector) -> Selector:
+    check_scope(selector.scope)
+    if selector.reach is Reach.ANCESTORS:
+        raise UsageError("a scope's ancestors are not its own to forget", field="selector.reach")
+    if selector.session is not None:
+        check_name(selector.session, field="selector.session")
+    if selector.containing is not None and not selector.containing:
+        raise UsageError("expected a string to look for", field="selector.containing")
+    if selector.session is None and selector.containing is None and not selector.whole_scope:
+        raise UsageError(
+            "say how much: session=…, containing=… or whole_scope=True", field="selector"
+        )
+    return selector

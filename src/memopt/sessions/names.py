@@ -1,0 +1,44 @@
+"""Scopes and ids: what they may look like, and how scopes contain each other."""
+
+from typing import Final, NamedTuple
+
+from memopt.base.errors import UsageError
+
+_BYTES_MAX: Final = 512
+
+
+class SessionKey(NamedTuple):
+    scope: str
+    id: str
+
+
+def check_scope(scope: object, *, field: str = "scope") -> str:
+    """A path of components joined by "/", such as "acme/user-42"."""
+    path = check_name(scope, field=field)
+    if any(not part.strip() or part in (".", "..") for part in path.split("/")):
+        raise UsageError(f"components must not be empty, '.' or '..', got {path!r}", field=field)
+    return path
+
+
+def check_name(name: object, *, field: str) -> str:
+    if not isinstance(name, str):
+        raise UsageError(f"expected a string, got {type(name).__name__}", field=field)
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise UsageError("a lone surrogate is not text", field=field) from None
+    if not 0 < size <= _BYTES_MAX:
+        raise UsageError(f"expected 1 to {_BYTES_MAX} bytes of UTF-8, got {size}", field=field)
+    if any(ord(char) < 32 or ord(char) == 127 for char in name):
+        raise UsageError("control characters are not allowed", field=field)
+    return str(name)
+
+
+def tenant_of(scope: str) -> str:
+    return scope.partition("/")[0]
+
+
+def ancestors_of(scope: str) -> list[str]:
+    """The scope and those above it, from the tenant down."""
+    parts = scope.split("/")
+    return ["/".join(parts[: i + 1]) for i in range(len(parts))]

@@ -1,0 +1,278 @@
+"""Reading a session's messages: through its branches, its pages and its tail, as of any moment.
+
+The page list and the tail of a window are read in one snapshot, which is closed before the first
+message is handed out. Every read decodes afresh. Sequence numbers are proven to be gapless on the
+way: a message is read exactly once, or the read fails.
+"""
+
+import bisect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, NamedTuple
+
+from memopt.base.errors import CorruptionError, NotFoundError
+from memopt.base.protocols import Tables
+from memopt.base.records import SEQ_MASK, LineRow, Message, PageRow, SessionRow
+from memopt.codecs.message import decode_json
+from memopt.codecs.record import TailRecord, open_record
+from memopt.paging.pager import OpenPage, PageGoneError, Pager
+
+SEQ_STOP: Final = SEQ_MASK + 1
+_WINDOW_MESSAGES: Final = 8192
+_REPLANS_MAX: Final = 16
+
+
+class Bound(NamedTuple):
+    """How far a reader sees: records up to an LSN, and up to a time of commit."""
+
+    lsn: int
+    at_us: int
+
+    def sees(self, lsn: int, at_us: int) -> bool:
+        return lsn <= self.lsn and at_us <= self.at_us
+
+
+NOW: Final = Bound(2**63 - 1, 2**63 - 1)
+
+
+class Segment(NamedTuple):
+    """Messages [start, stop) of a session are on `line`."""
+
+    line: int
+    start: int
+    stop: int
+
+
+class Run(NamedTuple):
+    """Consecutive messages from one page, or from a tail."""
+
+    first: int
+    length: int
+    page: OpenPage | None
+    tail: Sequence[TailRecord]
+
+    def messages(self) -> list[Message]:
+        if self.page is None:
+            return [decode_json(record.body) for record in self.tail]
+        start = self.first - self.page.row.start
+        return self.page.page.messages(start, start + self.length, self.page.decode)
+
+    def records(self) -> Sequence[TailRecord]:
+        if self.page is None:
+            return self.tail
+        start = self.first - self.page.row.start
+        return self.page.page.records()[start : start + self.length]
+
+
+class Read(NamedTuple):
+    """A message, decoded, with what is known about it."""
+
+    seq: int
+    record: TailRecord
+    message: Message
+
+
+class _Window(NamedTuple):
+    scope: int
+    pages: list[tuple[Segment, PageRow]]
+    tail: list[tuple[int, TailRecord]]
+
+
+class LineReader:
+    """Reads sessions. Holds nothing between calls."""
+
+    def __init__(
+        self, snapshot: Callable[[], AbstractContextManager[Tables]], pager: Pager
+    ) -> None:
+        self._snapshot = snapshot
+        self._pager = pager
+
+    def messages(
+        self, scope: str, id: str, start: int, stop: int, bound: Bound = NOW
+    ) -> Iterator[Message]:
+        for run in self.runs(scope, id, start, stop, bound):
+            yield from run.messages()
+
+    def reads(
+        self, scope: str, id: str, start: int, stop: int, bound: Bound = NOW
+    ) -> Iterator[Read]:
+        for run in self.runs(scope, id, start, stop, bound):
+            yield from _reads(run)
+
+    def reads_of(self, row: SessionRow, line: LineRow) -> Iterator[Read]:
+        """Everything on one branch of a session, current or not."""
+        for run in self.runs(row.scope, row.id, 0, SEQ_STOP, NOW, line):
+            yield from _reads(run)
+
+    def runs(
+        self, scope: str, id: str, start: int, stop: int, bound: Bound, line: LineRow | None = None
+    ) -> Iterator[Run]:
+        """[start, stop) as far as `bound` sees, of `line` or of the line that was current then. A
+        session that is not there has no messages."""
+        seq, replans = start, 0
+        if line is not None:
+            with self._snapshot() as tables:
+                stop = min(stop, length_of(tables, line))
+        while seq < stop:
+            with self._snapshot() as tables:
+                row = tables.sessions.find(scope, id)
+                if row is None:
+                    if line is None:
+                        return
+                    raise NotFoundError(f"session {id!r} of scope {scope!r} was deleted")
+                if line is None:
+                    line = line_as_of(tables, row, bound)
+                    # What is appended from here on is not part of this read.
+                    stop = min(stop, length_of(tables, line))
+                window = _plan(tables, row, line, seq, min(stop, seq + _WINDOW_MESSAGES))
+            if bound is not NOW:
+                stop = min(stop, self.stop_as_of(row, line, bound))
+                bound = NOW
+            try:
+                for run in self._read_window(window, row, seq, stop):
+                    yield run
+                    seq = run.first + run.length
+                    replans = 0
+            except PageGoneError:
+                replans += 1
+                if replans > _REPLANS_MAX:
+                    raise _missing(row, seq, seq + 1) from None
+
+    def length(self, scope: str, id: str, bound: Bound = NOW) -> tuple[LineRow | None, int]:
+        """The current line and how many messages a session has; (None, 0) when it is not there."""
+        with self._snapshot() as tables:
+            row = tables.sessions.find(scope, id)
+            if row is None:
+                return None, 0
+            line = line_as_of(tables, row, bound)
+            if bound is NOW:
+                return line, length_of(tables, line)
+        return line, self.stop_as_of(row, line, bound)
+
+    def stop_as_of(self, row: SessionRow, line: LineRow, bound: Bound) -> int:
+        """The first seq of `line` that `bound` does not see."""
+        with self._snapshot() as tables:
+            pages = tables.pages.map(line.line, 0, SEQ_STOP)
+            sealed = pages[-1].stop if pages else line.base
+            tail = open_tail(tables, line.line, sealed, SEQ_STOP)
+        if tail and bound.sees(tail[0][1].lsn, tail[0][1].committed_us):
+            hidden = bisect.bisect_left(
+                tail, True, key=lambda item: not bound.sees(item[1].lsn, item[1].committed_us)
+            )
+            return sealed + hidden
+        # The first page whose first message is hidden; the cut is in the page before it, if any.
+        index = bisect.bisect_left(
+            pages, True, key=lambda page: not self._sees_first(page, row, bound)
+        )
+        if not index:
+            return line.base
+        last = pages[index - 1]
+        (opened,) = self._pager.open([last], row.scope_number)
+        columns = list(zip(opened.page.lsns(), opened.page.committed_us(), strict=True))
+        return last.start + bisect.bisect_left(
+            columns, True, key=lambda column: not bound.sees(*column)
+        )
+
+    def _sees_first(self, page: PageRow, row: SessionRow, bound: Bound) -> bool:
+        if page.first_lsn > bound.lsn or bound.at_us == NOW.at_us:
+            return page.first_lsn <= bound.lsn
+        (opened,) = self._pager.open([page], row.scope_number)
+        return bound.sees(page.first_lsn, opened.page.committed_us()[0])
+
+    def _read_window(self, window: _Window, row: SessionRow, seq: int, stop: int) -> Iterator[Run]:
+        try:
+            opened = self._pager.open([page for _, page in window.pages], window.scope)
+            for segment, page in window.pages:
+                if seq >= stop:
+                    return
+                if not page.start <= seq < page.stop:
+                    raise _missing(row, seq, page.start)
+                count = min(page.stop, segment.stop, stop) - seq
+                yield Run(seq, count, next(opened), ())
+                seq += count
+        except CorruptionError as error:
+            raise CorruptionError(error.reason, scope=row.scope, session=row.id) from error
+        records = []
+        first = seq
+        for at, record in window.tail:
+            if at != seq:
+                raise _missing(row, seq, at)
+            if seq >= stop:
+                break
+            records.append(record)
+            seq += 1
+        if records:
+            yield Run(first, len(records), None, records)
+
+
+def _reads(run: Run) -> Iterator[Read]:
+    for index, record in enumerate(run.records()):
+        decode = run.page.decode if run.page is not None else decode_json
+        yield Read(run.first + index, record, decode(record.body))
+
+
+def line_as_of(tables: Tables, row: SessionRow, bound: Bound) -> LineRow:
+    """The line that was a session's current one. Raises NotFoundError when it was not there."""
+    if bound is NOW:
+        line = tables.lines.get(row.line)
+        if line is None:
+            raise CorruptionError(f"line {row.line} is missing", scope=row.scope, session=row.id)
+        return line
+    lines = [
+        line
+        for line in tables.lines.of_session(row.session)
+        if bound.sees(line.made_lsn, line.made_us)
+    ]
+    if not lines or not bound.sees(row.made_lsn, row.made_us):
+        raise NotFoundError(f"session {row.id!r} of scope {row.scope!r} was not there yet")
+    return lines[-1]
+
+
+def segments_of(tables: Tables, line: LineRow) -> list[Segment]:
+    """Which lines hold a session's messages, first to last."""
+    segments = [Segment(line.line, line.base, SEQ_STOP)]
+    while line.parent:
+        parent = tables.lines.get(line.parent)
+        if parent is None:
+            raise CorruptionError(f"line {line.parent} is missing")
+        segments.append(Segment(parent.line, parent.base, line.base))
+        line = parent
+    segments.reverse()
+    return segments
+
+
+def length_of(tables: Tables, line: LineRow) -> int:
+    """How many messages a session has whose current line is `line`, its ancestors' included."""
+    pages = tables.pages.map(line.line, 0, SEQ_STOP, last=1)
+    sealed = pages[0].stop if pages else line.base
+    tail = tables.tail.range(line.line, sealed, SEQ_STOP)
+    return tail[-1][0] + 1 if tail else sealed
+
+
+def _plan(tables: Tables, row: SessionRow, line: LineRow, start: int, stop: int) -> _Window:
+    """Where messages [start, stop) are, in one snapshot. Only the last line has a tail: one is
+    sealed before another line starts from it."""
+    own = Segment(line.line, line.base, SEQ_STOP)
+    pages: list[tuple[Segment, PageRow]] = []
+    seq = start
+    for segment in segments_of(tables, line) if line.parent else (own,):
+        upto = min(stop, segment.stop)
+        if seq < upto:
+            pages += [(segment, page) for page in tables.pages.map(segment.line, seq, upto)]
+            seq = min(upto, pages[-1][1].stop) if pages else seq
+        if seq < upto and segment.line != line.line:
+            raise _missing(row, seq, upto)
+    return _Window(row.scope_number, pages, open_tail(tables, line.line, seq, stop))
+
+
+def open_tail(tables: Tables, line: int, start: int, stop: int) -> list[tuple[int, TailRecord]]:
+    return [
+        (seq, open_record(line, seq, record))
+        for seq, record in tables.tail.range(line, start, stop)
+    ]
+
+
+def _missing(row: SessionRow, start: int, stop: int) -> CorruptionError:
+    return CorruptionError(
+        f"messages {start} to {stop - 1} are missing", scope=row.scope, session=row.id
+    )

@@ -1,0 +1,279 @@
+"""The handle people hold: the key of a session, and the verbs. It reads nothing until asked."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from memopt.base.config import Config
+from memopt.base.errors import BackpressureError, ConflictError, NotFoundError, UsageError
+from memopt.base.records import (
+    SEQ_BITS,
+    Entry,
+    Message,
+    Receipt,
+    State,
+    StateVersion,
+    to_datetime,
+    to_us,
+)
+from memopt.codecs.message import encode_json, encode_message
+from memopt.sessions.branches import Branches
+from memopt.sessions.names import SessionKey, check_name
+from memopt.sessions.reading import NOW, SEQ_STOP, Bound, LineReader
+from memopt.sessions.states import States
+from memopt.sessions.transcripts import Said, Transcripts
+from memopt.sessions.writer import MessageWriter
+
+_ATTEMPTS_MAX: Final = 64
+
+
+class Sessions(NamedTuple):
+    """What handles work on: shared by all of a store."""
+
+    config: Config
+    transcripts: Transcripts
+    branches: Branches
+    reader: LineReader
+    states: States
+
+
+class Session:
+    """One conversation, named by scope and id. Thread-safe; cheap to make and to throw away.
+
+    A session is made by the first thing that is written to it. Reading one that is not there finds
+    no messages.
+    """
+
+    __slots__ = ("_agent", "_key", "_sessions")
+
+    def __init__(self, sessions: Sessions, key: SessionKey, agent: str | None) -> None:
+        self._sessions = sessions
+        self._key = key
+        self._agent = agent
+
+    @property
+    def scope(self) -> str:
+        return self._key.scope
+
+    @property
+    def id(self) -> str:
+        return self._key.id
+
+    def __repr__(self) -> str:
+        return f"Session({self.id!r}, scope={self.scope!r})"
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def append(
+        self, message: Mapping[str, Any] | Any, *, at: datetime | None = None,
+        actor: str | None = None, key: str | None = None,
+    ) -> Receipt:  # fmt: skip
+        """Add a message: a JSON object (a dict), or a pydantic model.
+
+        `at` is when it was said (an aware datetime; the time of the commit by default), `actor` who
+        said it, `key` an idempotency key: a second append with the same one writes nothing and
+        gets the first one's receipt. Raises UsageError naming the field that is not exact JSON,
+        BackpressureError, DiskFullError, QuotaError.
+        """
+        config = self._sessions.config
+        body = encode_message(
+            message, bytes_max=config.message_bytes_max, depth_max=config.message_depth_max,
+            field="message",
+        )  # fmt: skip
+        said = Said((body,), _said_us(at), _actor(actor), None, _idempotency_key(key))
+        return self._sessions.transcripts.append(self._key, self._agent, said)
+
+    def extend(
+        self, messages: Iterable[Mapping[str, Any] | Any], *, if_head: int | None = None,
+        key: str | None = None, at: datetime | None = None, actor: str | None = None,
+    ) -> Receipt:  # fmt: skip
+        """Add messages in one commit: all of them or none. Raises ConflictError unless `if_head` is
+        the session's head (0: it is not there yet)."""
+        config = self._sessions.config
+        bodies = [
+            encode_message(
+                message, bytes_max=config.message_bytes_max, depth_max=config.message_depth_max,
+                field=f"messages[{index}]",
+            )
+            for index, message in enumerate(messages)
+        ]  # fmt: skip
+        if not bodies:
+            raise UsageError("expected at least one message", field="messages")
+        if sum(map(len, bodies)) > config.message_bytes_max:
+            raise UsageError(
+                f"{sum(map(len, bodies))} bytes encoded, at most {config.message_bytes_max} in one "
+                "call",
+                field="messages",
+            )
+        said = Said(bodies, _said_us(at), _actor(actor), if_head, _idempotency_key(key))
+        return self._sessions.transcripts.append(self._key, self._agent, said)
+
+    def writer(self, message: Mapping[str, Any], *, key: str | None = None) -> MessageWriter:
+        """A message that arrives in pieces: `write` adds to its content, `commit` appends it."""
+        return MessageWriter(
+            dict(message), self._sessions.config, lambda whole: self.append(whole, key=key)
+        )
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def messages(self, start: int = 0, stop: int | None = None) -> Iterator[Message]:
+        """Messages [start, stop), fresh on every read: the caller may change them. Lazy. What is
+        appended while it is read is not part of it."""
+        return self._sessions.reader.messages(*self._key, *_range(start, stop))
+
+    def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
+        """The same with seq, LSN, times and actor."""
+        return _entries(self._sessions, self._key, start, stop, NOW)
+
+    def __len__(self) -> int:
+        return self._sessions.reader.length(*self._key)[1]
+
+    # A session without messages is still a session: `if session:` must not depend on its length.
+    def __bool__(self) -> bool:
+        return True
+
+    @property
+    def head(self) -> int:
+        """Opaque; changes whenever the current line does. 0 when the session is not there."""
+        line, length = self._sessions.reader.length(*self._key)
+        return line.line << SEQ_BITS | length if line is not None else 0
+
+    # -- branches ---------------------------------------------------------------------------------
+
+    def truncate(self, at: int, *, if_head: int | None = None) -> Receipt:
+        """Keep messages [0, at). What is cut off stays in the journal."""
+        return self._sessions.branches.truncate(self._key, _index(at, "at"), if_head)
+
+    def pop(self) -> Message:
+        """Take the last message off the session and return it. Raises NotFoundError when empty."""
+        for _ in range(_ATTEMPTS_MAX):
+            line, length = self._sessions.reader.length(*self._key)
+            if line is None or not length:
+                raise NotFoundError(f"session {self.id!r} of scope {self.scope!r} has no message")
+            last = list(self.messages(length - 1, length))
+            head = line.line << SEQ_BITS | length
+            try:
+                self._sessions.branches.truncate(self._key, length - 1, head)
+            except ConflictError:
+                continue
+            return last[0]
+        raise BackpressureError("others keep writing to the session", limit="pop attempts")
+
+    def redact(self, seq: int) -> Receipt:
+        """Take a message's content away, on every branch and for good. Its place stays."""
+        return self._sessions.branches.redact(self._key, [_index(seq, "seq")], every_branch=False)
+
+    def fork(self, id: str, *, at: int | None = None) -> "Session":
+        """A new session of the same scope that shares messages [0, at) with this one. Raises
+        ConflictError when `id` is taken."""
+        key = SessionKey(self.scope, check_name(id, field="id"))
+        self._sessions.branches.fork(self._key, key, None if at is None else _index(at, "at"))
+        return Session(self._sessions, key, self._agent)
+
+    def delete(self) -> None:
+        """Take the session away: hidden at once, erased by compact()."""
+        number = self._sessions.branches.delete(self._key)
+        self._sessions.states.forget(number)
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def save_state(
+        self, value: Any, *, name: str = "main", if_version: int | None = None
+    ) -> StateVersion:
+        """A new version of a state: any exact JSON value. Raises ConflictError unless `if_version`
+        is the latest version (0: there is none yet)."""
+        config = self._sessions.config
+        raw = encode_json(
+            value, bytes_max=config.state_bytes_max, depth_max=config.message_depth_max,
+            field="value",
+        )  # fmt: skip
+        name = check_name(name, field="name")
+        return self._sessions.states.save(self._key, self._agent, name, raw, if_version)
+
+    def load_state(self, *, name: str = "main", version: int | None = None) -> State | None:
+        """The latest version, or `version`. None when nothing was ever saved."""
+        return self._sessions.states.load(self._key, check_name(name, field="name"), version)
+
+    def states(self, name: str | None = None) -> list[StateVersion]:
+        """Versions by name, oldest first."""
+        return self._sessions.states.versions(self._key, name)
+
+
+class SessionView:
+    """A session as it was: read-only, over the same code."""
+
+    __slots__ = ("_bound", "_key", "_sessions")
+
+    def __init__(self, sessions: Sessions, key: SessionKey, bound: Bound) -> None:
+        self._sessions = sessions
+        self._key = key
+        self._bound = bound
+
+    @property
+    def scope(self) -> str:
+        return self._key.scope
+
+    @property
+    def id(self) -> str:
+        return self._key.id
+
+    def messages(self, start: int = 0, stop: int | None = None) -> Iterator[Message]:
+        """As of then. Raises NotFoundError when the session was not there yet."""
+        return self._sessions.reader.messages(*self._key, *_range(start, stop), self._bound)
+
+    def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
+        return _entries(self._sessions, self._key, start, stop, self._bound)
+
+    def __len__(self) -> int:
+        return self._sessions.reader.length(*self._key, self._bound)[1]
+
+    def __bool__(self) -> bool:
+        return True
+
+    def load_state(self, *, name: str = "main", version: int | None = None) -> State | None:
+        name = check_name(name, field="name")
+        return self._sessions.states.load(self._key, name, version, self._bound)
+
+    def states(self, name: str | None = None) -> list[StateVersion]:
+        return self._sessions.states.versions(self._key, name, self._bound)
+
+
+def _entries(
+    sessions: Sessions, key: SessionKey, start: int, stop: int | None, bound: Bound
+) -> Iterator[Entry]:
+    for seq, record, message in sessions.reader.reads(*key, *_range(start, stop), bound):
+        committed_at = to_datetime(record.committed_us)
+        yield Entry(
+            seq=seq, lsn=record.lsn,
+            at=committed_at if record.said_us is None else to_datetime(record.said_us),
+            committed_at=committed_at, actor=record.actor, message=message,
+        )  # fmt: skip
+
+
+def _range(start: int, stop: int | None) -> tuple[int, int]:
+    first = _index(start, "start")
+    return first, SEQ_STOP if stop is None else _index(stop, "stop")
+
+
+def _index(value: object, field: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"expected an integer, got {type(value).__name__}", field=field)
+    if value < 0:
+        raise UsageError(f"expected 0 or more, got {value}", field=field)
+    return value
+
+
+def _said_us(at: datetime | None) -> int | None:
+    if at is None:
+        return None
+    if not isinstance(at, datetime) or at.tzinfo is None or at.utcoffset() is None:
+        raise UsageError(f"expected an aware datetime, got {at!r}", field="at")
+    return to_us(at)
+
+
+def _actor(actor: str | None) -> str | None:
+    return None if actor is None else check_name(actor, field="actor")
+
+
+def _idempotency_key(key: str | None) -> str | None:
+    return None if key is None else check_name(key, field="key")

@@ -1,0 +1,75 @@
+"""A message that arrives in pieces, such as a streamed answer."""
+
+import tempfile
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from memopt.base.config import Config
+from memopt.base.errors import UsageError
+from memopt.base.records import Receipt
+
+
+class MessageWriter:
+    """Collects text for the content of a message: in RAM up to `spool_bytes`, then in a temporary
+    file. Nothing is in the session before `commit`; leaving the `with` block without one abandons
+    it. Not thread-safe.
+    """
+
+    def __init__(
+        self, message: dict[str, Any], config: Config, append: Callable[[dict[str, Any]], Receipt]
+    ) -> None:
+        content = message.get("content") or ""
+        if not isinstance(content, str):
+            raise UsageError("expected text or nothing to begin with", field="message.content")
+        self._message = message
+        self._append = append
+        self._bytes_max = config.message_bytes_max
+        self._size_bytes = 0
+        self._spool: tempfile.SpooledTemporaryFile[bytes] | None = tempfile.SpooledTemporaryFile(
+            max_size=config.spool_bytes
+        )  # noqa: SIM115 - see abandon
+        if content:
+            self.write(content)
+
+    def write(self, text: str) -> None:
+        """Add text to the content. Raises UsageError above the limit of a message."""
+        if self._spool is None:
+            raise UsageError("the message was committed or abandoned", field="writer")
+        if not isinstance(text, str):
+            raise UsageError(f"expected text, got {type(text).__name__}", field="text")
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            raise UsageError("a lone surrogate is not text", field="text") from None
+        if self._size_bytes + len(data) > self._bytes_max:
+            raise UsageError(f"more than {self._bytes_max} bytes", field="message.content")
+        self._spool.write(data)
+        self._size_bytes += len(data)
+
+    def commit(self) -> Receipt:
+        """Append the whole message. May be called again when it raised a CapacityError."""
+        if self._spool is None:
+            raise UsageError("the message was committed or abandoned", field="writer")
+        self._spool.seek(0)
+        content = self._spool.read().decode()
+        receipt = self._append({**self._message, "content": content})
+        self.abandon()
+        return receipt
+
+    def abandon(self) -> None:
+        """Throw away what was written."""
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abandon()

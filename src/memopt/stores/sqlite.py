@@ -1,0 +1,473 @@
+"""The embedded home: one SQLite file, one writing connection, a few reading ones.
+
+Opened on `unix-excl`, which keeps the index of the write-ahead log on the heap and takes file
+locks once instead of at every transaction, under SQLite's own checksum VFS, which refuses a page
+whose bytes were changed at rest. docs/design/0002 has the figures and what lost.
+
+Invariant: outside `begin`…`commit` nothing is half-written; no snapshot outlives its `with`. Not
+here: grouping commits (journal), what rows mean (sessions), when to checkpoint (maintenance).
+"""
+
+import contextlib
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple
+
+import apsw
+import apsw.sqlite_extra
+
+from memopt.base.budget import Budget
+from memopt.base.errors import (
+    CorruptionError,
+    DiskFullError,
+    MemoptError,
+    StoreClosedError,
+    StoreError,
+    StoreFailedError,
+    StoreVersionError,
+)
+from memopt.base.protocols import Tables
+from memopt.base.records import Durability
+from memopt.base.units import KIB, MIB
+from memopt.stores.schema import APPLICATION_ID, migrate
+from memopt.stores.tables import bind_tables
+
+PAGE_BYTES: Final = 4096
+_FRAME_BYTES: Final = PAGE_BYTES + 24
+_CHECKSUM_BYTES: Final = 8
+_READERS_MAX: Final = 4
+_READER_CACHE_BYTES: Final = 512 * KIB
+_WRITER_CACHE_BYTES: Final = 2 * MIB
+_CONNECTION_BYTES: Final = 160 * KIB
+"""Schema, statements and lookaside of one connection, measured."""
+_READER_WAIT_SECONDS: Final = 60.0
+
+
+class WalState(NamedTuple):
+    """The write-ahead log: how long, how much of it is in the database, and which one it is."""
+
+    frames: int
+    home: int
+    salt: int
+
+
+class SqliteHome:
+    """A directory's `memopt.db`. `writer` is used by the committer alone, under its lock."""
+
+    def __init__(
+        self,
+        path: Path,
+        budget: Budget,
+        *,
+        durability: Durability = Durability.SYNC,
+        vfs: str | None = None,
+    ) -> None:
+        self.path = path
+        self._budget = budget
+        self._vfs = vfs or checksum_vfs()
+        self.page_checksums = self._vfs == _CHECKSUM_VFS
+        self._synchronous = "FULL" if durability is Durability.SYNC else "NORMAL"
+        self._charged = 0
+        self._idle: list[SqliteReader] = []
+        self._readers: set[SqliteReader] = set()
+        self._slots = threading.BoundedSemaphore(_READERS_MAX)
+        self._lock = threading.Lock()
+        self.closed = False
+        with translated():
+            self.writer = SqliteWriter(self._connect(_WRITER_CACHE_BYTES))
+            self._checkpointer: apsw.Connection | None = None
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def snapshot(self) -> "SqliteReader":
+        """A `with` block of reads that all see the same moment."""
+        if self.closed:
+            raise StoreClosedError("the store is closed")
+        if not self._slots.acquire(timeout=_READER_WAIT_SECONDS):
+            raise StoreError(f"no reader became free within {_READER_WAIT_SECONDS:g} s")
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        try:
+            with translated():
+                reader = SqliteReader(self._connect(_READER_CACHE_BYTES), self._give_back)
+        except BaseException:
+            self._slots.release()
+            raise
+        with self._lock:
+            self._readers.add(reader)
+        return reader
+
+    def oldest_reader_seconds(self) -> float:
+        """Age of the oldest snapshot that is open now; 0.0 when there is none."""
+        with self._lock:
+            since = [reader.since for reader in self._readers if reader.since]
+        return max(0.0, time.monotonic() - min(since)) if since else 0.0
+
+    def newest_page(self) -> int:
+        """The highest page number in use; 0 when there is none."""
+        with translated():
+            newest = _row(self.writer.connection, "SELECT ifnull(max(page), 0) FROM pages")[0]
+        return int(newest)
+
+    # -- the log ----------------------------------------------------------------------------------
+
+    def wal_bytes(self) -> int:
+        return self.writer.wal_frames * _FRAME_BYTES
+
+    def wal_state(self) -> WalState:
+        """What SQLite recovered or wrote, without moving anything."""
+        with translated():
+            _, frames, home = _row(self.writer.connection, "PRAGMA wal_checkpoint(NOOP)")
+        return WalState(max(frames, 0), max(home, 0), self.wal_salt())
+
+    def wal_salt(self) -> int:
+        """The two salts of the log's header, as one number; 0 when there is no log."""
+        try:
+            with open(self.wal_path, "rb") as file:
+                header = file.read(32)
+        except FileNotFoundError:
+            return 0
+        return int.from_bytes(header[16:24], "big", signed=False) if len(header) == 32 else 0
+
+    def checkpoint_passive(self) -> WalState:
+        """Copy what can be copied while writers go on. On a connection and thread of its own."""
+        with translated():
+            if self._checkpointer is None:
+                self._checkpointer = self._connect(64 * KIB)
+            _, frames, home = _row(self._checkpointer, "PRAGMA wal_checkpoint(PASSIVE)")
+        return WalState(max(frames, 0), max(home, 0), 0)
+
+    def checkpoint_restart(self, *, truncate: bool) -> bool:
+        """Under the commit lock: copy the rest, so that the log begins anew. True when it could;
+        False when a reader still needs it."""
+        mode = "TRUNCATE" if truncate else "RESTART"
+        with translated():
+            busy, _, _ = self.writer.connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        if not busy:
+            self.writer.wal_frames = 0
+        return not busy
+
+    # -- room -------------------------------------------------------------------------------------
+
+    def vacuum(self, pages_max: int) -> int:
+        """Under the commit lock: give up to `pages_max` free pages back; how many are left."""
+        with translated():
+            self.writer.connection.execute(f"PRAGMA incremental_vacuum({pages_max})").fetchall()
+            return int(self.writer.connection.pragma("freelist_count"))
+
+    def disk_bytes(self) -> int:
+        total = 0
+        for path in (self.path, self.wal_path):
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
+
+    def disk_free_bytes(self) -> int:
+        stat = os.statvfs(self.path.parent)
+        return stat.f_bavail * stat.f_frsize
+
+    def integrity(self) -> list[str]:
+        """What SQLite itself finds wrong with its structure; reads the whole file."""
+        try:
+            with translated(), self.snapshot() as tables:
+                del tables
+                reader = next(r for r in self._readers if r.since)
+                rows = reader.connection.execute("PRAGMA quick_check(20)").fetchall()
+        except CorruptionError as error:
+            return [str(error)]
+        return [str(row[0]) for row in rows if row[0] != "ok"]
+
+    def backup(self, target: Path, progress: Callable[[int, int], None] | None) -> None:
+        """Copy one moment of the database to `target`, page by page, in use."""
+        with translated():
+            source = self._connect(256 * KIB)
+            copy = apsw.Connection(str(target), vfs=self._vfs)
+            try:
+                # A snapshot of the source is held, or each commit would start the copy anew.
+                source.execute("BEGIN; SELECT count(*) FROM meta").fetchall()
+                with copy.backup("main", source, "main") as job:
+                    while not job.done:
+                        job.step(256)
+                        if progress is not None:
+                            progress(job.page_count - job.remaining, job.page_count)
+                source.execute("COMMIT")
+            finally:
+                copy.close()
+                self._disconnect(source, 256 * KIB)
+
+    # -- life -------------------------------------------------------------------------------------
+
+    @property
+    def wal_path(self) -> Path:
+        return self.path.with_name(self.path.name + "-wal")
+
+    def close(self, *, checkpoint: bool) -> None:
+        """Close every connection; the log is brought home first unless the store failed."""
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+        with contextlib.suppress(MemoptError):
+            if checkpoint:
+                self.checkpoint_restart(truncate=True)
+        if not checkpoint:
+            self.writer.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        for reader in self._readers:
+            with contextlib.suppress(apsw.Error):
+                if not checkpoint:
+                    reader.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                reader.connection.close()
+        if self._checkpointer is not None:
+            self._checkpointer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            self._checkpointer.close()
+        with contextlib.suppress(apsw.Error):
+            self.writer.connection.close()
+        self._budget.release("sqlite", self._charged)
+        self._charged = 0
+
+    def abandon(self) -> None:
+        """In a forked child: never close, for closing would end the parent's log."""
+        self.closed = True
+        connections = [self.writer.connection, *(r.connection for r in self._readers)]
+        if self._checkpointer is not None:
+            connections.append(self._checkpointer)
+        for connection in connections:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+    def _connect(self, cache_bytes: int) -> apsw.Connection:
+        charge = cache_bytes + _CONNECTION_BYTES
+        self._budget.reserve("sqlite", charge)
+        self._charged += charge
+        connection = apsw.Connection(str(self.path), vfs=self._vfs, statementcachesize=64)
+        try:
+            if not _row(connection, "SELECT count(*) FROM sqlite_schema")[0]:
+                _prepare_new(connection, self.page_checksums)
+            elif self._vfs == _PLAIN_VFS and _reserved_bytes(self.path) == _CHECKSUM_BYTES:
+                raise StoreVersionError(
+                    "the store has page checksums, and this apsw lacks SQLite's checksum VFS"
+                )
+            connection.set_busy_timeout(10_000)
+            for pragma in (
+                f"synchronous = {self._synchronous}",
+                f"cache_size = -{cache_bytes // KIB}",
+                "wal_autocheckpoint = 0",
+                "secure_delete = ON",
+                "temp_store = MEMORY",
+                "trusted_schema = OFF",
+                "cell_size_check = ON",
+                "fullfsync = ON",
+                "checkpoint_fullfsync = ON",
+            ):
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+        except BaseException:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            self._disconnect(connection, cache_bytes)
+            raise
+        return connection
+
+    def _disconnect(self, connection: apsw.Connection, cache_bytes: int) -> None:
+        connection.close()
+        charge = cache_bytes + _CONNECTION_BYTES
+        self._charged -= charge
+        self._budget.release("sqlite", charge)
+
+    def _give_back(self, reader: "SqliteReader") -> None:
+        with self._lock:
+            self._idle.append(reader)
+        self._slots.release()
+
+
+class SqliteWriter:
+    """The one writing connection. Not thread-safe: the committer's lock is its lock."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self.connection = connection
+        self.wal_frames = 0
+        with translated():
+            migrate(connection)
+        self.tables: Tables = bind_tables(connection)
+        self._execute = connection.execute
+        connection.set_wal_hook(self._committed)
+
+    def begin(self) -> None:
+        try:
+            self._execute("BEGIN IMMEDIATE")
+        except apsw.Error as error:
+            raise translate(error) from error
+
+    def commit(self) -> None:
+        try:
+            self._execute("COMMIT")
+        except apsw.Error as error:
+            raise translate(error) from error
+
+    def rollback(self, error: BaseException | None) -> BaseException | None:
+        try:
+            # A full disk or a failed write may have ended the transaction already.
+            if not self.connection.get_autocommit():
+                self._execute("ROLLBACK")
+        except apsw.Error as failure:
+            return StoreFailedError(f"a rollback failed: {failure}")
+        return translate(error) if isinstance(error, apsw.Error) else error
+
+    @contextlib.contextmanager
+    def savepoint(self) -> Iterator[None]:
+        try:
+            self._execute("SAVEPOINT member")
+            try:
+                yield
+            except BaseException:
+                if not self.connection.get_autocommit():
+                    self._execute("ROLLBACK TO member")
+                    self._execute("RELEASE member")
+                raise
+            self._execute("RELEASE member")
+        except apsw.Error as error:
+            raise translate(error) from error
+
+    def _committed(self, connection: apsw.Connection, name: str, frames: int) -> int:
+        del connection, name
+        self.wal_frames = frames
+        return apsw.SQLITE_OK
+
+
+class SqliteReader:
+    """One reading connection and its snapshot; used by one thread at a time."""
+
+    def __init__(
+        self, connection: apsw.Connection, give_back: Callable[["SqliteReader"], None]
+    ) -> None:
+        self.connection = connection
+        self.since = 0.0
+        self._tables = bind_tables(connection)
+        self._execute = connection.execute
+        self._give_back = give_back
+
+    def __enter__(self) -> Tables:
+        try:
+            self._execute("BEGIN")
+        except apsw.Error as error:
+            self._give_back(self)
+            raise translate(error) from error
+        self.since = time.monotonic()
+        return self._tables
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.since = 0.0
+        try:
+            if not self.connection.get_autocommit():
+                self._execute("COMMIT")
+        finally:
+            self._give_back(self)
+        if isinstance(error, apsw.Error):
+            raise translate(error) from error
+
+
+# -- the checksum VFS -----------------------------------------------------------------------------
+
+_CHECKSUM_VFS: Final = "cksmvfs"
+_PLAIN_VFS: Final = "unix-excl"
+_load_lock: Final = threading.Lock()
+
+
+def checksum_vfs() -> str:
+    """The VFS to open a home on: `cksmvfs` over `unix-excl`, or `unix-excl` where it is missing.
+
+    SQLite's checksum VFS wraps whatever is the default when it is loaded, and makes itself the
+    default; both are undone, so other users of apsw in this process see no difference.
+    """
+    with _load_lock:
+        if _CHECKSUM_VFS in apsw.vfs_names():
+            return _CHECKSUM_VFS
+        if apsw.sqlite_extra.has("cksumvfs") != "extension":
+            return _PLAIN_VFS
+        default = apsw.vfs_names()[0]
+        apsw.set_default_vfs(_PLAIN_VFS)
+        try:
+            loader = apsw.Connection(":memory:")
+            apsw.sqlite_extra.load(loader, "cksumvfs")
+            loader.close()
+        finally:
+            apsw.set_default_vfs(default)
+        return _CHECKSUM_VFS
+
+
+def _row(connection: apsw.Connection, sql: str) -> tuple[Any, ...]:
+    row: Any = connection.execute(sql).fetchone()
+    return tuple(row)
+
+
+def _prepare_new(connection: apsw.Connection, page_checksums: bool) -> None:
+    if page_checksums:
+        reserved = ctypes.c_int(_CHECKSUM_BYTES)
+        connection.file_control("main", apsw.SQLITE_FCNTL_RESERVE_BYTES, ctypes.addressof(reserved))
+    for pragma in (
+        f"page_size = {PAGE_BYTES}",
+        "auto_vacuum = INCREMENTAL",
+        f"application_id = {APPLICATION_ID}",
+        "journal_mode = WAL",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def _reserved_bytes(path: Path) -> int:
+    with open(path, "rb") as file:
+        header = file.read(21)
+    return header[20] if len(header) == 21 else 0
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turns SQLite's errors into ours."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise translate(error) from error
+
+
+def translate(error: apsw.Error) -> MemoptError:
+    """The error of ours that tells the caller what to do about one of SQLite's."""
+    extended = getattr(error, "extendedresult", 0)
+    match error:
+        case apsw.FullError():
+            return DiskFullError("the disk is full", limit="disk", retry_after_seconds=5.0)
+        case apsw.CorruptError() | apsw.NotADBError():
+            return CorruptionError(f"the database is damaged: {error}")
+        case apsw.IOError() if extended in _DAMAGED:
+            return CorruptionError("a database page fails its checksum or is cut short")
+        case apsw.IOError() | apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError():
+            code = apsw.mapping_extended_result_codes.get(extended, extended)
+            return StoreFailedError(f"the disk failed: {error} ({code})")
+        case apsw.ConnectionClosedError():
+            return StoreClosedError("the store is closed")
+        case apsw.NoMemError():
+            return StoreError("SQLite found no memory")
+    return StoreError(f"SQLite: {error}")
+
+
+_DAMAGED: Final = frozenset(
+    {
+        apsw.SQLITE_IOERR_DATA,
+        apsw.SQLITE_IOERR_SHORT_READ,
+        apsw.SQLITE_IOERR_CORRUPTFS,
+    }
+)
+
+
+def sqlite_memory_bytes() -> int:
+    """What SQLite has allocated in this process, all connections together."""
+    return int(apsw.memory_used())

@@ -1,0 +1,217 @@
+"""The one place that knows every class: puts a Memory together, and takes care of its order."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from memopt.base.budget import Budget
+from memopt.base.clock import SystemClock
+from memopt.base.config import Config
+from memopt.base.errors import (
+    BackpressureError,
+    MemoptError,
+    QuotaError,
+    UsageError,
+)
+from memopt.base.events import Events, Refused
+from memopt.base.metrics import Metrics
+from memopt.base.protocols import Clock, Tables
+from memopt.base.records import PageRow, Seal
+from memopt.base.units import MIB
+from memopt.codecs.keys import page_key
+from memopt.codecs.zstd import Zstd
+from memopt.directory import Directory
+from memopt.journal.commit import GroupCommitter
+from memopt.journal.history import History
+from memopt.journal.subscription import Subscriptions
+from memopt.maintenance import Maintenance
+from memopt.memory import Memory, Parts
+from memopt.paging.dictionaries import Dictionaries
+from memopt.paging.page_writer import PageWriter
+from memopt.paging.pager import Pager
+from memopt.policies.catalog import make_policy
+from memopt.sessions.branches import Branches
+from memopt.sessions.checking import Checking
+from memopt.sessions.compaction import Compaction, install_learnt
+from memopt.sessions.forgetting import Forgetting
+from memopt.sessions.reading import LineReader
+from memopt.sessions.residents import Residents
+from memopt.sessions.session import Sessions
+from memopt.sessions.states import States
+from memopt.sessions.transcripts import Transcripts
+from memopt.upkeep import Upkeep
+
+_RAW_BYTES_MAX = 1024 * MIB
+_FIXED_BYTES = 1 * MIB
+"""Threads' stacks in use, metrics, the commit queue, the acked page: measured, not itemised."""
+
+
+def open_memory(
+    path: str | os.PathLike[str], *, budget: int | str | None = None,
+    durability: str | None = None, read_only: bool = False,
+    config: Config | str | os.PathLike[str] | None = None, clock: Clock | None = None,
+    vfs: str | None = None, create: bool = True, **settings: Any,
+) -> Memory:  # fmt: skip
+    """Open the store in directory `path`, and make it if it is not there.
+
+    `config` is a Config or a TOML file; `budget`, `durability` and further settings by name come
+    before it, and MEMOPT_* variables in between. Raises StoreLockedError when another process owns
+    the directory, CorruptionError, StoreVersionError, UsageError naming a bad setting.
+    """
+    settings |= {"budget_bytes": budget, "durability": durability}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if isinstance(config, Config):
+        whole = config.replace(**given) if given else config
+    else:
+        whole = Config.load(config, **given)
+    make_policy(whole.policy)
+    return _wire(
+        Path(path), whole, clock or SystemClock(), vfs, create=create and not read_only,
+        read_only=read_only,
+    )  # fmt: skip
+
+
+def _wire(
+    path: Path, config: Config, clock: Clock, vfs: str | None, *, create: bool, read_only: bool
+) -> Memory:
+    metrics = Metrics()
+    events = Events(metrics)
+    budget = Budget(config.budget_bytes)
+    budget.reserve("runtime", _FIXED_BYTES)
+    directory = Directory(path, config, budget, clock, events, create=create, vfs=vfs)
+    try:
+        return _wire_parts(directory, config, clock, metrics, events, budget, read_only)
+    except BaseException:
+        directory.close(directory.lsn, failed=True)
+        raise
+
+
+def _wire_parts(
+    directory: Directory, config: Config, clock: Clock, metrics: Metrics, events: Events,
+    budget: Budget, read_only: bool,
+) -> Memory:  # fmt: skip
+    home = directory.home
+    subscriptions = Subscriptions()
+    admit = _admission(directory, config, events, read_only=read_only)
+    committer = GroupCommitter(
+        home.writer, directory, clock=clock, events=events, lsn=directory.lsn,
+        at_us=directory.at_us, batch_max=config.commit_batch_max,
+        queue_max=config.commit_queue_max, deliver=subscriptions.deliver,
+        has_listeners=subscriptions.has_listeners, on_failure=_log_failure,
+    )  # fmt: skip
+
+    def read_page(tables: Tables, row: PageRow) -> bytes:
+        body = tables.pages.body(row.page)
+        return compressor.decode(body, key=page_key(row)) if body is not None else b""
+
+    dictionaries = Dictionaries(
+        home, read_page, budget, size_bytes=config.dictionary_bytes,
+        scopes_min=config.dictionary_scopes_min, training_pages=config.dictionary_training_pages,
+    )  # fmt: skip
+    compressor = Zstd(budget, dictionary=dictionaries.body, raw_bytes_max=_RAW_BYTES_MAX)
+    pager = Pager(
+        home, compressor, budget, make_policy=lambda: make_policy(config.policy), clock=clock,
+        events=events, promotion_batch_pages=config.promotion_batch_pages,
+        l1_share=config.l1_share,
+    )  # fmt: skip
+    residents = Residents(budget, config.resident_sessions_max)
+    upkeep = Upkeep(pager, residents, compressor)
+    budget.on_shortage(upkeep.make_free)
+    pages = PageWriter(
+        compressor, dictionaries.of, next_page=home.newest_page() + 1,
+        text_bytes_min=config.text_bytes_min,
+    )  # fmt: skip
+    transcripts = Transcripts(
+        home, committer, residents, pages, dictionaries, config=config, clock=clock,
+        events=events, admit=admit,
+    )  # fmt: skip
+    branches = Branches(committer, transcripts, residents, pages, pager)
+    reader = LineReader(home.snapshot, pager)
+    states = States(
+        home, committer, transcripts, compressor, budget, config=config, events=events, admit=admit
+    )
+    compaction = Compaction(
+        home, committer, transcripts, pages, pager, dictionaries, compressor, config=config,
+        clock=clock, events=events, drop_dictionary=compressor.drop,
+    )  # fmt: skip
+    checking = Checking(
+        home, committer, reader, pages, compressor, clock=clock, events=events,
+        wait=threading.Event().wait, bytes_per_second=config.check_bytes_per_second,
+    )  # fmt: skip
+
+    def learn() -> None:
+        for tenant in dictionaries.due():
+            install_learnt(dictionaries, committer, events, tenant, None)
+
+    steps: list[Callable[[], None]] = [
+        directory.checkpoint_passive,
+        lambda: pager.demote_idle(config.l1_idle_seconds, config.l2_idle_seconds),
+    ]
+    if not read_only:
+        if config.seal is not Seal.FULL:
+            steps.append(lambda: transcripts.seal_idle(config.l1_idle_seconds))
+        steps += [learn, transcripts.write_touches, lambda: _restore(directory)]
+
+    def release() -> None:
+        pager.clear()
+        states.close()
+        compressor.close()
+        residents.close()
+        dictionaries.close()
+        budget.release("runtime", _FIXED_BYTES)
+
+    return Memory(
+        Parts(
+            config=config, clock=clock, budget=budget, metrics=metrics, events=events,
+            directory=directory, committer=committer, subscriptions=subscriptions,
+            history=History(home, compressor), pager=pager, dictionaries=dictionaries,
+            residents=residents, sessions=Sessions(config, transcripts, branches, reader, states),
+            forgetting=Forgetting(
+                home, committer, branches, reader, states, compressor,
+                config.state_keyframe_versions,
+            ),
+            checking=checking, compaction=compaction,
+            maintenance=Maintenance(config.maintenance_seconds, steps), serve=_serve_nobody,
+            release=release,
+        ),
+        read_only=read_only,
+    )  # fmt: skip
+
+
+def _admission(
+    directory: Directory, config: Config, events: Events, *, read_only: bool
+) -> Callable[[int], None]:
+    """Who may write: nobody when read-only, and nobody beyond the quota or a log out of bounds."""
+
+    def admit(size_bytes: int) -> None:
+        if read_only:
+            raise UsageError("the store was opened read-only", field="read_only")
+        quota = config.disk_quota_bytes
+        if quota is not None and directory.home.disk_bytes() + size_bytes > quota:
+            events.emit(Refused("disk_quota_bytes", "quota"))
+            raise QuotaError(
+                "the disk quota is reached: delete something and compact", limit="disk_quota_bytes",
+                wanted_bytes=size_bytes, limit_bytes=quota, retry_after_seconds=60.0,
+            )  # fmt: skip
+        if directory.wal_is_excessive():
+            events.emit(Refused("wal_limit_bytes", "a reader holds the log"))
+            raise BackpressureError(
+                "a reader keeps the write-ahead log from being emptied", limit="wal_limit_bytes"
+            )
+
+    return admit
+
+
+def _restore(directory: Directory) -> None:
+    directory.ballast.restore()
+
+
+def _log_failure(error: MemoptError) -> None:
+    logging.getLogger("memopt").error("%s", error)
+
+
+def _serve_nobody(memory: Memory) -> Callable[[], None]:
+    return lambda: None

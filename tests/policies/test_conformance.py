@@ -1,0 +1,146 @@
+"""All five policies keep the contract, and the suite notices a policy that does not."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from memopt.base.errors import UsageError
+from memopt.base.protocols import Policy
+from memopt.policies import POLICIES, Clock, Lfu, Lru, S3Fifo, Sieve, make_policy
+from memopt.testing import PolicyConformance, check_policy
+
+
+class TestLru(PolicyConformance):
+    def make(self) -> Policy:
+        return Lru()
+
+
+class TestClock(PolicyConformance):
+    def make(self) -> Policy:
+        return Clock()
+
+
+class TestLfu(PolicyConformance):
+    def make(self) -> Policy:
+        return Lfu()
+
+
+class TestSieve(PolicyConformance):
+    def make(self) -> Policy:
+        return Sieve()
+
+
+class TestS3Fifo(PolicyConformance):
+    def make(self) -> Policy:
+        return S3Fifo()
+
+
+class TestS3FifoWithFewGhosts(PolicyConformance):
+    def make(self) -> Policy:
+        return S3Fifo(ghosts_max=3)
+
+
+class NamesADepartedKey(Lru):
+    def __init__(self) -> None:
+        super().__init__()
+        self.departed: int | None = None
+
+    def removed(self, key: int) -> None:
+        super().removed(key)
+        self.departed = key
+
+    def victim(self) -> int | None:
+        victim = super().victim()
+        return self.departed if victim is None else victim
+
+
+class NamesTheHeldOneForever(Lru):
+    def victim(self) -> int | None:
+        return next(iter(self._order), None)
+
+
+class Rolls(Lru):
+    """Not deterministic: chance that did not come in as an argument."""
+
+    def victim(self) -> int | None:
+        return random.SystemRandom().choice(list(self._order)) if self._order else None
+
+
+class TakesStrangers(Lru):
+    def touched(self, key: int) -> None:
+        if key in self._order:
+            super().touched(key)
+
+
+class ChargesNothing(Lru):
+    def charged_bytes(self) -> int:
+        return 0
+
+
+class RemembersEverything(Lru):
+    def __init__(self) -> None:
+        super().__init__()
+        self.departed: list[int] = []
+
+    def removed(self, key: int) -> None:
+        super().removed(key)
+        self.departed.append(key)
+
+    def charged_bytes(self) -> int:
+        return super().charged_bytes() + 400 * len(self.departed)
+
+
+class NeverShrinks(Lru):
+    """Deletes from its table, which then keeps its room."""
+
+    def removed(self, key: int) -> None:
+        del self._order[key]
+
+
+@pytest.mark.parametrize(
+    ("broken", "promise", "complaint"),
+    [
+        (NamesADepartedKey, "it_agrees_with_a_dict_and_with_its_twin", "and there is no member"),
+        (NamesADepartedKey, "an_empty_policy_names_nobody", "there is no member left"),
+        (NamesTheHeldOneForever, "asked_often_enough_it_names_every_member", "never named"),
+        (NamesTheHeldOneForever, "asked_twice_it_names_two", "was held, and named again"),
+        (Rolls, "the_same_calls_lead_to_the_same_victims", "led to other victims"),
+        (TakesStrangers, "it_agrees_with_a_dict_and_with_its_twin", "touched.* was not refused"),
+        (ChargesNothing, "what_it_occupies_is_charged", "charges 0"),
+        (ChargesNothing, "the_charge_follows_the_members", "members cost nothing"),
+        (RemembersEverything, "the_charge_follows_the_members", "is not bounded"),
+        (NeverShrinks, "a_mass_deletion_gives_room_back", "and still"),
+    ],
+)
+def test_the_suite_notices_a_broken_policy(
+    broken: Callable[[], Policy], promise: str, complaint: str
+) -> None:
+    class Suite(PolicyConformance):
+        def make(self) -> Policy:
+            return broken()
+
+    with pytest.raises(AssertionError, match=complaint):
+        getattr(Suite(), "test_" + promise)()
+
+
+def test_the_whole_suite_fails_where_one_promise_does() -> None:
+    with pytest.raises(AssertionError):
+        check_policy(NamesTheHeldOneForever)
+
+
+def test_the_suite_runs_without_pytest() -> None:
+    check_policy(Lru)
+
+
+def test_policies_go_by_their_names() -> None:
+    assert list(POLICIES) == ["lru", "clock", "lfu", "sieve", "s3fifo"]
+    for name, make in POLICIES.items():
+        assert type(make_policy(name)) is make
+        assert make_policy(name) is not make_policy(name)
+
+
+def test_an_unknown_policy_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(UsageError, match="lru, clock, lfu, sieve, s3fifo, got 'mru'") as caught:
+        make_policy("mru")
+    assert caught.value.field == "policy"

@@ -1,0 +1,95 @@
+"""The documents are complete, their links lead somewhere, and their examples run."""
+
+import ast
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+import memopt
+from memopt.base.config import Config
+from memopt.base.metrics import METRICS
+from memopt.cli.app import app
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+TEXT = "\n".join(document.read_text("utf-8") for document in DOCUMENTS)
+WORDS = set(re.findall(r"\w+", TEXT))
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
+COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def in_a_first_column(name: str) -> bool:
+    """Whether a table of operations.md has a row about `name`."""
+    return any(
+        f"`{name}`" in line.split(" | ")[0] for line in OPERATIONS.splitlines() if line[:1] == "|"
+    )
+
+
+def test_there_are_commands_to_document() -> None:
+    assert {"check", "export", "forget", "import", "replay", "top"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_documented(command: str) -> None:
+    assert f"`memopt {command} " in OPERATIONS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_a_command_is_documented_or_explained_by_help(command: str) -> None:
+    for parameter in typer.main.get_command(app).commands[command].params:  # type: ignore[attr-defined]
+        if parameter.param_type_name == "option" and parameter.name != "help":
+            assert parameter.help, f"{command} {parameter.opts}"
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Config)])
+def test_every_setting_has_a_row(field: str) -> None:
+    assert in_a_first_column(field)
+
+
+def test_no_row_describes_a_setting_that_does_not_exist() -> None:
+    settings = OPERATIONS.split("## Settings")[1].split("###")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", settings, re.MULTILINE)
+    assert set(rows) == {field.name for field in dataclasses.fields(Config)}
+    assert len(rows) == len(set(rows))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_has_a_row(metric: str) -> None:
+    assert in_a_first_column(metric)
+
+
+@pytest.mark.parametrize("name", memopt.__all__)
+def test_every_public_name_is_mentioned(name: str) -> None:
+    assert name in WORDS
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text("utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    assert len(blocks) >= 3
+    script = "\n".join(blocks)
+    ast.parse(script)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert "My parcel has not come." in done.stdout
+    assert "{'step': 3, 'open': ['refund']}" in done.stdout
