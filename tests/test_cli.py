@@ -121,6 +121,13 @@ def contents(directory: Path) -> dict[tuple[str, str], Any]:
     return found
 
 
+def damage(file: Path, text: bytes) -> None:
+    """Change one bit of a text at rest."""
+    stored = bytearray(file.read_bytes())
+    stored[stored.index(text)] ^= 1
+    file.write_bytes(stored)
+
+
 # -- the door -------------------------------------------------------------------------------------
 
 
@@ -183,22 +190,22 @@ def test_a_bad_config_file_is_named(store: Path, tmp_path: Path) -> None:
     assert "budget_bytes" in outcome.err
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("messages", [1, 400], ids=["short", "long"])
+def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path, messages: int) -> None:
     directory = tmp_path / "store"
     with memopt.open(directory, budget="16MiB") as memory:
-        memory.session("long").extend([said("x" * 1000)] * 400)
-    pipe = subprocess.Popen(
-        [sys.executable, "-c", "from memopt.cli import main; main()", "export", str(directory)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert pipe.stdout is not None
-    assert pipe.stderr is not None
-    with pipe.stdout, pipe.stderr:
-        pipe.stdout.readline()
-        pipe.stdout.close()
-        assert pipe.stderr.read() == b""
-    assert pipe.wait(60) == 141
+        memory.session("long").extend([said("x" * 1000)] * messages)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as nowhere:
+        done = subprocess.run(
+            [sys.executable, "-c", "from memopt.cli import main; main()", "export", directory],
+            stdout=nowhere,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 # -- inspect and top ------------------------------------------------------------------------------
@@ -301,13 +308,10 @@ def test_top_prints_one_frame(store: Path) -> None:
 
 def test_check_tells_a_clean_store_from_a_damaged_one(store: Path) -> None:
     report = run("check", store, "--json")
-    assert (report.code, report.json["messages"]) == (0, 9)
+    assert (report.code, report.json["messages"]) == (0, 8)
     assert "Clean." in run("check", store).out
 
-    database = store / "memopt.db"
-    stored = database.read_bytes()
-    where = stored.index(b"hello")
-    database.write_bytes(stored[:where] + b"jello" + stored[where + 5 :])
+    damage(store / "memopt.db", b"hello")
     damaged = run("check", store)
     assert damaged.code == 1
     assert "Clean." not in damaged.out
@@ -350,10 +354,7 @@ def test_restore_never_writes_over_anything(store: Path, tmp_path: Path) -> None
 def test_a_damaged_backup_is_not_restored(store: Path, tmp_path: Path) -> None:
     run("backup", store, tmp_path / "copy")
     copy = tmp_path / "copy"
-    database = copy / "memopt.db" if copy.is_dir() else copy
-    stored = database.read_bytes()
-    where = stored.index(b"hello")
-    database.write_bytes(stored[:where] + b"jello" + stored[where + 5 :])
+    damage(copy / "memopt.db", b"hello")
     outcome = run("restore", tmp_path / "new", "--from", copy)
     assert outcome.code == 1
     assert outcome.err.count("\n") == 1
@@ -424,15 +425,23 @@ def test_an_interrupted_import_is_finished_by_the_next(store: Path, tmp_path: Pa
     assert contents(tmp_path / "new") == contents(store)
 
 
-def test_import_does_not_mix_two_conversations(store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [said("something else"), {"n": 1.0}, {"b": 2, "a": 1}, {}])
+def test_import_does_not_mix_two_conversations(
+    store: Path, tmp_path: Path, other: dict[str, object]
+) -> None:
+    with memopt.open(store, budget="16MiB") as memory:
+        memory.session("s").extend([said("hello"), {"n": 1}, {"a": 1, "b": 2}])
+    mine = [said("hello"), {"n": 1}, other]
+    if "n" in other:
+        mine[1:] = [other]
     file = tmp_path / "other.jsonl"
-    file.write_text(json_text({"id": "s1", "messages": [said("hello"), said("something else")]}))
-    before = contents(store)
+    file.write_text(json_text({"id": "s", "messages": mine}))
     outcome = run("import", store, file)
     assert outcome.code == 2
-    assert "holds something else as message 1" in outcome.err
+    assert "holds something else as message" in outcome.err
     assert f"{file}:1" in outcome.err
-    assert contents(store) == before
+    with memopt.open(store, budget="16MiB") as memory:
+        assert len(memory.session("s")) == 3
 
 
 def test_import_takes_plain_conversations_packed_or_not(tmp_path: Path) -> None:
@@ -473,6 +482,23 @@ def test_an_export_of_one_session_and_an_unfinished_file(store: Path, tmp_path: 
     file = tmp_path / "out.jsonl"
     assert run("export", store, "--session", "nobody", "--output", file).code == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
+
+
+def test_a_damaged_session_does_not_keep_the_others_from_being_exported(tmp_path: Path) -> None:
+    directory = tmp_path / "store"
+    with memopt.open(directory, budget="16MiB", seal="full") as memory:
+        for name in ("first", "second", "third"):
+            memory.session(name).append(said("." * 9000 + f"{name} needle"))
+    damage(directory / "memopt.db", b"second needle")
+    outcome = run("export", directory, "--output", tmp_path / "rescued.jsonl")
+    assert (outcome.code, outcome.err) == (
+        1,
+        "memopt: 1 sessions are damaged: second of default\n",
+    )
+    rescued = (tmp_path / "rescued.jsonl").read_text()
+    assert "first needle" in rescued
+    assert "third needle" in rescued
+    assert "second needle" not in rescued
 
 
 def test_markdown_is_for_people(store: Path) -> None:
@@ -576,9 +602,8 @@ def test_replay_reads_back_what_it_wrote(tmp_path: Path) -> None:
     file.write_text("\n".join(json_text({"messages": [said(f"{n}"), {}]}) for n in range(3)))
     outcome = run("replay", file, "--sessions", 10, "--budget", "16MiB", "--no-baseline", "--json")
     assert outcome.code == 0, outcome.err
-    assert outcome.json["verified_messages"] == outcome.json["messages"] == 20 or (
-        outcome.json["messages"] > 0 and outcome.json["mismatches"] == 0
-    )
+    assert outcome.json["verified_messages"] == outcome.json["messages"] > 0
+    assert outcome.json["mismatches"] == 0
     assert outcome.json["baseline"] is None
 
 
@@ -614,15 +639,16 @@ def test_no_line_of_a_code_block_can_end_it(text: str) -> None:
 
 @given(
     st.lists(st.sampled_from([b"ab", b"aba", b"b", b"xx"]), max_size=30),
-    st.sampled_from(["ab", "bx", "a", "xxab"]),
+    st.sets(st.sampled_from(["ab", "bx", "a", "xxab", "baxxb"]), min_size=1),
     st.integers(1, 7),
 )
-def test_the_search_cuts_nothing_in_two(parts: list[bytes], text: str, at_once: int) -> None:
+def test_the_search_cuts_nothing_in_two(parts: list[bytes], texts: set[str], at_once: int) -> None:
     data = b"".join(parts)
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "file").write_bytes(data)
-        counts, _, size_bytes = forgetting._search(Path(directory), [text], at_once=at_once)
-    assert (counts[text], size_bytes) == (data.count(text.encode()), len(data))
+        counts, _, size_bytes = forgetting._search(Path(directory), sorted(texts), at_once=at_once)
+    assert counts == {text: data.count(text.encode()) for text in texts}
+    assert size_bytes == len(data)
 
 
 def test_a_summary_says_something_about_any_message() -> None:

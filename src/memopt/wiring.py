@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from memopt.base.budget import Budget
 from memopt.base.clock import SystemClock
@@ -89,13 +89,22 @@ def _wire(
         raise
 
 
-def _wire_parts(
-    directory: Directory, config: Config, clock: Clock, metrics: Metrics, events: Events,
-    budget: Budget, read_only: bool,
-) -> Memory:  # fmt: skip
+class _Storage(NamedTuple):
+    """The floors below sessions."""
+
+    committer: GroupCommitter
+    dictionaries: Dictionaries
+    compressor: Zstd
+    pager: Pager
+    residents: Residents
+    pages: PageWriter
+
+
+def _wire_storage(
+    directory: Directory, config: Config, clock: Clock, events: Events, budget: Budget,
+    subscriptions: Subscriptions,
+) -> _Storage:  # fmt: skip
     home = directory.home
-    subscriptions = Subscriptions()
-    admit = _admission(directory, config, events, read_only=read_only)
     committer = GroupCommitter(
         home.writer, directory, clock=clock, events=events, lsn=directory.lsn,
         at_us=directory.at_us, batch_max=config.commit_batch_max,
@@ -118,12 +127,23 @@ def _wire_parts(
         l1_share=config.l1_share,
     )  # fmt: skip
     residents = Residents(budget, config.resident_sessions_max)
-    upkeep = Upkeep(pager, residents, compressor)
-    budget.on_shortage(upkeep.make_free)
+    budget.on_shortage(Upkeep(pager, residents, compressor).make_free)
     pages = PageWriter(
         compressor, dictionaries.of, next_page=home.newest_page() + 1,
         text_bytes_min=config.text_bytes_min,
     )  # fmt: skip
+    return _Storage(committer, dictionaries, compressor, pager, residents, pages)
+
+
+def _wire_parts(
+    directory: Directory, config: Config, clock: Clock, metrics: Metrics, events: Events,
+    budget: Budget, read_only: bool,
+) -> Memory:  # fmt: skip
+    home = directory.home
+    subscriptions = Subscriptions()
+    storage = _wire_storage(directory, config, clock, events, budget, subscriptions)
+    committer, dictionaries, compressor, pager, residents, pages = storage
+    admit = _admission(directory, config, events, read_only=read_only)
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
         events=events, admit=admit,
@@ -141,19 +161,10 @@ def _wire_parts(
         home, committer, reader, pages, compressor, clock=clock, events=events,
         wait=threading.Event().wait, bytes_per_second=config.check_bytes_per_second,
     )  # fmt: skip
-
-    def learn() -> None:
-        for tenant in dictionaries.due():
-            install_learnt(dictionaries, committer, events, tenant, None)
-
-    steps: list[Callable[[], None]] = [
-        directory.checkpoint_passive,
-        lambda: pager.demote_idle(config.l1_idle_seconds, config.l2_idle_seconds),
-    ]
-    if not read_only:
-        if config.seal is not Seal.FULL:
-            steps.append(lambda: transcripts.seal_idle(config.l1_idle_seconds))
-        steps += [learn, transcripts.write_touches, lambda: _restore(directory)]
+    forgetting = Forgetting(
+        home, committer, branches, reader, states, compressor, config.state_keyframe_versions
+    )
+    steps = _steps(directory, config, events, storage, transcripts, read_only=read_only)
 
     def release() -> None:
         pager.clear()
@@ -169,16 +180,36 @@ def _wire_parts(
             directory=directory, committer=committer, subscriptions=subscriptions,
             history=History(home, compressor), pager=pager, dictionaries=dictionaries,
             residents=residents, sessions=Sessions(config, transcripts, branches, reader, states),
-            forgetting=Forgetting(
-                home, committer, branches, reader, states, compressor,
-                config.state_keyframe_versions,
-            ),
-            checking=checking, compaction=compaction,
+            forgetting=forgetting, checking=checking, compaction=compaction,
             maintenance=Maintenance(config.maintenance_seconds, steps), serve=_serve_nobody,
             release=release,
         ),
         read_only=read_only,
     )  # fmt: skip
+
+
+def _steps(
+    directory: Directory, config: Config, events: Events, storage: _Storage,
+    transcripts: Transcripts, *, read_only: bool,
+) -> list[Callable[[], None]]:  # fmt: skip
+    """What maintenance does, in order."""
+    steps: list[Callable[[], None]] = [
+        directory.checkpoint_passive,
+        lambda: storage.pager.demote_idle(config.l1_idle_seconds, config.l2_idle_seconds),
+    ]
+    if read_only:
+        return steps
+
+    def learn() -> None:
+        for tenant in storage.dictionaries.due():
+            install_learnt(storage.dictionaries, storage.committer, events, tenant, None)
+
+    def restore_ballast() -> None:
+        directory.ballast.restore()
+
+    if config.seal is not Seal.FULL:
+        steps.append(lambda: transcripts.seal_idle(config.l1_idle_seconds))
+    return [*steps, learn, transcripts.write_touches, restore_ballast]
 
 
 def _admission(
@@ -203,10 +234,6 @@ def _admission(
             )
 
     return admit
-
-
-def _restore(directory: Directory) -> None:
-    directory.ballast.restore()
 
 
 def _log_failure(error: MemoptError) -> None:

@@ -5,6 +5,7 @@ documentation is tested against that table.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 from memopt.base.events import (
@@ -102,45 +103,78 @@ class Metrics:
         self.histograms = {n: Histogram() for n in METRICS if n.endswith("_seconds")}
 
     def emit(self, event: Any) -> None:
-        count = self.counters
-        match event:
-            case Appended(messages, size_bytes, seconds):
-                count["messages_appended"] += messages
-                count["message_bytes"] += size_bytes
-                self.histograms["append_seconds"].add(seconds)
-            case Committed(members, records, _, seconds):
-                count["commits"] += 1
-                count["commit_members"] += members
-                count["records"] += records
-                self.histograms["commit_seconds"].add(seconds)
-            case Hit(pages):
-                count["page_hits"] += pages
-            case Faulted(kind, pages, size_bytes, seconds):
-                count["faults_" + kind] += pages
-                count["fault_bytes"] += size_bytes
-                self.histograms["fault_seconds"].add(seconds)
-            case Sealed(_, raw_bytes, stored_bytes, seconds):
-                count["pages_sealed"] += 1
-                count["sealed_raw_bytes"] += raw_bytes
-                count["sealed_stored_bytes"] += stored_bytes
-                self.histograms["seal_seconds"].add(seconds)
-            case Demoted(pages):
-                count["pages_demoted"] += pages
-            case Evicted(pages):
-                count["pages_evicted"] += pages
-            case StateSaved(raw_bytes, stored_bytes):
-                count["states_saved"] += 1
-                count["state_raw_bytes"] += raw_bytes
-                count["state_stored_bytes"] += stored_bytes
-            case Checkpointed(_, seconds, forced):
-                count["checkpoints"] += 1
-                count["checkpoints_forced"] += forced
-                self.histograms["checkpoint_seconds"].add(seconds)
-            case DictionaryTrained():
-                count["dictionaries_trained"] += 1
-            case RecordsLost(lost):
-                count["records_lost"] += lost
-            case Quarantined():
-                count["sessions_quarantined"] += 1
-            case Refused():
-                count["refusals"] += 1
+        count = _COUNTING.get(type(event))
+        if count is not None:
+            count(self, event)
+
+    def _appended(self, event: Appended) -> None:
+        self.counters["messages_appended"] += event.messages
+        self.counters["message_bytes"] += event.size_bytes
+        self.histograms["append_seconds"].add(event.seconds)
+
+    def _committed(self, event: Committed) -> None:
+        counters = self.counters
+        counters["commits"] += 1
+        counters["commit_members"] += event.members
+        counters["records"] += event.records
+        self.histograms["commit_seconds"].add(event.seconds)
+
+    def _hit(self, event: Hit) -> None:
+        self.counters["page_hits"] += event.pages
+
+    def _faulted(self, event: Faulted) -> None:
+        self.counters["faults_" + event.kind] += event.pages
+        self.counters["fault_bytes"] += event.size_bytes
+        self.histograms["fault_seconds"].add(event.seconds)
+
+    def _sealed(self, event: Sealed) -> None:
+        self.counters["pages_sealed"] += 1
+        self.counters["sealed_raw_bytes"] += event.raw_bytes
+        self.counters["sealed_stored_bytes"] += event.stored_bytes
+        self.histograms["seal_seconds"].add(event.seconds)
+
+    def _demoted(self, event: Demoted) -> None:
+        self.counters["pages_demoted"] += event.pages
+
+    def _evicted(self, event: Evicted) -> None:
+        self.counters["pages_evicted"] += event.pages
+
+    def _state_saved(self, event: StateSaved) -> None:
+        self.counters["states_saved"] += 1
+        self.counters["state_raw_bytes"] += event.raw_bytes
+        self.counters["state_stored_bytes"] += event.stored_bytes
+
+    def _checkpointed(self, event: Checkpointed) -> None:
+        self.counters["checkpoints"] += 1
+        self.counters["checkpoints_forced"] += event.forced
+        self.histograms["checkpoint_seconds"].add(event.seconds)
+
+    def _trained(self, event: DictionaryTrained) -> None:
+        self.counters["dictionaries_trained"] += 1
+
+    def _lost(self, event: RecordsLost) -> None:
+        self.counters["records_lost"] += event.records
+
+    def _quarantined(self, event: Quarantined) -> None:
+        self.counters["sessions_quarantined"] += 1
+
+    def _refused(self, event: Refused) -> None:
+        self.counters["refusals"] += 1
+
+
+# By type, not by matching: an append emits two events, and each comparison would show in it.
+_COUNTING: Final[dict[type, Callable[[Metrics, Any], None]]] = {
+    Appended: Metrics._appended,
+    Committed: Metrics._committed,
+    Hit: Metrics._hit,
+    Faulted: Metrics._faulted,
+    Sealed: Metrics._sealed,
+    Demoted: Metrics._demoted,
+    Evicted: Metrics._evicted,
+    StateSaved: Metrics._state_saved,
+    Checkpointed: Metrics._checkpointed,
+    DictionaryTrained: Metrics._trained,
+    RecordsLost: Metrics._lost,
+    Quarantined: Metrics._quarantined,
+    Refused: Metrics._refused,
+}

@@ -30,7 +30,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 import typer
 
-from memopt.base.errors import UsageError
+from memopt.base.errors import CorruptionError, UsageError
 from memopt.base.records import Entry, Message, Reach, SessionInfo
 from memopt.base.units import GIB
 from memopt.cli.directory import AsJson, Directory, attached, every_session, find_session
@@ -64,7 +64,11 @@ def export(
         Path | None, typer.Option("--output", metavar="FILE", help="[default: standard output]")
     ] = None,
 ) -> None:
-    """Write sessions out, as JSONL that `import` reads or as Markdown for people."""
+    """Write sessions out, as JSONL that `import` reads or as Markdown for people.
+
+    A damaged session is written up to the damage, the others are whole, and the exit code is 1.
+    """
+    damaged: list[str] = []
     reach = Reach.SUBTREE if subtree else Reach.EXACT
     with attached(directory, writable=False) as memory, _destination(output) as write:
         infos: Iterable[SessionInfo]
@@ -76,11 +80,15 @@ def export(
         with progress("Exporting messages") as bar:
             done = 0
             for info in infos:
-                handle = memory.session(info.id, scope=info.scope)
-                for line in lines(info, handle):
-                    write(line)
-                    done += 1
-                    bar(done, 0)
+                try:
+                    for line in lines(info, memory.session(info.id, scope=info.scope)):
+                        write(line)
+                        done += 1
+                        bar(done, 0)
+                except CorruptionError:
+                    damaged.append(f"{info.id} of {info.scope}")
+    if damaged:
+        raise CorruptionError(f"{len(damaged)} sessions are damaged: {', '.join(damaged)}")
 
 
 def _info(memory: Any, scope: str, session_id: str) -> SessionInfo:

@@ -72,12 +72,11 @@ class Compression:
 
     __slots__ = ("charged_bytes", "kept", "loaded", "zstd")
 
-    def __init__(self, loaded: Loaded, charged_bytes: int, *, kept: bool, precompute: bool) -> None:
-        """`precompute`: first give the dictionary the tables that its compressors share."""
-        if precompute:
+    def __init__(self, loaded: Loaded, charged_bytes: int, *, kept: bool) -> None:
+        if not loaded.precomputed:
+            # Once for all its compressors, which would each make tables of their own.
             assert loaded.data is not None
             loaded.data.precompute_compress(compression_params=loaded.parameters())
-            loaded.precomputed = True
         self.loaded = loaded
         self.charged_bytes = charged_bytes
         self.kept = kept
@@ -266,11 +265,12 @@ class Contexts:
                 self._free(context)  # a larger one takes its place
             tables = 0 if loaded.precomputed else _CDICT_BYTES + loaded.table_bytes()
         with self._unpinned_on_error(loaded), self._secured(charge + tables):
-            if tables and loaded.precomputed:  # another thread was faster
-                self._budget.release(OWNER, tables)
-                tables = 0
-            context = Compression(loaded, charge, kept=pooled, precompute=tables > 0)
-            loaded.charged_bytes += tables
+            context = Compression(loaded, charge, kept=pooled)
+            if loaded.precomputed:
+                self._budget.release(OWNER, tables)  # 0, or another thread was faster
+            else:
+                loaded.precomputed = True
+                loaded.charged_bytes += tables
             self._lent.add(context)
             return context
 
@@ -278,7 +278,7 @@ class Contexts:
         """Without a dictionary, no larger than this value needs, and for one use."""
         charge = compressor_bytes(_capacity(raw_bytes, 1), 0)
         with self._secured(charge):
-            context = Compression(self._none, charge, kept=False, precompute=False)
+            context = Compression(self._none, charge, kept=False)
             self._none.users += 1
             self._lent.add(context)
             return context
@@ -294,10 +294,8 @@ class Contexts:
                 with self._lock:
                     self._alive()
                     yield
-            except BaseException as error:
+            except BaseException:
                 self._budget.release(OWNER, size_bytes)
-                if isinstance(error, zstandard.ZstdError):
-                    raise CorruptionError(f"a dictionary is damaged: {error}") from error
                 raise
         finally:
             with self._lock:
@@ -318,9 +316,11 @@ class Contexts:
     def _unpinned_on_error(self, loaded: Loaded) -> Iterator[None]:
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             with self._lock:
                 self._unpin(loaded)
+            if isinstance(error, zstandard.ZstdError):
+                raise CorruptionError(f"dictionary {loaded.number} is damaged: {error}") from error
             raise
 
     # -- below, the lock is held -------------------------------------------------------------------

@@ -100,7 +100,7 @@ class Pager:
             if raw is None:
                 return None
             table.touched[slot] = self._clock.monotonic()
-            self._hot.touched(slot)
+            self._hot.touched(row.page)
             texts = self._held_texts(table.texts[slot])
         self._events.emit(Hit(1))
         return OpenPage(row, Page(raw), text_decoder(texts))
@@ -218,19 +218,22 @@ class Pager:
 
     def _let_one_go(self) -> bool:
         with self._lock:
-            hot, warm = self._hot.victim(), self._warm.victim()
-            if hot is None and warm is None:
-                return False
             pages_bytes = self.l1_bytes + self.l2_bytes
-            if hot is not None and (warm is None or self.l1_bytes > self._l1_share * pages_bytes):
-                size = self._demote(hot)
-                event: Demoted | Evicted = Demoted(1, size, "room")
+            if not pages_bytes:
+                return False
+            # Only the tier that gives way is asked: naming a victim is not a mere peek.
+            event: Demoted | Evicted
+            if self.l1_bytes > self._l1_share * pages_bytes or not self.l2_bytes:
+                event = Demoted(1, self._demote(self._victim(self._hot)), "room")
             else:
-                assert warm is not None
-                size = self._evict(warm)
-                event = Evicted(1, size, "room")
+                event = Evicted(1, self._evict(self._victim(self._warm)), "room")
         self._events.emit(event)
         return True
+
+    def _victim(self, policy: Policy) -> int:
+        page = policy.victim()
+        assert page is not None, "a tier that holds bytes has a victim"
+        return self._table.slots[page]
 
     def demote_idle(self, l1_seconds: float, l2_seconds: float) -> None:
         """Cool what was not touched for so long: L1 to L2, L2 to nowhere."""
@@ -277,7 +280,7 @@ class Pager:
                 now = self._clock.monotonic()
                 slot = table.add(row.page, scope, fetched.frame, fetched.texts, now)
                 self.l2_bytes += size
-                self._warm.admitted(slot, size)
+                self._warm.admitted(row.page, size)
             if table.raws[slot] is None and self._budget.try_reserve(_OWNER, raw_bytes):
                 if not self._texts.try_hold(fetched.values):
                     self._budget.release(_OWNER, raw_bytes)
@@ -286,10 +289,10 @@ class Pager:
                     table.raws[slot] = fetched.raw
                     table.texts[slot] = fetched.texts
                     table.touched[slot] = self._clock.monotonic()
-                    self._warm.removed(slot)
+                    self._warm.removed(row.page)
                     self.l2_bytes -= size
                     self.l1_bytes += size + raw_bytes
-                    self._hot.admitted(slot, size + raw_bytes)
+                    self._hot.admitted(row.page, size + raw_bytes)
             self._charge_policies()
 
     def _demote(self, slot: int) -> int:
@@ -299,13 +302,13 @@ class Pager:
         assert raw is not None
         assert frame is not None
         size = len(frame) + ROW_BYTES
-        self._hot.removed(slot)
+        self._hot.removed(table.pages[slot])
         table.raws[slot] = None
         self._texts.let_go(table.texts[slot])
         self._budget.release(_OWNER, len(raw))
         self.l1_bytes -= size + len(raw)
         self.l2_bytes += size
-        self._warm.admitted(slot, size)
+        self._warm.admitted(table.pages[slot], size)
         self._charge_policies()
         return len(raw)
 
@@ -314,7 +317,7 @@ class Pager:
         frame = self._table.frames[slot]
         assert frame is not None
         size = len(frame) + ROW_BYTES
-        self._warm.removed(slot)
+        self._warm.removed(self._table.pages[slot])
         self._table.remove(slot)
         self._budget.release(_OWNER, size)
         self.l2_bytes -= size

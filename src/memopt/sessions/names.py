@@ -1,10 +1,13 @@
 """Scopes and ids: what they may look like, and how scopes contain each other."""
 
+import re
 from typing import Final, NamedTuple
 
 from memopt.base.errors import UsageError
 
 _BYTES_MAX: Final = 512
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_BAD_COMPONENT: Final = re.compile(r"(?:^|/)(?:\s*|\.\.?)(?:/|$)")
 
 
 class SessionKey(NamedTuple):
@@ -15,7 +18,7 @@ class SessionKey(NamedTuple):
 def check_scope(scope: object, *, field: str = "scope") -> str:
     """A path of components joined by "/", such as "acme/user-42"."""
     path = check_name(scope, field=field)
-    if any(not part.strip() or part in (".", "..") for part in path.split("/")):
+    if _BAD_COMPONENT.search(path):
         raise UsageError(f"components must not be empty, '.' or '..', got {path!r}", field=field)
     return path
 
@@ -29,7 +32,7 @@ def check_name(name: object, *, field: str) -> str:
         raise UsageError("a lone surrogate is not text", field=field) from None
     if not 0 < size <= _BYTES_MAX:
         raise UsageError(f"expected 1 to {_BYTES_MAX} bytes of UTF-8, got {size}", field=field)
-    if any(ord(char) < 32 or ord(char) == 127 for char in name):
+    if _CONTROL.search(name):
         raise UsageError("control characters are not allowed", field=field)
     return str(name)
 

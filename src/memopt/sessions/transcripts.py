@@ -38,6 +38,7 @@ from memopt.sessions.residents import Resident, Residents, load_resident
 _PAGE_MESSAGES_MAX: Final = 4096
 _IDLE_MAX: Final = 256
 _TOUCHES_A_COMMIT: Final = 256
+_TOUCH_SECONDS: Final = 60.0
 QUARANTINE: Final = "quarantine:"
 """Meta entries: sessions that a check found damaged, and why. They take no more writes."""
 
@@ -221,7 +222,10 @@ class Transcripts:
 
     def write_touches(self) -> None:
         """Write when sessions were last written to: late, and many in one commit."""
-        since, self._touches_written = self._touches_written, self._clock.monotonic()
+        since, now = self._touches_written, self._clock.monotonic()
+        if now - since < _TOUCH_SECONDS:
+            return
+        self._touches_written = now
         touched = [key for key, row in self._residents.rows() if row.touched >= since]
         for start in range(0, len(touched), _TOUCHES_A_COMMIT):
             keys = touched[start : start + _TOUCHES_A_COMMIT]

@@ -148,7 +148,7 @@ class SqliteHome:
         False when a reader still needs it."""
         mode = "TRUNCATE" if truncate else "RESTART"
         with translated():
-            busy, _, _ = self.writer.connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            busy = _row(self.writer.connection, f"PRAGMA wal_checkpoint({mode})")[0]
         if not busy:
             self.writer.wal_frames = 0
         return not busy
