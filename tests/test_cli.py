@@ -190,18 +190,24 @@ def test_a_bad_config_file_is_named(store: Path, tmp_path: Path) -> None:
     assert "budget_bytes" in outcome.err
 
 
-@pytest.mark.parametrize("messages", [1, 400], ids=["short", "long"])
-def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path, messages: int) -> None:
+@pytest.mark.parametrize(
+    ("command", "messages"), [("export", 1), ("export", 400), ("inspect", 1)], ids=str
+)
+def test_a_reader_that_goes_away_ends_it_quietly(
+    tmp_path: Path, command: str, messages: int
+) -> None:
     directory = tmp_path / "store"
     with memopt.open(directory, budget="16MiB") as memory:
         memory.session("long").extend([said("x" * 1000)] * messages)
     reading, writing = os.pipe()
     os.close(reading)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open(writing, "wb") as nowhere:
         done = subprocess.run(
-            [sys.executable, "-c", "from memopt.cli import main; main()", "export", directory],
+            [sys.executable, "-c", "from memopt.cli import main; main()", command, directory],
             stdout=nowhere,
             stderr=subprocess.PIPE,
+            env=buffered,
             timeout=60,
             check=False,
         )

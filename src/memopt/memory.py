@@ -56,6 +56,7 @@ from memopt.sessions.residents import Residents
 from memopt.sessions.session import Session, Sessions, SessionView
 from memopt.sessions.transcripts import QUARANTINE
 from memopt.stores.copying import copy_store
+from memopt.upkeep import trim_heap
 
 T = TypeVar("T")
 
@@ -311,6 +312,7 @@ class Memory:
         # Twice: the vacuum moved pages, and their old places are in the log.
         for _ in range(2):
             parts.committer.exclusive(lambda: parts.directory.checkpoint(truncate=True))
+        trim_heap()
         if progress is not None:
             progress(100, 100)
         return CompactReport(

@@ -42,7 +42,7 @@ from memopt.sessions.residents import Residents
 from memopt.sessions.session import Sessions
 from memopt.sessions.states import States
 from memopt.sessions.transcripts import Transcripts
-from memopt.upkeep import Upkeep
+from memopt.upkeep import Upkeep, trim_heap
 
 _RAW_BYTES_MAX = 1024 * MIB
 _FIXED_BYTES = 1 * MIB
@@ -203,6 +203,7 @@ def _steps(
     def learn() -> None:
         for tenant in storage.dictionaries.due():
             install_learnt(storage.dictionaries, storage.committer, events, tenant, None)
+            trim_heap()
 
     def restore_ballast() -> None:
         directory.ballast.restore()

@@ -180,6 +180,15 @@ def test_a_missing_dictionary_is_named_by_a_reader_and_done_without_by_a_writer(
         codec.decode(lost, key=KEY)
 
 
+def test_a_frame_too_short_to_say_what_it_leans_on_is_refused(codec: Zstd) -> None:
+    page = pack_frame(b"abc", key=KEY, method=Method.ZSTD_DICTIONARY, raw_bytes=9, dictionary=1)
+    delta = pack_frame(b"abc", key=KEY, method=Method.ZSTD_BASE, raw_bytes=9)
+    with pytest.raises(CorruptionError):
+        codec.decode(page, key=KEY)
+    with pytest.raises(CorruptionError):
+        codec.decode_delta(delta, key=KEY, base=b"base")
+
+
 def test_a_damaged_dictionary_is_reported_and_charges_nothing(budget: Budget) -> None:
     damaged = BODIES[1][:8] + bytes(120)
     codec = Zstd(budget, dictionary={1: damaged}.get, raw_bytes_max=RAW_MAX)
@@ -279,9 +288,12 @@ def test_a_value_above_the_limit_is_not_encoded(budget: Budget) -> None:
 # -- the budget -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dictionary", [0, 1, 9])
-def test_a_charge_is_never_below_what_zstd_reports(codec: Zstd, dictionary: int) -> None:
-    for power in range(21):
+@pytest.mark.parametrize("dictionary_bytes", [0, 100, 8 * KIB, 32 * KIB, 300 * KIB])
+def test_a_charge_is_never_below_what_zstd_reports(budget: Budget, dictionary_bytes: int) -> None:
+    body = sentences(9, dictionary_bytes)
+    dictionary = 1 if body else 0
+    codec = Zstd(budget, dictionary={1: body}.get, raw_bytes_max=RAW_MAX)
+    for power in range(20):
         for size in ((1 << power) - 1, 1 << power, (1 << power) + 1):
             raw = sentences(5, size)
             frame = codec.encode(raw, key=KEY, dictionary=dictionary)
@@ -447,6 +459,27 @@ def test_a_dictionary_dropped_or_closed_while_it_is_being_used_goes_with_its_las
     contexts.give(second)
     codec.check()
     assert budget.used_bytes == 0
+
+
+def test_a_context_of_a_dropped_dictionary_is_not_kept(budget: Budget, codec: Zstd) -> None:
+    contexts = codec._contexts
+    lent = contexts.take_decompressor(1), contexts.take_compressor(1, 1000)
+    codec.drop(1)
+    for context in lent:
+        contexts.give(context)
+        codec.check()
+    assert budget.used_bytes == 0
+
+
+def test_a_dictionary_in_use_is_not_evicted(codec: Zstd) -> None:
+    contexts = codec._contexts
+    first = contexts.take_decompressor(1)
+    codec.trim()
+    second = contexts.take_decompressor(1)
+    assert second.loaded is first.loaded
+    assert second is not first
+    contexts.give(first)
+    contexts.give(second)
 
 
 def test_threads_share_contexts_dictionaries_and_the_budget() -> None:

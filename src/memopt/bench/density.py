@@ -25,13 +25,13 @@ from memopt.base.records import Message
 from memopt.base.units import MIB
 from memopt.bench import data, rivals, schedule
 from memopt.bench.child import ChildFailedError, Report, run_in_child
-from memopt.bench.command import BenchOptions, main, say, scratch
+from memopt.bench.command import BenchOptions, main, progress_bar, say, scratch
 from memopt.bench.data import Conversation
 from memopt.bench.measure import LatencyHistogram, RssMeter, disk_bytes, machine, median
 from memopt.bench.schedule import Append, Schedule
 
 _ACTIVE_MAX: Final = 16
-_BUDGET_BYTES: Final = 64 * MIB
+_BUDGET_BYTES: Final = 16 * MIB
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,19 +45,21 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 def run(options: BenchOptions) -> dict[str, Any]:
     """Figures by system, ratios to memopt, and two plots in `options.out`."""
-    counts = (4, 8) if options.quick else (50, 100, 150, 200)
-    rounds = 1 if options.quick else 3
+    counts = (4, 8) if options.quick else (50, 100, 200, 400)
+    rounds = 1 if options.quick else 2
     files = tuple(str(path) for path in options.files or (data.trajectories(),))
     systems = [name for name in rivals.NEEDS if _present(name)]
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
-    for number in range(rounds):
-        turned = number % len(systems)
-        for name in systems[turned:] + systems[:turned]:
-            with scratch(options) as home:
-                task = Task(
-                    system=name, files=files, counts=counts, seed=options.seed, home=str(home)
-                )
-                answers[name].append(run_in_child(write, task))
+    with progress_bar("density") as progress:
+        for number in range(rounds):
+            turned = number % len(systems)
+            for name in systems[turned:] + systems[:turned]:
+                progress(sum(map(len, answers.values())), rounds * len(systems))
+                with scratch(options) as home:
+                    task = Task(
+                        system=name, files=files, counts=counts, seed=options.seed, home=str(home)
+                    )
+                    answers[name].append(run_in_child(write, task))
     figures = {name: _median(found) for name, found in answers.items()}
     with scratch(options) as home:
         where = machine(home)
@@ -108,6 +110,7 @@ def write(argument: Any, _report: Report) -> Any:
             if finished in task.counts:
                 rss, disk = meter.growth_bytes, disk_bytes(home)
                 points.append({"sessions": finished, "rss_bytes": rss, "disk_bytes": disk})
+    rss_growth_bytes_max = meter.growth_bytes_max
     rival.close()
     closed_bytes = disk_bytes(home)
     first, last = points[0], points[-1]
@@ -118,7 +121,7 @@ def write(argument: Any, _report: Report) -> Any:
         "steps_per_second": round(steps.count / steps.seconds, 1),
         "step_us": msgspec.to_builtins(steps.quantiles()),
         "resume_us": msgspec.to_builtins(reads.quantiles()),
-        "rss_growth_bytes_max": meter.growth_bytes_max,
+        "rss_growth_bytes_max": rss_growth_bytes_max,
         "rss_per_session_bytes": round(last["rss_bytes"] / sessions),
         "rss_per_further_session_bytes": round((last["rss_bytes"] - first["rss_bytes"]) / between),
         "disk_bytes": closed_bytes,

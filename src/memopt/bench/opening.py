@@ -25,7 +25,7 @@ from memopt.base.records import Durability
 from memopt.base.units import MIB
 from memopt.bench import data, schedule
 from memopt.bench.child import Child, ChildFailedError, Report, Work, run_in_child
-from memopt.bench.command import BenchOptions, main, say, scratch
+from memopt.bench.command import BenchOptions, main, progress_bar, say, scratch
 from memopt.bench.measure import RssMeter, disk_bytes, evict_os_cache, machine, median
 from memopt.bench.player import session_of
 
@@ -139,8 +139,10 @@ def open_sqlite(argument: Any, _report: Report) -> Any:
 
 def _fill_and_die(task: Task) -> dict[str, Any]:
     built: dict[str, Any] = {}
-    with Child(fill, task) as child:
+    with Child(fill, task) as child, progress_bar("opening") as progress:
         for line in child.lines():
+            if "done" in line:
+                progress(line["done"], task.sessions)
             if "usage" in line or "error" in line:
                 raise ChildFailedError(line.get("usage") or line["error"])
             if "wal_bytes" in line:

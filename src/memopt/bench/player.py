@@ -322,8 +322,6 @@ def opened(script: Script) -> memopt.Memory:
     """The script's directory, opened with its settings."""
     return memopt.open(
         script.home,
-        budget=script.budget_bytes,
-        durability=script.durability,
         config=Config(
             budget_bytes=script.budget_bytes,
             durability=script.durability,

@@ -3,7 +3,7 @@
 Method: a child writes and compacts sessions; then fresh processes open the directory and read whole
 sessions, drawn with Zipf's skew, at several budgets. Counters around each read tell which tier it
 was answered from: the slowest one it touched. L3 cold is measured apart: the database is evicted
-from the OS cache before every read. The first fifth of the reads warms up and is left out.
+from the OS cache before every read. The first half of the reads warms up and is left out.
 Baseline: the same budgets with all page bytes given to L1 (`l1_share` 1), so without L2.
 Not measured: writes between the reads; other skews; other policies than the default.
 """
@@ -23,7 +23,7 @@ from memopt.base.records import Durability
 from memopt.base.units import MIB
 from memopt.bench import data, schedule
 from memopt.bench.child import Report, run_in_child
-from memopt.bench.command import BenchOptions, main, say, scratch
+from memopt.bench.command import BenchOptions, main, progress_bar, say, scratch
 from memopt.bench.measure import (
     LatencyHistogram,
     disk_read_bytes,
@@ -58,16 +58,18 @@ def run(options: BenchOptions) -> dict[str, Any]:
         task = Task(
             files=tuple(str(path) for path in options.files or (data.trajectories(),)),
             store=str(home / "store"),
-            sessions=60 if quick else 5_000,
-            reads=100 if quick else 20_000,
+            sessions=60 if quick else 2_000,
+            reads=100 if quick else 8_000,
             seed=options.seed,
         )
         raw_bytes = run_in_child(build, task)
-        sweep = []
-        for budget_bytes in budgets:
-            for share in (Config().l1_share, 1.0):
-                sized = msgspec.structs.replace(task, budget_bytes=budget_bytes, l1_share=share)
-                sweep.append(run_in_child(read, sized))
+        sweep: list[dict[str, Any]] = []
+        with progress_bar("tiers") as progress:
+            for budget_bytes in budgets:
+                for share in (Config().l1_share, 1.0):
+                    progress(len(sweep), 2 * len(budgets))
+                    sized = msgspec.structs.replace(task, budget_bytes=budget_bytes, l1_share=share)
+                    sweep.append(run_in_child(read, sized))
         cold = msgspec.structs.replace(task, reads=20 if quick else 300, evicted=True)
         result = {
             "sessions": task.sessions,
@@ -103,7 +105,7 @@ def read(argument: Any, _report: Report) -> Any:
     draw = random.Random(task.seed).random
     times = {name: LatencyHistogram() for name in ("all", "l1", "l2", "l3")}
     store = Path(task.store)
-    warm_up = 0 if task.evicted else task.reads // 5
+    warm_up = 0 if task.evicted else task.reads // 2
     disk_before = disk_read_bytes() or 0
     with memopt.open(
         store, budget=task.budget_bytes, durability=Durability.OS, config=config

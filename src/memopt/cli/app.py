@@ -28,7 +28,7 @@ class Commands(TyperGroup):
             finally:
                 sys.stdout.flush()
         except BrokenPipeError:
-            # Otherwise the interpreter complains once more when it flushes stdout at exit.
+            # What is still in the buffer would fail again when the interpreter flushes it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(EXIT_PIPE) from None
         except (MemoptError, OSError) as error:

@@ -73,11 +73,17 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json_text(value, indent=2) + "\n")
 
 
+class _Out(Console):
+    def on_broken_pipe(self) -> None:
+        """Left to the door, which ends all commands alike."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Standard output. Wide where nobody looks, so that `grep` finds whole lines."""
-    out = Console(markup=False, emoji=False, highlight=False, soft_wrap=False)
+    out = _Out(markup=False, emoji=False, highlight=False)
     if not out.is_terminal:
-        out = Console(
+        out = _Out(
             markup=False, emoji=False, highlight=False, width=_WIDTH_WITHOUT_TERMINAL, no_color=True
         )
     return out

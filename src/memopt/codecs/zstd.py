@@ -74,17 +74,14 @@ class Zstd:
         finally:
             self._contexts.give(context)
         loaded = context.loaded
-        if len(packed) - len(_MAGIC) >= len(raw):
+        method, payload = Method.ZSTD, packed[len(_MAGIC) :]
+        if loaded.number:
+            method = Method.ZSTD_DICTIONARY
+            payload = _LEANS_ON.pack(loaded.checksum) + payload
+        if len(payload) >= len(raw):
             return pack_frame(raw, key=key, method=Method.STORED, raw_bytes=len(raw))
-        if loaded.number == 0:
-            payload = packed[len(_MAGIC) :]
-            return pack_frame(payload, key=key, method=Method.ZSTD, raw_bytes=len(raw))
         return pack_frame(
-            _LEANS_ON.pack(loaded.checksum) + packed[len(_MAGIC) :],
-            key=key,
-            method=Method.ZSTD_DICTIONARY,
-            raw_bytes=len(raw),
-            dictionary=loaded.number,
+            payload, key=key, method=method, raw_bytes=len(raw), dictionary=loaded.number
         )
 
     def decode(self, frame: bytes, *, key: bytes) -> bytes:

@@ -26,6 +26,7 @@ _SAMPLED_TENANTS_MAX: Final = 8
 _SAMPLES_MAX: Final = 256
 _SAMPLE_BYTES: Final = 160
 _CACHED_BYTES: Final = 200
+_TRAIN_AGAIN_FACTOR: Final = 16
 _TRAINING_BYTES_MAX: Final = 4 << 20
 
 
@@ -73,6 +74,9 @@ class Dictionaries:
         self._current: collections.OrderedDict[int, int] = collections.OrderedDict()
         self._reservoirs: dict[int, _Reservoir] = {}
         self._due: set[int] = set()
+        self._wanted: dict[int, int] = {}
+        """New pages of a tenant at which it is due next: ever rarer, for old pages keep the
+        dictionary they were written with and every version costs its bytes."""
         self._chance = random.Random(0)
         self._lock = threading.Lock()
         self._charge = _CACHED_MAX * _CACHED_BYTES + (
@@ -99,8 +103,9 @@ class Dictionaries:
                     return
                 reservoir = self._reservoirs[owner.tenant] = _Reservoir()
             reservoir.add(owner.scope, row, self._chance)
-            if reservoir.seen == self._training_pages:
+            if reservoir.seen >= self._wanted.get(owner.tenant, self._training_pages):
                 self._due.add(owner.tenant)
+                self._wanted[owner.tenant] = reservoir.seen * _TRAIN_AGAIN_FACTOR
 
     def due(self) -> list[int]:
         """Tenants with enough new pages to learn a dictionary from."""
@@ -112,9 +117,9 @@ class Dictionaries:
         outside every lock; nothing is written."""
         with self._lock:
             self._due.discard(tenant)
-            reservoir = self._reservoirs.pop(tenant, None)
-        if samples is None:
-            samples = reservoir.samples if reservoir is not None else []
+            reservoir = self._reservoirs.get(tenant)
+            if samples is None:
+                samples = list(reservoir.samples) if reservoir is not None else []
         raws = self._read(samples)
         if not raws:
             return []

@@ -77,6 +77,8 @@ class SqliteHome:
         self._readers: set[SqliteReader] = set()
         self._slots = threading.BoundedSemaphore(_READERS_MAX)
         self._lock = threading.Lock()
+        # SQLite answers "busy" at once, without waiting, to the second of two checkpoints.
+        self._checkpoint_lock = threading.Lock()
         self.closed = False
         with translated():
             self.writer = SqliteWriter(self._connect(_WRITER_CACHE_BYTES))
@@ -137,7 +139,7 @@ class SqliteHome:
 
     def checkpoint_passive(self) -> WalState:
         """Copy what can be copied while writers go on. On a connection and thread of its own."""
-        with translated():
+        with self._checkpoint_lock, translated():
             if self._checkpointer is None:
                 self._checkpointer = self._connect(64 * KIB)
             _, frames, home = _row(self._checkpointer, "PRAGMA wal_checkpoint(PASSIVE)")
@@ -147,7 +149,7 @@ class SqliteHome:
         """Under the commit lock: copy the rest, so that the log begins anew. True when it could;
         False when a reader still needs it."""
         mode = "TRUNCATE" if truncate else "RESTART"
-        with translated():
+        with self._checkpoint_lock, translated():
             busy = _row(self.writer.connection, f"PRAGMA wal_checkpoint({mode})")[0]
         if not busy:
             self.writer.wal_frames = 0

@@ -1,0 +1,330 @@
+"""The owner's door: a Unix socket in the store's directory, through which other processes of the
+same user ask the one that has the store open.
+
+One thread accepts, and one thread a client answers, up to `socket_clients_max`. The owner speaks
+first, and says what protocol and settings it has; then it answers one call after the other. It
+holds nothing for a client but subscriptions: long reads travel in batches, and each answer says
+how to ask for the next one.
+
+Invariant: only the verbs listed here can be asked for, and nothing a client sends or fails to send
+harms the store or another client.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import os
+import selectors
+import socket
+import struct
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from memopt.base.errors import (
+    BackpressureError,
+    BudgetError,
+    MemoptError,
+    NotFoundError,
+    UsageError,
+)
+from memopt.base.records import JournalRecord
+from memopt.base.units import KIB, MIB
+from memopt.codecs.wire import (
+    FRAME_EXTRA_BYTES,
+    PROTOCOL,
+    Channel,
+    encode,
+    encode_error,
+)
+from memopt.journal.subscription import Subscription
+from memopt.memory import Memory, MemoryView
+from memopt.sessions.session import Session, SessionView
+
+SOCKET: Final = "owner.sock"
+
+VERBS: Final[dict[type, frozenset[str]]] = {
+    Memory: frozenset(
+        {
+            "accept_damage", "at", "backup", "check", "compact", "forget", "pages", "plan_forget",
+            "restore", "sessions", "stats",
+        }
+    ),
+    MemoryView: frozenset({"sessions"}),
+    Session: frozenset(
+        {
+            "append", "delete", "extend", "fork", "load_state", "pop", "redact", "save_state",
+            "states", "truncate",
+        }
+    ),
+    SessionView: frozenset({"load_state", "states"}),
+}  # fmt: skip
+"""What is called as it is."""
+READS: Final[dict[type, frozenset[str]]] = {
+    Memory: frozenset({"journal"}),
+    MemoryView: frozenset(),
+    Session: frozenset({"entries", "messages"}),
+    SessionView: frozenset({"entries", "messages"}),
+}
+"""What is read in batches."""
+
+BATCH_ITEMS_MAX: Final = 256
+BATCH_BYTES_MAX: Final = 1 * MIB
+IDLE_SECONDS: Final = 300.0
+"""A client that asks nothing for so long is let go; it connects anew when it has a question."""
+POLL_SECONDS_MAX: Final = 1.0
+"""The longest the owner waits for a record before it answers a subscriber that there is none."""
+
+_FRAME_SECONDS: Final = 30.0
+"""How long a client may take over the next part of a frame, either way."""
+_STOP_SECONDS: Final = 2.0
+_PROGRESS_SECONDS: Final = 0.05
+_PATH_BYTES_MAX: Final = 100
+"""Of a socket's path: Linux takes 107 bytes, macOS 103."""
+_CLIENT_BYTES: Final = 128 * KIB
+"""A client's thread and buffers."""
+_CREDENTIALS: Final = struct.Struct("3i")
+
+_log: Final = logging.getLogger("memopt")
+
+
+def serve_owner(memory: Memory) -> Callable[[], None]:
+    """Open the door. Returns what closes it. A file system without sockets is no reason not to
+    open a store: it is noted in stats()."""
+    try:
+        door = _Door(memory)
+    except OSError as error:
+        memory._parts.directory.notes.append(
+            f"the owner's socket cannot be made ({error}): memopt.connect() does not work"
+        )
+        return lambda: None
+    return door.close
+
+
+@contextlib.contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """A path of the same socket that is short enough for an address: a long one is reached through
+    a symbolic link to its directory, which is needed for the moment of bind or connect alone."""
+    whole = str(path.absolute())
+    if len(os.fsencode(whole)) <= _PATH_BYTES_MAX:
+        yield whole
+        return
+    with tempfile.TemporaryDirectory(prefix="memopt-") as folder:
+        link = Path(folder) / "d"
+        link.symlink_to(path.parent.absolute())
+        yield str(link / path.name)
+
+
+class Target(NamedTuple):
+    """Whom a verb is asked of: the memory, or a session by its key, now or at a moment."""
+
+    kind: str
+    scope: str = ""
+    id: str = ""
+    agent: str | None = None
+    moment: Any = None
+
+    def find(self, memory: Memory) -> Memory | MemoryView | Session | SessionView:
+        if self.kind == "Memory":
+            return memory
+        if self.kind == "Session":
+            return memory.session(self.id, scope=self.scope, agent=self.agent)
+        if self.kind == "MemoryView":
+            return memory.at(self.moment)
+        if self.kind == "SessionView":
+            return memory.at(self.moment).session(self.id, scope=self.scope)
+        raise UsageError(f"there is no {self.kind!r} to ask", field="target")
+
+
+class Call(NamedTuple):
+    """One question."""
+
+    target: Target
+    verb: str
+    arguments: dict[str, Any]
+    progress: bool = False
+
+    @classmethod
+    def parse(cls, frame: Any) -> "Call":
+        match frame:
+            case [
+                [str(), str(), str(), str() | None, _] as target, str(verb), dict(arguments),
+                bool(progress),
+            ]:  # fmt: skip
+                return cls(Target(*target), verb, arguments, progress)
+        raise UsageError("not a call of this protocol", field="frame")
+
+
+class _Door:
+    """The listening socket, its thread, and who came in."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._path = memory.path / SOCKET
+        self._clients: set[_Client] = set()
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._listener = _listen(self._path)
+        self._wake, self._woken = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name="memopt-owner", daemon=True)
+        self._thread.start()
+        _doors.add(self)
+
+    def close(self) -> None:
+        """Let nobody in any more, let calls that run end, and send everybody away."""
+        self._closing.set()
+        self._wake.send(b"\0")
+        self._thread.join()
+        self._path.unlink(missing_ok=True)
+        with self._lock:
+            clients = list(self._clients)
+        for client in clients:
+            client.dismiss()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for client in clients:
+            client.join(max(0.0, deadline - time.monotonic()))
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close what this process holds of it; in a forked child, that is all there is to do."""
+        _doors.discard(self)
+        for held in (self._listener, self._wake, self._woken):
+            held.close()
+        for client in list(self._clients):
+            client.abandon()
+
+    def _run(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while not self._closing.is_set():
+                selector.select()
+                try:
+                    connection, _ = self._listener.accept()
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    # Out of descriptors, mostly: others may give some back.
+                    _log.warning("the owner's socket could not accept: %s", error)
+                    self._closing.wait(1.0)
+                    continue
+                self._admit(connection)
+
+    def _admit(self, connection: socket.socket) -> None:
+        connection.settimeout(_FRAME_SECONDS)
+        budget, config = self._memory._parts.budget, self._memory.config
+        longest = max(config.message_bytes_max, config.state_bytes_max)
+        channel = Channel(connection, longest + FRAME_EXTRA_BYTES)
+        with self._lock:
+            count = len(self._clients)
+        try:
+            _check_peer(connection)
+            if count >= config.socket_clients_max:
+                raise BackpressureError(
+                    f"{count} clients are connected already", limit="socket_clients_max"
+                )
+            budget.reserve("owner socket", _CLIENT_BYTES)
+        except MemoptError as error:
+            with contextlib.suppress(OSError):
+                channel.send(["error", encode_error(error)])
+            connection.close()
+            return
+        client = _Client(self._memory, channel, self._leave)
+        with self._lock:
+            self._clients.add(client)
+        client.start()
+
+    def _leave(self, client: "_Client") -> None:
+        with self._lock:
+            self._clients.discard(client)
+        self._memory._parts.budget.release("owner socket", _CLIENT_BYTES)
+
+
+class _Client(threading.Thread):
+    """Answers one client until it goes, says nothing for long, or breaks the protocol."""
+
+    def __init__(
+        self, memory: Memory, channel: Channel, leave: Callable[["_Client"], None]
+    ) -> None:
+        super().__init__(name="memopt-owner-client", daemon=True)
+        self._memory = memory
+        self._channel = channel
+        self._leave = leave
+        self._subscription: Subscription | None = None
+
+    def run(self) -> None:
+        try:
+            self._welcome()
+            while self._answer():
+                pass
+        except (EOFError, OSError):
+            pass  # It went, or was sent away.
+        except Exception:  # noqa: BLE001 - logged, with its traceback
+            # A door: a defect in answering one client must be seen, and must not end the owner.
+            _log.exception("answering a client failed")
+        finally:
+            if self._subscription is not None:
+                self._subscription.close()
+            self._channel.close()
+            self._leave(self)
+
+    def dismiss(self) -> None:
+        """Read no more calls; the answer that is being made may still go out."""
+        with contextlib.suppress(OSError):
+            self._channel.connection.shutdown(socket.SHUT_RD)
+        if self._subscription is not None:
+            self._subscription.close()
+
+    def abandon(self) -> None:
+        self._channel.close()
+
+    def _welcome(self) -> None:
+        config = dataclasses.asdict(self._memory.config)
+        welcome = {
+            "protocol": PROTOCOL,
+            "pid": os.getpid(),
+            "config": {key: str(v) if isinstance(v, str) else v for key, v in config.items()},
+        }
+        self._channel.send(["welcome", welcome])
+
+    def _answer(self) -> bool:
+        """One call. False when the client cannot be understood any more."""
+        channel, budget = self._channel, self._memory._parts.budget
+        channel.connection.settimeout(None if self._subscription is not None else IDLE_SECONDS)
+        try:
+            length = channel.receive_length()
+        except UsageError as error:
+            channel.send(["error", encode_error(error)])
+            return False
+        channel.connection.settimeout(_FRAME_SECONDS)
+        try:
+            budget.reserve("owner socket", length)
+        except BudgetError as error:
+            channel.skip(length)
+            channel.send(["error", encode_error(error)])
+            return True
+        try:
+            frame = channel.receive(length)
+            self._reply(frame)
+        finally:
+            budget.release("owner socket", length)
+        return True
+
+    def _reply(self, frame: Any) -> None:
+        try:
+            answer = ["ok", self._carry_out(Call.parse(frame))]
+            self._channel.send(answer)
+        except (EOFError, OSError):
+            raise
+        except MemoptError as error:
+            self._channel.send(["error", encode_error(error)])
+
+    def _carry_out(self, call: Call) -> Any:
+        raise NotImplementedError
+
+
