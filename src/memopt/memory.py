@@ -62,6 +62,7 @@ T = TypeVar("T")
 
 _SCOPES_SHOWN: Final = 50
 _VACUUM_PAGES: Final = 256
+_RESTORE_ROWS: Final = 256
 
 
 class Parts(NamedTuple):
@@ -211,10 +212,13 @@ class Memory:
         limit = self.config.subscription_pending_max if pending_max is None else pending_max
         if limit < 1:
             raise UsageError(f"expected at least 1, got {limit}", field="pending_max")
-        return self._parts.subscriptions.open(
-            pending_max=limit,
-            history=lambda: self.journal(since) if since is not None else iter(()),
+        parts = self._parts
+        subscription, lsn = parts.committer.exclusive(
+            lambda: (parts.subscriptions.open(limit), parts.committer.lsn)
         )
+        if since is not None:
+            subscription.begin_with(parts.history.read(since, lambda: lsn))
+        return subscription
 
     def restore(self, scope: str, lsn: int, *, reach: Reach | str = Reach.EXACT) -> int:
         """Make every session of a scope what it was at `lsn`: heads move back and states get new
@@ -224,8 +228,17 @@ class Memory:
         view = self.at(lsn)
         with self._parts.directory.home.snapshot() as tables:
             numbers = scope_numbers(tables, check_scope(scope), _reach(reach))
-            rows = [row for number in numbers for row in tables.sessions.page(number, 0, 2**31)]
-        return sum(self._restore(row.scope, row.id, view) for row in rows)
+        changed = 0
+        for number in numbers:
+            after = 0
+            while True:
+                with self._parts.directory.home.snapshot() as tables:
+                    rows = tables.sessions.page(number, after, _RESTORE_ROWS)
+                if not rows:
+                    break
+                changed += sum(self._restore(row.scope, row.id, view) for row in rows)
+                after = rows[-1].session
+        return changed
 
     def _restore(self, scope: str, id: str, view: "MemoryView") -> bool:
         parts = self._parts.sessions

@@ -31,6 +31,7 @@ from memopt.base.errors import (
     BudgetError,
     MemoptError,
     NotFoundError,
+    StoreLockedError,
     UsageError,
 )
 from memopt.base.records import JournalRecord
@@ -39,6 +40,7 @@ from memopt.codecs.wire import (
     FRAME_EXTRA_BYTES,
     PROTOCOL,
     Channel,
+    decode,
     encode,
     encode_error,
 )
@@ -285,12 +287,7 @@ class _Client(threading.Thread):
 
     def _welcome(self) -> None:
         config = dataclasses.asdict(self._memory.config)
-        welcome = {
-            "protocol": PROTOCOL,
-            "pid": os.getpid(),
-            "config": {key: str(v) if isinstance(v, str) else v for key, v in config.items()},
-        }
-        self._channel.send(["welcome", welcome])
+        self._channel.send(["welcome", {"protocol": PROTOCOL, "config": config}])
 
     def _answer(self) -> bool:
         """One call. False when the client cannot be understood any more."""
@@ -309,22 +306,188 @@ class _Client(threading.Thread):
             channel.send(["error", encode_error(error)])
             return True
         try:
-            frame = channel.receive(length)
-            self._reply(frame)
+            answer = self._result(channel.receive_bytes(length))
         finally:
             budget.release("owner socket", length)
+        try:
+            channel.send(answer)
+        except UsageError as error:
+            channel.send(["error", encode_error(error)])
         return True
 
-    def _reply(self, frame: Any) -> None:
+    def _result(self, frame: bytearray) -> list[Any]:
         try:
-            answer = ["ok", self._carry_out(Call.parse(frame))]
-            self._channel.send(answer)
-        except (EOFError, OSError):
-            raise
-        except MemoptError as error:
-            self._channel.send(["error", encode_error(error)])
+            return ["ok", self._carry_out(Call.parse(decode(frame)))]
+        except (MemoptError, OSError, TypeError, ValueError) as error:
+            return ["error", encode_error(error)]
+        except Exception as error:  # noqa: BLE001 - logged, with its traceback
+            # A door: the client is told that it failed, and the owner why.
+            _log.exception("a call from a client failed")
+            return ["error", encode_error(error)]
 
     def _carry_out(self, call: Call) -> Any:
-        raise NotImplementedError
+        if call.target.kind == "Memory" and call.verb in ("lsn", "subscribe", "next"):
+            return self._carry_out_here(call)
+        target, arguments = call.target.find(self._memory), dict(call.arguments)
+        if call.verb in VERBS[type(target)]:
+            if call.progress:
+                arguments["progress"] = _Progress(self._channel)
+            result = getattr(target, call.verb)(**arguments)
+            return None if isinstance(result, Session | MemoryView) else result
+        if call.verb in READS[type(target)]:
+            with self._reserved(BATCH_BYTES_MAX):
+                if isinstance(target, Memory):
+                    return _read_journal(target, **arguments)
+                if isinstance(target, Session):
+                    return _read_session(self._memory, target, call.verb, **arguments)
+                return _read_view(target, call.verb, **arguments)
+        if call.verb in ("head", "length") and isinstance(target, Session | SessionView):
+            return len(target) if call.verb == "length" else target.head  # type: ignore[union-attr]
+        raise UsageError(f"{call.target.kind} has no verb {call.verb!r}", field="verb")
+
+    def _carry_out_here(self, call: Call) -> Any:
+        if call.verb == "lsn":
+            return self._memory.lsn
+        if call.verb == "subscribe":
+            if self._subscription is not None:
+                raise UsageError("one connection carries one subscription", field="verb")
+            self._subscription = self._memory.subscribe(**call.arguments)
+            return None
+        if self._subscription is None:
+            raise UsageError("nothing was subscribed to", field="verb")
+        return _next_records(self._subscription, call.arguments["timeout"])
+
+    @contextlib.contextmanager
+    def _reserved(self, size_bytes: int) -> Iterator[None]:
+        budget = self._memory._parts.budget
+        budget.reserve("owner socket", size_bytes)
+        try:
+            yield
+        finally:
+            budget.release("owner socket", size_bytes)
 
 
+class _Progress:
+    """Tells a client how far its call is, a few times a second. One that does not listen must not
+    hold up the work, so the first failure ends the telling."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel: Channel | None = channel
+        self._next = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._channel is None or (now < self._next and done != total):
+            return
+        self._next = now + _PROGRESS_SECONDS
+        try:
+            self._channel.send(["progress", [done, total]])
+        except OSError:
+            self._channel = None
+
+
+# -- long reads, a batch at a time ----------------------------------------------------------------
+
+
+def _read_session(
+    memory: Memory, session: Session, verb: str, start: int = 0, stop: int | None = None,
+    lsn: int | None = None,
+) -> list[Any]:  # fmt: skip
+    """The session as it was when the read began, however many batches it takes: what others
+    append, truncate or pop meanwhile is not part of it."""
+    first = lsn is None
+    lsn = memory.lsn if lsn is None else lsn
+    view = memory.at(lsn).session(session.id, scope=session.scope)
+    try:
+        items, more = _read_view(view, verb, start, stop)
+    except NotFoundError:
+        if not first:
+            raise
+        # It is not there, or was made this very moment: no messages.
+        return [[], None]
+    return [items, {**more, "lsn": lsn} if more else None]
+
+
+def _read_view(view: SessionView, verb: str, start: int = 0, stop: int | None = None) -> list[Any]:
+    items, whole = _batch(getattr(view, verb)(start, stop))
+    return [items, None if whole else {"start": start + len(items), "stop": stop}]
+
+
+def _read_journal(memory: Memory, since: int | None = None, up_to: int | None = None) -> list[Any]:
+    up_to = memory.lsn if up_to is None else up_to
+    last = since
+
+    def records() -> Iterator[JournalRecord]:
+        nonlocal last
+        for record in memory.journal(since):
+            if record.lsn > up_to:
+                return
+            last = record.lsn
+            yield record
+
+    items, whole = _batch(records())
+    return [items, None if whole else {"since": last, "up_to": up_to}]
+
+
+def _next_records(subscription: Subscription, timeout: float) -> list[Any]:
+    """What came, waiting at most `timeout` seconds for the first record."""
+    first = subscription.get(max(0.0, min(float(timeout), POLL_SECONDS_MAX)))
+    if first is None:
+        return []
+    rest = iter(lambda: subscription.get(0), None)
+    return _batch(itertools.chain([first], rest))[0]
+
+
+def _batch(values: Iterable[Any]) -> tuple[list[bytes], bool]:
+    """The first values, encoded, as many as a batch may hold; and whether that is all."""
+    items: list[bytes] = []
+    size = 0
+    for value in values:
+        items.append(encode(value))
+        size += len(items[-1])
+        if len(items) >= BATCH_ITEMS_MAX or size >= BATCH_BYTES_MAX:
+            return items, False
+    return items, True
+
+
+# -- the socket -----------------------------------------------------------------------------------
+
+
+def _listen(path: Path) -> socket.socket:
+    # Whoever made it is gone: the lock on the directory is ours.
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with short_path(path) as address:
+            listener.bind(address)
+        # Nobody can connect before listen().
+        path.chmod(0o600)
+        listener.listen()
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _check_peer(connection: socket.socket) -> None:
+    """Raises StoreLockedError for another user. Without SO_PEERCRED, the file's mode must do."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return
+    credentials = connection.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(credentials)
+    if uid != os.geteuid():
+        raise StoreLockedError("the store is open in a process of another user")
+
+
+_doors: "weakref.WeakSet[_Door]" = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    # A forked child that kept the listening socket would leave clients of a dead owner waiting.
+    for door in list(_doors):
+        door.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

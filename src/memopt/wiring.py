@@ -29,6 +29,7 @@ from memopt.journal.history import History
 from memopt.journal.subscription import Subscriptions
 from memopt.maintenance import Maintenance
 from memopt.memory import Memory, Parts
+from memopt.owner import serve_owner
 from memopt.paging.dictionaries import Dictionaries
 from memopt.paging.page_writer import PageWriter
 from memopt.paging.pager import Pager
@@ -148,7 +149,7 @@ def _wire_parts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
         events=events, admit=admit,
     )  # fmt: skip
-    branches = Branches(committer, transcripts, residents, pages, pager)
+    branches = Branches(committer, transcripts, residents, pages, pager, directory.ballast.drop)
     reader = LineReader(home.snapshot, pager)
     states = States(
         home, committer, transcripts, compressor, budget, config=config, events=events, admit=admit
@@ -181,7 +182,7 @@ def _wire_parts(
             history=History(home, compressor), pager=pager, dictionaries=dictionaries,
             residents=residents, sessions=Sessions(config, transcripts, branches, reader, states),
             forgetting=forgetting, checking=checking, compaction=compaction,
-            maintenance=Maintenance(config.maintenance_seconds, steps), serve=_serve_nobody,
+            maintenance=Maintenance(config.maintenance_seconds, steps), serve=serve_owner,
             release=release,
         ),
         read_only=read_only,
@@ -239,7 +240,3 @@ def _admission(
 
 def _log_failure(error: MemoptError) -> None:
     logging.getLogger("memopt").error("%s", error)
-
-
-def _serve_nobody(memory: Memory) -> Callable[[], None]:
-    return lambda: None

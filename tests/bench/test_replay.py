@@ -1,5 +1,6 @@
 """A replay's result has the fields it promises, and its verification can fail."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from memopt.base.errors import UsageError
 from memopt.base.records import Message
 from memopt.bench import data, demo, player, schedule
+from memopt.bench.child import ChildFailedError
 from memopt.bench.measure import RssMeter
 from memopt.bench.player import NaiveKeeper, Player, Verification
 from memopt.bench.replay import ReplayOptions, ReplayResult, as_json, home_of, render, replay
@@ -75,6 +77,14 @@ def test_a_killed_demo_finds_every_acknowledged_message() -> None:
     assert 0 < found.acknowledged_messages <= found.recovered_messages
     assert found.unacknowledged_messages <= 1
     assert found.replay.verified_messages == found.replay.messages
+
+
+def test_a_demo_whose_process_ends_by_itself_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(demo, "play_until_killed", os.abort)
+    with pytest.raises(ChildFailedError, match="before it could be killed"):
+        demo.demo(ReplayOptions(files=(data.SAMPLE,), sessions=5, home=tmp_path))
 
 
 class Forgetful(NaiveKeeper):

@@ -115,6 +115,7 @@ def render_demo(result: DemoResult) -> RenderableType:
 def _play_and_kill(script: Script, kill_at: int, progress: Progress | None, *, total: int) -> int:
     """Play until `kill_at` messages are reported, then kill. Returns the RSS growth seen."""
     growth = 0
+    killed = False
     with Child(play_until_killed, script) as child:
         for line in child.lines():
             if "done" not in line:
@@ -124,6 +125,9 @@ def _play_and_kill(script: Script, kill_at: int, progress: Progress | None, *, t
                 progress(line["done"], total)
             if line["done"] >= kill_at:
                 child.kill()
+                killed = True
+    if not killed:  # a crash of its own is not the one this is about
+        raise ChildFailedError("the process ended before it could be killed")
     return growth
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 import memopt
+from memopt import Memory, Session
 from memopt.base.errors import MemoptError, NotFoundError, StoreLockedError
 from memopt.base.records import Reach, SessionInfo
 
@@ -27,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, complete and e
 
 
 @contextmanager
-def attached(directory: Path, *, writable: bool, create: bool = False) -> Iterator[Any]:
+def attached(directory: Path, *, writable: bool, create: bool = False) -> Iterator[Memory]:
     """The store in `directory`: opened here, or reached through the process that has it open.
 
     Either way it answers the same verbs. Raises NotFoundError where there is none and `create`
@@ -37,7 +38,7 @@ def attached(directory: Path, *, writable: bool, create: bool = False) -> Iterat
         yield memory
 
 
-def _reach(directory: Path, *, writable: bool, create: bool) -> Any:
+def _reach(directory: Path, *, writable: bool, create: bool) -> Memory:
     try:
         return memopt.open(
             directory, read_only=not writable, create=create, config=config_file.get()
@@ -51,7 +52,7 @@ def _reach(directory: Path, *, writable: bool, create: bool) -> Any:
             ) from error
 
 
-def every_session(memory: Any, scope: str | None, reach: Reach) -> Iterator[SessionInfo]:
+def every_session(memory: Memory, scope: str | None, reach: Reach) -> Iterator[SessionInfo]:
     """The sessions of a scope, or of all scopes, page by page."""
     after = None
     while True:
@@ -62,7 +63,7 @@ def every_session(memory: Any, scope: str | None, reach: Reach) -> Iterator[Sess
         after = (infos[-1].scope, infos[-1].id)
 
 
-def find_session(memory: Any, scope: str, session_id: str) -> Any:
+def find_session(memory: Memory, scope: str, session_id: str) -> Session:
     """A handle of a session that exists. Raises NotFoundError otherwise."""
     session = memory.session(session_id, scope=scope)
     if not session.head:

@@ -7,11 +7,12 @@ that is left. And every byte of every file in the directory is searched for the 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 import typer
 
+from memopt import Memory
 from memopt.base.errors import NotFoundError, UsageError
 from memopt.base.records import ForgetPlan, ForgetReceipt, Reach, Selector
 from memopt.base.units import format_bytes
@@ -92,7 +93,7 @@ def forget(
 
 
 def _carry_out(
-    memory: Any, directory: Path, plan: ForgetPlan
+    memory: Memory, directory: Path, plan: ForgetPlan
 ) -> tuple[ForgetReceipt | None, Proof]:
     needles = _needles(plan)
     before, _, _ = _search(directory, needles)
@@ -181,7 +182,7 @@ def _count(piece: bytes, form: bytes, fresh_from: int) -> int:
     return piece.count(form, max(0, fresh_from - len(form) + 1))
 
 
-def _is_elsewhere(memory: Any, text: str) -> bool:
+def _is_elsewhere(memory: Memory, text: str) -> bool:
     """Whether sessions that stay are called so, or say so."""
     tenants = set()
     for info in every_session(memory, None, Reach.SUBTREE):

@@ -8,8 +8,19 @@ from typing import Annotated, Any, Final
 import typer
 from rich.table import Table
 
+from memopt import Memory, Session
 from memopt.base.errors import UsageError
-from memopt.base.records import Entry, JournalRecord, Message, PageInfo, Reach, RecordKind
+from memopt.base.records import (
+    Entry,
+    JournalRecord,
+    Message,
+    PageInfo,
+    Reach,
+    RecordKind,
+    SessionInfo,
+    StateVersion,
+    Stats,
+)
 from memopt.base.units import format_bytes
 from memopt.cli.directory import AsJson, Directory, attached, every_session, find_session
 from memopt.cli.terminal import print_json, progress, say, table
@@ -80,13 +91,13 @@ def inspect(
             say(f"… and more; these are the first {limit} (--limit).")
 
 
-def _messages(session: Any, start: int | None, limit: int) -> list[Entry]:
+def _messages(session: Session, start: int | None, limit: int) -> list[Entry]:
     if start is None:
         start = max(0, len(session) - limit)
     return list(session.entries(start, start + limit))
 
 
-def _tiers(stats: Any) -> Section:
+def _tiers(stats: Stats) -> Section:
     return {
         "budget_bytes": stats.budget_bytes,
         "reserved_bytes": stats.reserved_bytes,
@@ -106,7 +117,7 @@ class _Filter:
         self._reach = reach
 
     def last(
-        self, memory: Any, since: int, limit: int, kind: RecordKind | None
+        self, memory: Memory, since: int, limit: int, kind: RecordKind | None
     ) -> list[JournalRecord]:
         """The last `limit` records that pass, oldest first; the journal is read through."""
         if not since and kind is None and self._scope is None and self._session is None:
@@ -115,7 +126,7 @@ class _Filter:
             return list(deque(self._passing(memory, since, kind, bar), maxlen=limit))
 
     def _passing(
-        self, memory: Any, since: int, kind: RecordKind | None, bar: Any
+        self, memory: Memory, since: int, kind: RecordKind | None, bar: Callable[[int, int], None]
     ) -> Iterator[JournalRecord]:
         last_lsn = memory.stats().lsn
         for record in memory.journal(since=since):
@@ -158,7 +169,7 @@ def _kind(value: Any) -> str:
     return str(value.get("type", "object")) if isinstance(value, dict) else type(value).__name__
 
 
-def _sessions_table(infos: list[Any]) -> Table:
+def _sessions_table(infos: list[SessionInfo]) -> Table:
     columns = ("scope", "session", "agent", "#messages", "made", "touched")
     return table(
         "",
@@ -214,7 +225,7 @@ def _pages_table(pages: list[PageInfo]) -> Table:
     )
 
 
-def _states_table(versions: list[Any]) -> Table:
+def _states_table(versions: list[StateVersion]) -> Table:
     return table(
         "states",
         ("name", "#version", "#lsn", "at"),

@@ -30,6 +30,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 import typer
 
+from memopt import Memory, Session
 from memopt.base.errors import CorruptionError, UsageError
 from memopt.base.records import Entry, Message, Reach, SessionInfo
 from memopt.base.units import GIB
@@ -91,7 +92,7 @@ def export(
         raise CorruptionError(f"{len(damaged)} sessions are damaged: {', '.join(damaged)}")
 
 
-def _info(memory: Any, scope: str, session_id: str) -> SessionInfo:
+def _info(memory: Memory, scope: str, session_id: str) -> SessionInfo:
     find_session(memory, scope, session_id)
     for info in every_session(memory, scope, Reach.EXACT):
         if info.id == session_id:
@@ -114,7 +115,7 @@ def _destination(output: Path | None) -> Iterator[Callable[[str], object]]:
         unfinished.unlink(missing_ok=True)
 
 
-def _jsonl(info: SessionInfo, session: Any) -> Iterator[str]:
+def _jsonl(info: SessionInfo, session: Session) -> Iterator[str]:
     header = {
         "kind": "session",
         "memopt": _FORM,
@@ -136,7 +137,7 @@ def _jsonl(info: SessionInfo, session: Any) -> Iterator[str]:
 # -- Markdown -------------------------------------------------------------------------------------
 
 
-def _markdown(info: SessionInfo, session: Any) -> Iterator[str]:
+def _markdown(info: SessionInfo, session: Session) -> Iterator[str]:
     agent = f", agent {shown(info.agent)}" if info.agent else ""
     yield f"# {shown(info.id)}\n\n"
     yield f"Scope {shown(info.scope)}{agent}, {info.message_count} messages.\n\n"
@@ -278,12 +279,12 @@ class _Waiting(NamedTuple):
 class _Reading:
     """Puts the lines of one file into the store, in order, beside what is there already."""
 
-    def __init__(self, memory: Any, file: Path, scope: str | None, counts: Imported) -> None:
+    def __init__(self, memory: Memory, file: Path, scope: str | None, counts: Imported) -> None:
         self._memory = memory
         self._file = file
         self._scope = scope
         self._counts = counts
-        self._session: Any = None
+        self._session: Session | None = None
         self._there: Iterator[Entry] = iter(())
         self._states_there: dict[str, list[int]] = {}
         self._head = 0
@@ -384,6 +385,7 @@ class _Reading:
                     raise UsageError(str(error), field=where) from error
 
     def _write(self, waiting: _Waiting, messages: list[Message]) -> None:
+        assert self._session is not None, "only messages of a session wait"
         receipt = self._session.extend(
             messages, if_head=self._head, at=waiting.at, actor=waiting.actor
         )

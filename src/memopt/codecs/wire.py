@@ -54,16 +54,11 @@ class Channel:
         self.frame_bytes_max = frame_bytes_max
 
     def send(self, value: Any) -> None:
-        """Raises UsageError, before a byte was sent, when the value is too long to travel."""
-        body = encode(value)
-        if len(body) > self.frame_bytes_max:
-            raise UsageError(
-                f"{len(body)} bytes do not fit into one answer or call, at most "
-                f"{self.frame_bytes_max} do: ask for less at a time"
-            )
-        self.connection.sendall(len(body).to_bytes(_LENGTH_BYTES, "big") + body)
+        """Raises UsageError, before a byte was sent, for what cannot travel."""
+        self.connection.sendall(frame(value, self.frame_bytes_max))
 
     def receive(self) -> Any:
+        """Raises UsageError for what is not a frame, EOFError when the other side is done."""
         return decode(self.receive_bytes(self.receive_length()))
 
     def receive_length(self) -> int:
@@ -93,6 +88,17 @@ class Channel:
 
     def close(self) -> None:
         self.connection.close()
+
+
+def frame(value: Any, bytes_max: int) -> bytes:
+    """Raises UsageError when the value is too long, or of a kind that does not travel."""
+    body = encode(value)
+    if len(body) > bytes_max:
+        raise UsageError(
+            f"{len(body)} bytes do not fit into one call or answer, at most {bytes_max} do: "
+            "ask for less at a time"
+        )
+    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
 
 
 # -- values ---------------------------------------------------------------------------------------

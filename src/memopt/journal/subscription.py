@@ -21,26 +21,26 @@ class Subscription:
     def __init__(
         self,
         pending_max: int,
-        history: Iterable[JournalRecord],
         forget: Callable[["Subscription"], None],
     ) -> None:
         self._pending: collections.deque[JournalRecord] = collections.deque()
         self._pending_max = pending_max
         self._dropped: JournalRecord | None = None
-        self._history = iter(history)
-        self._history_done = False
+        self._history: Iterator[JournalRecord] = iter(())
         self._last_lsn = 0
         self._changed = threading.Condition()
         self._closed = False
         self._forget = forget
 
+    def begin_with(self, history: Iterable[JournalRecord]) -> None:
+        """Hand out `history` before what comes."""
+        self._history = iter(history)
+
     def get(self, timeout: float | None = None) -> JournalRecord | None:
         """The next record; None when none came within `timeout` seconds, or it is closed."""
-        if not self._history_done:
-            for record in self._history:
-                self._last_lsn = record.lsn
-                return record
-            self._history_done = True
+        for record in self._history:
+            self._last_lsn = record.lsn
+            return record
         while True:
             with self._changed:
                 if not self._changed.wait_for(self._has_news, timeout) or self._closed:
@@ -97,17 +97,13 @@ class Subscriptions:
         self._lock = threading.Lock()
         self._closed = False
 
-    def open(
-        self, *, pending_max: int, history: Callable[[], Iterable[JournalRecord]]
-    ) -> Subscription:
-        """A listener that first reads `history`, which is asked for once it is registered, so no
-        record falls between the two."""
-        subscription = Subscription(pending_max, (), self._remove)
+    def open(self, pending_max: int) -> Subscription:
+        """A new listener. Called between commits, so that it gets all records of the next one."""
+        subscription = Subscription(pending_max, self._remove)
         with self._lock:
             if self._closed:
                 raise StoreClosedError("the store is closed")
             self._subscriptions = (*self._subscriptions, subscription)
-        subscription._history = iter(history())
         return subscription
 
     def has_listeners(self) -> bool:

@@ -28,6 +28,10 @@ _SAMPLE_BYTES: Final = 160
 _CACHED_BYTES: Final = 200
 _TRAIN_AGAIN_FACTOR: Final = 16
 _TRAINING_BYTES_MAX: Final = 4 << 20
+_TRAINING_FACTOR: Final = 8
+"""Peak bytes of training over those of its input, and the input itself; measured."""
+_TRAINING_SHARE: Final = 1 / 4
+"""Of the budget, for as long as a dictionary is learnt."""
 
 
 class Trained(NamedTuple):
@@ -71,6 +75,9 @@ class Dictionaries:
         self._size_bytes = size_bytes
         self._scopes_min = scopes_min
         self._training_pages = training_pages
+        self._training_bytes_max = min(
+            _TRAINING_BYTES_MAX, int(budget.limit_bytes * _TRAINING_SHARE / _TRAINING_FACTOR)
+        )
         self._current: collections.OrderedDict[int, int] = collections.OrderedDict()
         self._reservoirs: dict[int, _Reservoir] = {}
         self._due: set[int] = set()
@@ -120,20 +127,12 @@ class Dictionaries:
             reservoir = self._reservoirs.get(tenant)
             if samples is None:
                 samples = list(reservoir.samples) if reservoir is not None else []
-        raws = self._read(samples)
-        if not raws:
-            return []
-        scopes = {scope for scope, _ in raws}
-        if len(scopes) >= self._scopes_min:
-            body = self._train(raws, self._scopes_min)
-            return [] if body is None else [Trained(tenant, body, len(raws))]
-        trained = []
-        for scope in scopes:
-            own = [sample for sample in raws if sample[0] == scope]
-            body = self._train(own, 1)
-            if body is not None:
-                trained.append(Trained(scope, body, len(own)))
-        return trained
+        size = min(sum(row.raw_bytes for _, row in samples), self._training_bytes_max)
+        self._budget.reserve("training", _TRAINING_FACTOR * size)
+        try:
+            return self._train(tenant, self._read(samples))
+        finally:
+            self._budget.release("training", _TRAINING_FACTOR * size)
 
     def install(self, tables: Tables, trained: Trained, lsn: int) -> DictionaryRow:
         """In a commit: the new version of a scope's dictionary. It is handed out once
@@ -172,7 +171,7 @@ class Dictionaries:
         raws: list[tuple[int, bytes]] = []
         total = 0
         for scope, row in samples:
-            if total + row.raw_bytes > _TRAINING_BYTES_MAX:
+            if total + row.raw_bytes > self._training_bytes_max:
                 continue
             with self._home.snapshot() as tables:
                 if row not in tables.pages.map(row.line, row.start, row.stop):
@@ -181,12 +180,17 @@ class Dictionaries:
             total += row.raw_bytes
         return raws
 
-    def _train(self, raws: list[tuple[int, bytes]], scopes_min: int) -> bytes | None:
-        # Shingles, their counts and the trainer's tables: about six times what is learnt from.
-        charge = 6 * sum(len(raw) for _, raw in raws)
-        if not self._budget.try_reserve("training", charge):
-            return None
-        try:
-            return train_dictionary(raws, size_bytes=self._size_bytes, scopes_min=scopes_min)
-        finally:
-            self._budget.release("training", charge)
+    def _train(self, tenant: int, raws: list[tuple[int, bytes]]) -> list[Trained]:
+        scopes = sorted({scope for scope, _ in raws})
+        if len(scopes) >= self._scopes_min:
+            common = train_dictionary(
+                raws, size_bytes=self._size_bytes, scopes_min=self._scopes_min
+            )
+            return [] if common is None else [Trained(tenant, common, len(raws))]
+        trained = []
+        for scope in scopes:
+            own = [sample for sample in raws if sample[0] == scope]
+            body = train_dictionary(own, size_bytes=self._size_bytes, scopes_min=1)
+            if body is not None:
+                trained.append(Trained(scope, body, len(own)))
+        return trained

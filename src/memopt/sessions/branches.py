@@ -17,6 +17,7 @@ from memopt.base.errors import (
     BackpressureError,
     ConflictError,
     CorruptionError,
+    DiskFullError,
     NotFoundError,
     UsageError,
 )
@@ -63,7 +64,9 @@ class Branches:
         residents: Residents,
         pages: PageWriter,
         pager: Pager,
+        make_room: Callable[[], bool],
     ) -> None:
+        self._make_room = make_room
         self._committer = committer
         self._transcripts = transcripts
         self._residents = residents
@@ -209,7 +212,13 @@ class Branches:
             row, _ = _find(transaction.tables, key)
             return self._delete(transaction, key, row)
 
-        return self._committer.commit(member)
+        try:
+            return self._committer.commit(member)
+        except DiskFullError:
+            # Deleting needs room too: the ballast is given up for it.
+            if not self._make_room():
+                raise
+            return self._committer.commit(member)
 
     def _delete(self, transaction: CommitTransaction, key: SessionKey, row: SessionRow) -> int:
         tables = transaction.tables

@@ -16,6 +16,7 @@ from memopt.base.config import Config
 from memopt.base.events import DictionaryTrained, Events
 from memopt.base.protocols import Clock, Compressor, Reader, Tables
 from memopt.base.records import DictionaryRow, LineRow, PageRow, SessionRow
+from memopt.base.units import KIB
 from memopt.journal.commit import CommitTransaction, GroupCommitter
 from memopt.journal.history import JOURNAL_START, journal_start
 from memopt.paging.dictionaries import Dictionaries, Trained
@@ -29,6 +30,7 @@ from memopt.sessions.transcripts import Transcripts
 
 _SCAN_ROWS: Final = 256
 _SAMPLES_MAX: Final = 512
+_LARGE_BYTES: Final = 256 * KIB
 
 
 class Compacted(NamedTuple):
@@ -217,7 +219,8 @@ class Compaction:
         elif group:
             with self._home.snapshot() as tables:
                 used = self._pages.dictionary_used(tables, group[0])
-            if used is not None and used != wanted:
+            # Large pages do without a dictionary: there is nothing to renew.
+            if used is not None and used != wanted and (used or group[0].raw_bytes <= _LARGE_BYTES):
                 yield group
 
     def _write_again(self, owner: Owner, group: list[PageRow]) -> int:

@@ -26,9 +26,9 @@ class MessageWriter:
         self._append = append
         self._bytes_max = config.message_bytes_max
         self._size_bytes = 0
-        self._spool: tempfile.SpooledTemporaryFile[bytes] | None = tempfile.SpooledTemporaryFile(
-            max_size=config.spool_bytes
-        )  # noqa: SIM115 - see abandon
+        # Closed by abandon().
+        spool = tempfile.SpooledTemporaryFile[bytes](max_size=config.spool_bytes)
+        self._spool: tempfile.SpooledTemporaryFile[bytes] | None = spool
         if content:
             self.write(content)
 

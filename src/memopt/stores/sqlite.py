@@ -176,10 +176,9 @@ class SqliteHome:
 
     def integrity(self) -> list[str]:
         """What SQLite itself finds wrong with its structure; reads the whole file."""
+        reader = self.snapshot()
         try:
-            with translated(), self.snapshot() as tables:
-                del tables
-                reader = next(r for r in self._readers if r.since)
+            with translated(), reader:
                 rows = reader.connection.execute("PRAGMA quick_check(20)").fetchall()
         except CorruptionError as error:
             return [str(error)]

@@ -1,0 +1,1 @@
+"""Bytes as they are stored: records, pages, frames, compression, dictionaries, deltas."""
