@@ -529,13 +529,14 @@ def test_forget_plans_asks_and_takes_no_for_an_answer(store: Path) -> None:
 
 
 def test_forget_a_text_and_prove_it(store: Path) -> None:
-    found = run("export", store).out.count(CANARY)
-    assert found == 1
+    with memopt.open(store, budget="16MiB", seal="full") as memory:
+        memory.session("unsealed", scope="acme/ann").append(said(f"and {CANARY}"))
+    assert run("export", store).out.count(CANARY) == 2
     arguments = ("forget", store, "--scope", "acme/ann", "--containing", CANARY)
     outcome = run(*arguments, "--yes", "--json")
     assert outcome.code == 0
     assert outcome.json["gone"] is True
-    assert outcome.json["receipt"]["entries"] == 1
+    assert outcome.json["receipt"]["entries"] == 2
     [finding] = outcome.json["proof"]["findings"]
     assert (finding["text"], finding["before"] > 0, finding["after"]) == (CANARY, True, 0)
     assert outcome.json["proof"]["bytes_searched"] > 0
@@ -590,6 +591,16 @@ def test_commands_reach_a_running_owner(owned: tuple[Path, memopt.Memory], tmp_p
         done = run_for_real(*arguments)
         assert (done.returncode, done.stderr) == (0, ""), arguments
     assert CANARY in (tmp_path / "all.jsonl").read_text("utf-8")
+    lsn = memory.stats().lsn
+    more = tmp_path / "more.jsonl"
+    more.write_text(json_text({"id": "new", "scope": "else/where", "messages": [STRANGE] * 3}))
+    for file in (more, more, tmp_path / "all.jsonl"):
+        done = run_for_real("import", directory, file, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert list(memory.session("new", scope="else/where").messages()) == [STRANGE] * 3
+    done = run_for_real("restore", directory, "--scope", "else/where", "--lsn", lsn)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(memory.session("new", scope="else/where")) == 0
     done = run_for_real(
         "forget", directory, "--scope", "acme/ann", "--containing", CANARY, "--yes", "--json"
     )
@@ -598,6 +609,18 @@ def test_commands_reach_a_running_owner(owned: tuple[Path, memopt.Memory], tmp_p
     texts = [m.get("content") for m in memory.session(where[3], scope=where[1]).messages()]
     assert CANARY not in texts
     assert memory.check().clean
+
+
+def test_an_owner_that_does_not_answer_is_named_in_one_line(
+    owned: tuple[Path, memopt.Memory],
+) -> None:
+    directory, _ = owned
+    (directory / "owner.sock").unlink()
+    done = run_for_real("check", directory)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("memopt: ")
+    assert done.stderr.count("\n") == 1
+    assert str(os.getpid()) in done.stderr
 
 
 # -- replay and bench -----------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """memopt: a memory runtime for LLM agents, inside one byte budget."""
 
+from memopt import aio
 from memopt.base.config import Config
 from memopt.base.errors import (
     BackpressureError,
@@ -40,6 +41,7 @@ from memopt.base.records import (
     StateVersion,
     Stats,
 )
+from memopt.client import connect
 from memopt.memory import Memory
 from memopt.sessions.session import Session
 from memopt.wiring import open_memory as open
@@ -85,5 +87,7 @@ __all__ = [
     "StoreLockedError",
     "StoreVersionError",
     "UsageError",
+    "aio",
+    "connect",
     "open",
 ]

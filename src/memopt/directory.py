@@ -9,25 +9,38 @@ Invariant: what the acked page says was acknowledged is in the home, or is repor
 import contextlib
 import os
 import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from memopt.base.budget import Budget
 from memopt.base.config import Config
-from memopt.base.errors import CorruptionError, NotFoundError
-from memopt.base.events import Checkpointed, Events, RecordsLost
+from memopt.base.errors import (
+    CorruptionError,
+    DiskFullError,
+    MemoptError,
+    NotFoundError,
+    StoreFailedError,
+)
+from memopt.base.events import Checkpointed, Events, PageRepaired, RecordsLost
 from memopt.base.protocols import Clock
-from memopt.journal.recovery import LogFacts, highest_lsn, judge_log
+from memopt.journal.recovery import LogFacts, highest_lsn, judge_log, lost_records
 from memopt.sessions.checking import LOST
 from memopt.stores.acked import Acked, AckedPage
 from memopt.stores.ballast import Ballast
 from memopt.stores.lock import DirectoryLock
-from memopt.stores.sqlite import SqliteHome
+from memopt.stores.sqlite import SqliteHome, translated
 
 DATABASE: Final = "memopt.db"
 _STORE: Final = "store"
 _WAL_PASSIVE_SHARE: Final = 0.5
 _WAL_EXCESS: Final = 4
+_WAL_RETRY_SHARE: Final = 1 / 16
+"""A log that a reader keeps, or that found no room, is tried again after growing by this much."""
+_WAL_WAIT_SECONDS: Final = 0.05
+_LSN_LIMIT: Final = "lsn_limit"
+"""Meta entry: no LSN above it is in this database. The acked page says so too, but after a power
+cut that may be older."""
 
 
 class Directory:
@@ -42,16 +55,21 @@ class Directory:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.path = path
         self.notes: list[str] = []
+        self._report: Callable[[MemoptError], None] = lambda error: None
+        self._copying = False
+        self._checkpoint_from_bytes = 0
         self._config = config
         self._clock = clock
         self._events = events
+        self._repaired = 0
         self._lock = DirectoryLock(path / "lock")
         try:
             acked = self._read_acked()
             self._refuse_empty(acked)
             self.home = self._open_home(budget, vfs)
             try:
-                self._judge(acked, budget, vfs)
+                with translated():
+                    self._judge(acked, budget, vfs)
             except BaseException:
                 self.home.close(checkpoint=False)
                 raise
@@ -65,21 +83,39 @@ class Directory:
 
     # -- the committer's side ---------------------------------------------------------------------
 
+    def on_failure(self, report: Callable[[MemoptError], None]) -> None:
+        """`report` hears of a disk that failed outside of a commit."""
+        self._report = report
+
     def reserve_lsns(self, lsn_limit: int) -> None:
+        """In the transaction whose LSNs are the first beyond the last limit."""
+        self.home.writer.tables.meta.put(_LSN_LIMIT, str(lsn_limit).encode())
         self.acked.update(lsn_limit=lsn_limit)
 
     def acknowledge(self, lsn: int, at_us: int, unsealed_delta: int) -> None:
         """Under the commit lock, after COMMIT."""
         acked, frames = self.acked, self.home.writer.wal_frames
         record = acked.record
-        if record.wal_home >= record.wal_frames:
-            # Everything was at home: this commit may have begun the log anew.
+        if self._copying or record.wal_home >= record.wal_frames or frames <= record.wal_frames:
+            # Everything may have been at home, so this commit may have begun the log anew.
             salt = self.home.wal_salt()
             if salt != record.wal_salt:
-                acked.update(wal_salt=salt, wal_home=0, wal_copying=0)
+                acked.update(wal_salt=salt, wal_frames=0, wal_home=0, wal_copying=0)
         acked.acknowledge(lsn, at_us, frames, unsealed_delta)
-        if self.home.wal_bytes() >= self._config.wal_limit_bytes:
-            self.checkpoint(truncate=False)
+        if self.home.wal_bytes() >= max(self._config.wal_limit_bytes, self._checkpoint_from_bytes):
+            self._relieve()
+
+    def fail(self) -> None:
+        """A sync failed: whoever opens the store next has to write the log's content again."""
+        self.acked.update(sync_failed=1)
+
+    def _relieve(self) -> None:
+        """Empty the log. That this fails is not the fault of the commit that was just made."""
+        step = int(self._config.wal_limit_bytes * _WAL_RETRY_SHARE)
+        self._checkpoint_from_bytes = self.home.wal_bytes() + step
+        with contextlib.suppress(DiskFullError, StoreFailedError):
+            if self.checkpoint(truncate=False):
+                self._checkpoint_from_bytes = 0
 
     def wal_is_excessive(self) -> bool:
         """A reader has kept the log from being begun anew for far too long."""
@@ -88,13 +124,18 @@ class Directory:
     # -- checkpoints ------------------------------------------------------------------------------
 
     def checkpoint(self, *, truncate: bool) -> bool:
-        """Under the commit lock: bring the whole log home, so that it begins anew."""
+        """Under the commit lock: bring the whole log home, so that it begins anew. The acked page
+        knows, durably, before anything of the log is overwritten or cut."""
         started, size = self._clock.monotonic(), self.home.wal_bytes()
-        frames = self.acked.record.wal_frames
-        self.acked.update(wal_copying=frames)
-        done = self.home.checkpoint_restart(truncate=truncate)
-        if done:
-            self.acked.update(wal_home=frames)
+        frames = max(self.acked.record.wal_frames, self.home.writer.wal_frames)
+        wait = {} if truncate else {"wait_seconds": _WAL_WAIT_SECONDS}
+        with self._reported():
+            self.acked.update(wal_copying=frames)
+            done = self.home.checkpoint_restart(truncate=False, **wait)
+            if done:
+                self.acked.update(wal_home=frames)
+                self.acked.sync()
+                done = not truncate or self.home.checkpoint_restart(truncate=True)
         self._events.emit(Checkpointed(size, self._clock.monotonic() - started, True))
         return done
 
@@ -108,23 +149,60 @@ class Directory:
         if record.wal_home * 2 > record.wal_frames:
             return
         started = self._clock.monotonic()
-        self.acked.update(wal_copying=self.home.writer.wal_frames)
-        state = self.home.checkpoint_passive()
-        if self.acked.record.wal_salt == record.wal_salt:
-            self.acked.update(wal_home=max(self.acked.record.wal_home, state.home))
+        self._copying = True
+        try:
+            with self._reported():
+                self.acked.update_log(record.wal_salt, wal_copying=self.home.writer.wal_frames)
+                state = self.home.checkpoint_passive()
+            self.acked.update_log(record.wal_salt, wal_home=max(record.wal_home, state.home))
+        finally:
+            self._copying = False
         self._events.emit(Checkpointed(size, self._clock.monotonic() - started, False))
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """What a failed sync left behind is not known: the committer must hear of it."""
+        try:
+            yield
+        except StoreFailedError as error:
+            self._report(error)
+            raise
 
     # -- life -------------------------------------------------------------------------------------
 
     def close(self, lsn: int, *, failed: bool) -> None:
-        if not failed and self.checkpoint(truncate=True):
+        """Let go of everything, whatever happens. What could not be brought home stays in the log,
+        and is read when the store is opened again."""
+        with contextlib.ExitStack() as last:
+            last.callback(self._lock.release)
+            last.callback(self.acked.close)
+            last.callback(lambda: self.home.close(checkpoint=not failed))
+            if failed:
+                return
+            try:
+                self._bring_home(lsn)
+            except DiskFullError:
+                failed = True
+            except MemoptError:
+                failed = True
+                raise
+
+    def _bring_home(self, lsn: int) -> None:
+        """Leave no log behind, and no LSN that was reserved in vain."""
+        writer = self.home.writer
+        if int(writer.tables.meta.get(_LSN_LIMIT) or b"0") != lsn:
+            writer.begin()
+            try:
+                writer.tables.meta.put(_LSN_LIMIT, str(lsn).encode())
+                writer.commit()
+            except BaseException as error:
+                raise writer.rollback(error) or error from error
+        if self.checkpoint(truncate=True):
             self.acked.update(
                 lsn=max(lsn, self.acked.record.lsn), lsn_limit=lsn, wal_salt=0, wal_frames=0,
                 wal_home=0, wal_copying=0,
             )  # fmt: skip
-        self.home.close(checkpoint=not failed)
-        self.acked.close()
-        self._lock.release()
+            self.acked.sync()
 
     def abandon(self) -> None:
         """In a forked child."""
@@ -155,12 +233,28 @@ class Directory:
             )
 
     def _open_home(self, budget: Budget, vfs: str | None) -> SqliteHome:
-        return SqliteHome(self.path / DATABASE, budget, durability=self._config.durability, vfs=vfs)
+        home = SqliteHome(
+            self.path / DATABASE, budget, durability=self._config.durability, vfs=vfs,
+            on_repair=self._note_repair,
+        )  # fmt: skip
+        if home.missing_bytes:
+            self.notes.append(
+                f"{DATABASE} was {home.missing_bytes} bytes too short: check() names what is gone"
+            )
+        return home
+
+    def _note_repair(self, page: int) -> None:
+        note = "{} pages of the database had a flipped bit, which was flipped back".format
+        with contextlib.suppress(ValueError):
+            self.notes.remove(note(self._repaired))
+        self._repaired += 1
+        self.notes.append(note(self._repaired))
+        self._events.emit(PageRepaired(page))
 
     def _judge(self, acked: AckedPage | None, budget: Budget, vfs: str | None) -> None:
         found = self.home.wal_state()
         tables = self.home.writer.tables
-        store = tables.meta.get(_STORE)
+        store = self.home.retried(lambda: tables.meta.get(_STORE))
         if store is None:
             self._begin(acked)
             return
@@ -175,12 +269,15 @@ class Directory:
                 self._set_log_aside(budget, vfs)
                 found = self.home.wal_state()
                 tables = self.home.writer.tables
-            self.lsn = record.lsn_limit
+            self.lsn, acked_lsn = record.lsn_limit, record.lsn
             if verdict.is_short:
-                highest = highest_lsn(tables)
-                lost = max(1, record.lsn - max(highest, record.run_lsn))
-                self.lsn = max(self.lsn, highest)
+                acked_lsn = highest_lsn(tables)
+                lost = lost_records(record, acked_lsn)
+                self.lsn = max(self.lsn, acked_lsn)
+                if not lost:
+                    self.notes.append("the log lost its end, and no acknowledged record with it")
             self.at_us, unsealed = record.at_us, record.unsealed_bytes
+            sync_failed = record.sync_failed
         else:
             if acked is not None:
                 self.notes.append("the acked page is of another store: it was set aside")
@@ -188,14 +285,20 @@ class Directory:
                 (self.path / "acked").replace(self.path / "acked.other")
             elif not self.notes:
                 self.notes.append("the acked page is missing: lost records cannot be ruled out")
-            self.lsn, self.at_us, unsealed = highest_lsn(tables), 0, 0
-            acked = None
+            self.lsn = acked_lsn = highest_lsn(tables)
+            self.at_us = unsealed = 0
+            acked, sync_failed = None, 0
+        self.lsn = max(self.lsn, int(tables.meta.get(_LSN_LIMIT) or b"0"))
+        self.home.writer.wal_frames = found.frames
+        at_home = 0
+        if sync_failed and found.frames and self.home.checkpoint_restart(truncate=False):
+            # Written again, into the database, it can be synced again.
+            at_home = found.frames
         fresh = Acked(
-            store=int(store), lsn=self.lsn, lsn_limit=self.lsn, run_lsn=self.lsn,
-            wal_salt=found.salt, wal_frames=found.frames, wal_home=0, wal_copying=0,
+            store=int(store), lsn=acked_lsn, lsn_limit=self.lsn, run_lsn=self.lsn,
+            wal_salt=found.salt, wal_frames=found.frames, wal_home=at_home, wal_copying=at_home,
             unsealed_bytes=unsealed, at_us=self.at_us,
         )  # fmt: skip
-        self.home.writer.wal_frames = found.frames
         if lost:
             self._report_lost(lost)
         if acked is None:

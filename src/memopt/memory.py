@@ -37,11 +37,12 @@ from memopt.base.records import (
     Selector,
     SessionInfo,
     Stats,
+    to_datetime,
     to_us,
 )
 from memopt.directory import Directory
 from memopt.journal.commit import GroupCommitter
-from memopt.journal.history import History, journal_start
+from memopt.journal.history import History, journal_start, journal_start_us
 from memopt.journal.subscription import Subscription, Subscriptions
 from memopt.maintenance import Maintenance
 from memopt.paging.dictionaries import Dictionaries
@@ -101,6 +102,8 @@ class Memory:
         self._close_lock = threading.Lock()
         self._compact_lock = threading.Lock()
         _open_memories.add(self)
+        if read_only:
+            parts.committer.refuse(UsageError("the store was opened read-only", field="read_only"))
         parts.maintenance.start()
         self._stop_serving = parts.serve(self)
 
@@ -191,11 +194,12 @@ class Memory:
             bound = Bound(moment, NOW.at_us)
         else:
             raise UsageError(f"expected an LSN or a datetime, got {moment!r}", field="moment")
-        if bound.at_us == NOW.at_us:
-            with self._parts.directory.home.snapshot() as tables:
-                start = journal_start(tables)
-            if bound.lsn < start:
-                raise NotFoundError(f"history is kept from LSN {start}, got {bound.lsn}")
+        with self._parts.directory.home.snapshot() as tables:
+            start, start_us = journal_start(tables), journal_start_us(tables)
+        if bound.lsn < start:
+            raise NotFoundError(f"history is kept from LSN {start}, got {bound.lsn}")
+        if bound.at_us < start_us:
+            raise NotFoundError(f"history is kept from {to_datetime(start_us)}, got {moment}")
         return MemoryView(self, bound)
 
     def journal(self, since: int | None = None) -> Iterator[JournalRecord]:
@@ -286,9 +290,14 @@ class Memory:
         """Verify every checksum, length and sequence of up to `limit` sessions behind `after` (the
         cursor of an earlier report). Damaged sessions are quarantined and named."""
         self._ready()
-        return self._parts.checking.check(
+        report = self._parts.checking.check(
             after, limit, self._parts.directory.home.integrity, progress
         )
+        for damage in report.damages:
+            if damage.scope is not None and damage.session is not None:
+                # The next write looks at the quarantine again.
+                self._parts.residents.drop(SessionKey(damage.scope, damage.session))
+        return report
 
     def accept_damage(self) -> int:
         """Take note of lost records and lift quarantines: what is damaged stays unreadable, what

@@ -74,6 +74,13 @@ READS: Final[dict[type, frozenset[str]]] = {
     SessionView: frozenset({"entries", "messages"}),
 }
 """What is read in batches."""
+VALUES: Final[dict[type, frozenset[str]]] = {
+    Memory: frozenset({"lsn"}),
+    MemoryView: frozenset(),
+    Session: frozenset({"head", "length"}),
+    SessionView: frozenset({"length"}),
+}
+"""What is asked for by name."""
 
 BATCH_ITEMS_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 1 * MIB
@@ -326,7 +333,7 @@ class _Client(threading.Thread):
             return ["error", encode_error(error)]
 
     def _carry_out(self, call: Call) -> Any:
-        if call.target.kind == "Memory" and call.verb in ("lsn", "subscribe", "next"):
+        if call.target.kind == "Memory" and call.verb in ("subscribe", "next"):
             return self._carry_out_here(call)
         target, arguments = call.target.find(self._memory), dict(call.arguments)
         if call.verb in VERBS[type(target)]:
@@ -340,14 +347,16 @@ class _Client(threading.Thread):
                     return _read_journal(target, **arguments)
                 if isinstance(target, Session):
                     return _read_session(self._memory, target, call.verb, **arguments)
+                assert isinstance(target, SessionView)
                 return _read_view(target, call.verb, **arguments)
-        if call.verb in ("head", "length") and isinstance(target, Session | SessionView):
-            return len(target) if call.verb == "length" else target.head  # type: ignore[union-attr]
+        if call.verb in VALUES[type(target)]:
+            if isinstance(target, Session | SessionView) and call.verb == "length":
+                return len(target)
+            return getattr(target, call.verb)
         raise UsageError(f"{call.target.kind} has no verb {call.verb!r}", field="verb")
 
     def _carry_out_here(self, call: Call) -> Any:
-        if call.verb == "lsn":
-            return self._memory.lsn
+        """What a client does with the subscription that its connection carries."""
         if call.verb == "subscribe":
             if self._subscription is not None:
                 raise UsageError("one connection carries one subscription", field="verb")
@@ -355,7 +364,7 @@ class _Client(threading.Thread):
             return None
         if self._subscription is None:
             raise UsageError("nothing was subscribed to", field="verb")
-        return _next_records(self._subscription, call.arguments["timeout"])
+        return _next_records(self._subscription, **call.arguments)
 
     @contextlib.contextmanager
     def _reserved(self, size_bytes: int) -> Iterator[None]:

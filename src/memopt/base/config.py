@@ -58,7 +58,7 @@ class Config:
     """New pages of a tenant after which a dictionary is trained in the background."""
     text_bytes_min: int = 1 * KIB
     """System prompts and tool schemas of at least this size are stored once in a tenant; other
-    texts once in their scope from four times this size."""
+    texts once in their scope from sixteen times this size."""
     commit_queue_max: int = 4096
     """Calls that may wait for a commit; one more gets a BackpressureError."""
     commit_batch_max: int = 256

@@ -89,6 +89,9 @@ class StoreError(MemoptError):
 class CorruptionError(StoreError):
     """Stored bytes are damaged or missing. They are named, and never served."""
 
+    mended = False
+    """The damage was one flipped bit, which was flipped back: the same call may succeed now."""
+
     def __init__(
         self, message: str, *, scope: str | None = None, session: str | None = None
     ) -> None:

@@ -79,6 +79,11 @@ class RecordsLost(NamedTuple):
     reason: str
 
 
+class PageRepaired(NamedTuple):
+    page: int
+    """Of the database file, from 1. One bit of it had flipped."""
+
+
 class Quarantined(NamedTuple):
     scope: str
     session: str

@@ -17,6 +17,7 @@ from memopt.base.events import (
     Evicted,
     Faulted,
     Hit,
+    PageRepaired,
     Quarantined,
     RecordsLost,
     Refused,
@@ -46,6 +47,7 @@ METRICS: Final = {
     "checkpoints_forced": "checkpoints the writer had to wait for",
     "dictionaries_trained": "compression dictionaries trained",
     "records_lost": "acknowledged records a damaged log no longer held",
+    "pages_repaired": "database pages in which a flipped bit was flipped back",
     "sessions_quarantined": "sessions found damaged",
     "refusals": "calls refused because a limit was reached",
     "append_seconds": "histogram: one append call, commit and seal included",
@@ -155,6 +157,9 @@ class Metrics:
     def _lost(self, event: RecordsLost) -> None:
         self.counters["records_lost"] += event.records
 
+    def _page_repaired(self, event: PageRepaired) -> None:
+        self.counters["pages_repaired"] += 1
+
     def _quarantined(self, event: Quarantined) -> None:
         self.counters["sessions_quarantined"] += 1
 
@@ -175,6 +180,7 @@ _COUNTING: Final[dict[type, Callable[[Metrics, Any], None]]] = {
     Checkpointed: Metrics._checkpointed,
     DictionaryTrained: Metrics._trained,
     RecordsLost: Metrics._lost,
+    PageRepaired: Metrics._page_repaired,
     Quarantined: Metrics._quarantined,
     Refused: Metrics._refused,
 }

@@ -209,7 +209,10 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     agent: str | None
     message_count: int
+    """0 when it is damaged so that they cannot be counted."""
     head: int
+    is_damaged: bool = False
+    """Its messages cannot be counted: check() says why."""
     made_at: datetime
     touched_at: datetime
 

@@ -5,6 +5,8 @@ integer keys, without a word; so a value is walked before it is encoded, and wha
 back equal is refused by the path of the field it is in.
 """
 
+import struct
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +16,8 @@ from memopt.base.errors import UsageError
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**64 - 1
 _INFINITY: Final = float("inf")
+
+_ARRAY: Final = struct.Struct(">BI")
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -49,6 +53,12 @@ def encode_message(message: Any, *, bytes_max: int, depth_max: int, field: str) 
 
 decode_json: Final = msgspec.msgpack.Decoder().decode
 """msgpack bytes to a fresh JSON value, for bodies without shared texts."""
+
+
+def decode_array(bodies: Sequence[bytes]) -> list[Any]:
+    """Many bodies in one call, which costs a third of as many calls."""
+    values: list[Any] = decode_json(b"".join((_ARRAY.pack(0xDD, len(bodies)), *bodies)))
+    return values
 
 
 class _Inexact(Exception):

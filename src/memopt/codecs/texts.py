@@ -17,7 +17,7 @@ from memopt.codecs.message import decode_json
 
 EXTENSION: Final = 1
 DIGEST_BYTES: Final = 16
-_OTHER_FACTOR: Final = 4
+_OTHER_FACTOR: Final = 16
 _TENANT_ROLES: Final = frozenset({"system", "developer"})
 _TENANT_FIELDS: Final = frozenset({"tools", "instructions", "functions"})
 

@@ -20,6 +20,7 @@ from memopt.base.errors import (
     DiskFullError,
     MemoptError,
     StoreClosedError,
+    StoreError,
     StoreFailedError,
 )
 from memopt.base.events import Committed, Events
@@ -32,10 +33,13 @@ LSN_BLOCK: Final = 1024
 
 
 class CommitLog(Protocol):
-    """What the committer tells the acked page, after COMMIT and before it returns."""
+    """What the committer tells the acked page: LSNs before COMMIT, and what was acknowledged after
+    it and before it returns."""
 
     def reserve_lsns(self, lsn_limit: int) -> None: ...
     def acknowledge(self, lsn: int, at_us: int, unsealed_delta: int) -> None: ...
+    def fail(self) -> None: ...
+    def on_failure(self, report: Callable[[MemoptError], None]) -> None: ...
 
 
 class CommitTransaction:
@@ -112,12 +116,15 @@ class GroupCommitter:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._queue_max = queue_max
         self._lock = threading.Lock()
-        self._start_lock = threading.Lock()
+        self._queue_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failure: MemoptError | None = None
+        self._closing = False
         self._closed = False
+        self._refusal: MemoptError | None = None
         self.lsn = lsn
         """The highest committed LSN."""
+        log.on_failure(self._disk_failed)
 
     def commit(self, member: Callable[[CommitTransaction], T]) -> T:
         """Run `member` in a commit and return what it returned, once that is durable."""
@@ -126,14 +133,20 @@ class GroupCommitter:
                 return self._commit_alone(member)
             finally:
                 self._lock.release()
-        if self._queue.qsize() >= self._queue_max:
-            raise BackpressureError(
-                f"{self._queue_max} calls wait for a commit already", limit="commit_queue_max"
-            )
+        # A forked child has neither the thread nor whoever held the lock.
+        self._ready()
         waiting = _Waiting(member)
-        if self._thread is None:
-            self._start()
-        self._queue.put(waiting)
+        with self._queue_lock:
+            if self._closing:
+                # Behind what ends the queue, nobody would ever answer it.
+                raise StoreClosedError("the store is closed")
+            if self._queue.qsize() >= self._queue_max:
+                raise BackpressureError(
+                    f"{self._queue_max} calls wait for a commit already", limit="commit_queue_max"
+                )
+            if self._thread is None:
+                self._start()
+            self._queue.put(waiting)
         waiting.done.acquire()
         if waiting.error is not None:
             raise waiting.error
@@ -144,12 +157,19 @@ class GroupCommitter:
         """Run `action` between commits, on this thread: for what needs the connection itself."""
         with self._lock:
             self._ready()
-            return action()
+            try:
+                return action()
+            except StoreFailedError as error:
+                self._disk_failed(error)
+                raise
 
     def close(self) -> None:
         """Let what waits finish, then refuse everything."""
+        with self._queue_lock:
+            self._closing = True
+            if self._thread is not None:
+                self._queue.put(None)
         if self._thread is not None:
-            self._queue.put(None)
             self._thread.join()
         with self._lock:
             self._closed = True
@@ -162,52 +182,81 @@ class GroupCommitter:
         """Refuse everything from now on, with this error."""
         self._failure = self._failure or error
 
+    def refuse(self, error: MemoptError) -> None:
+        """Commit nothing: every call gets this error. The store itself is sound."""
+        self._refusal = error
+
+    @property
+    def refusing(self) -> bool:
+        return self._refusal is not None
+
     # -- one batch --------------------------------------------------------------------------------
 
     def _commit_alone(self, member: Callable[[CommitTransaction], T]) -> T:
         self._ready()
-        transaction = self._begin()
         try:
-            result = member(transaction)
+            result = member(self._begin())
         except BaseException as error:
-            raise self._abort(error) from error
+            judged = self._abort(error)
+            if judged is error:
+                raise
+            raise judged from error
         self._finish(1)
         return result
 
     def _commit_batch(self, batch: list[_Waiting]) -> None:
         try:
             self._ready()
-            transaction = self._begin()
-        except MemoptError as error:
+            self._commit_together(batch)
+        except BaseException as error:  # noqa: BLE001 - handed to every member's caller
             for waiting in batch:
-                waiting.error = error
+                waiting.error = waiting.error or error
             return
-        failure: BaseException | None = None
-        for waiting in batch:
-            lsn, delta, marks = transaction.lsn, transaction.unsealed_delta, self._marks()
-            try:
-                with self._writer.savepoint():
-                    waiting.result = waiting.member(transaction)
-                waiting.ran = True
-            except BaseException as error:  # noqa: BLE001 - handed to the member's own caller
-                transaction.lsn, transaction.unsealed_delta = lsn, delta
-                self._undo(marks)
-                waiting.error = error
-                if isinstance(error, StoreFailedError | DiskFullError):
-                    failure = error
-                    break
-        if failure is None and any(waiting.ran for waiting in batch):
-            try:
-                self._finish(len(batch))
-            except BaseException as error:  # noqa: BLE001 - handed to every member's caller
-                failure = error
-        else:
-            self._abort(failure)
-        if failure is not None:
+        if not any(waiting.ran for waiting in batch):
+            # One of them met damage, and SQLite may have ended the transaction under the others.
             for waiting in batch:
-                waiting.error = waiting.error or failure
+                if waiting.error is None:
+                    self._commit_batch([waiting])
+
+    def _commit_together(self, batch: list[_Waiting]) -> None:
+        """Run the members in one transaction. A member that fails has its error; where none ran,
+        those without an error are still to be run. Raises what all of them failed by."""
+        try:
+            transaction = self._begin()
+            for waiting in batch:
+                if not self._run_member(transaction, waiting):
+                    for other in batch:
+                        other.ran = False
+                    break
+            if not any(waiting.ran for waiting in batch):
+                self._abort(None)
+                return
+        except BaseException as error:
+            judged = self._abort(error)
+            if judged is error:
+                raise
+            raise judged from error
+        self._finish(len(batch))
+
+    def _run_member(self, transaction: CommitTransaction, waiting: _Waiting) -> bool:
+        """False when the transaction may have ended with it."""
+        lsn, delta, marks = transaction.lsn, transaction.unsealed_delta, self._marks()
+        try:
+            with self._writer.savepoint():
+                waiting.result = waiting.member(transaction)
+            waiting.ran = True
+        except BaseException as error:
+            if isinstance(error, StoreFailedError | DiskFullError):
+                raise
+            waiting.error = error
+            transaction.lsn, transaction.unsealed_delta = lsn, delta
+            self._undo(marks)
+            return not isinstance(error, StoreError)
+        return True
 
     def _begin(self) -> CommitTransaction:
+        if self._refusal is not None:
+            raise self._refusal
         transaction = self._transaction
         now = self._clock.now_us()
         if now < self._last_us:
@@ -218,16 +267,36 @@ class GroupCommitter:
         return transaction
 
     def _finish(self, members: int) -> None:
-        transaction = self._transaction
-        if transaction.lsn > self._lsn_limit:
-            self._lsn_limit = transaction.lsn + LSN_BLOCK
-            self._log.reserve_lsns(self._lsn_limit)
-        started = time.perf_counter()
+        transaction, limit = self._transaction, self._lsn_limit
         try:
+            if transaction.lsn > limit:
+                limit = transaction.lsn + LSN_BLOCK
+                self._log.reserve_lsns(limit)
+            started = time.perf_counter()
             self._writer.commit()
+            seconds = time.perf_counter() - started
         except BaseException as error:
-            raise self._abort(error) from error
-        seconds = time.perf_counter() - started
+            judged = self._abort(error)
+            if not isinstance(error, Exception):
+                # Ctrl-C, on its way out of COMMIT: whether that was made is not known.
+                self._disk_failed(StoreFailedError("a commit was interrupted"))
+            if judged is error:
+                raise
+            raise judged from error
+        try:
+            self._lsn_limit = limit
+            self._conclude(members, seconds)
+        except BaseException as error:
+            # It is committed, and not everybody who has to knows of it: go no further.
+            failure = StoreFailedError(f"a commit was made and could not be concluded: {error!r}")
+            self._disk_failed(failure)
+            if not isinstance(error, Exception):
+                raise
+            raise failure from error
+
+    def _conclude(self, members: int, seconds: float) -> None:
+        """After COMMIT: tell the acked page, then memory, then subscribers."""
+        transaction = self._transaction
         records = transaction.lsn - self.lsn
         self.lsn = transaction.lsn
         self._last_us = transaction.at_us
@@ -251,10 +320,16 @@ class GroupCommitter:
         transaction.unsealed_delta = 0
         self._undo((0, 0, 0))
         judged = self._writer.rollback(error)
-        if isinstance(judged, StoreFailedError) and self._failure is None:
-            self._failure = StoreFailedError(f"the store closed itself: {judged}")
-            self._on_failure(self._failure)
+        if isinstance(judged, StoreFailedError):
+            self._disk_failed(judged)
         return judged or StoreFailedError("nothing was committed")
+
+    def _disk_failed(self, error: MemoptError) -> None:
+        """From now on nothing is acknowledged any more."""
+        if self._failure is None:
+            self._failure = StoreFailedError(f"the store closed itself, open it again: {error}")
+            self._log.fail()
+            self._on_failure(self._failure)
 
     def _marks(self) -> tuple[int, int, int]:
         transaction = self._transaction
@@ -278,12 +353,8 @@ class GroupCommitter:
     # -- the committer thread ---------------------------------------------------------------------
 
     def _start(self) -> None:
-        with self._start_lock:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="memopt-committer", daemon=True
-                )
-                self._thread.start()
+        self._thread = threading.Thread(target=self._run, name="memopt-committer", daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:

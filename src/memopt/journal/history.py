@@ -28,6 +28,8 @@ from memopt.codecs.texts import text_decoder
 
 JOURNAL_START: Final = "journal_start"
 """Meta entry: records up to this LSN may be gone."""
+JOURNAL_START_US: Final = "journal_start_us"
+"""Meta entry: the time of the last event among them."""
 _PASS_RECORDS: Final = 4096
 _PASS_BYTES: Final = 4 << 20
 _SCAN_ROWS: Final = 512
@@ -167,6 +169,12 @@ class History:
 
 def journal_start(tables: Tables) -> int:
     value = tables.meta.get(JOURNAL_START)
+    return int(value) if value is not None else 0
+
+
+def journal_start_us(tables: Tables) -> int:
+    """The time of the last change of a head that may be gone; 0 when none is."""
+    value = tables.meta.get(JOURNAL_START_US)
     return int(value) if value is not None else 0
 
 

@@ -7,11 +7,12 @@ the end.
 """
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from memopt.base.protocols import Tables
 
 _SCAN_ROWS: Final = 512
+_LOGS_BEHIND_MAX: Final = 1 << 16
 _LSN: Final = struct.Struct("<Q")
 _LSN_OFFSET: Final = 4
 
@@ -24,6 +25,7 @@ class LogFacts(NamedTuple):
     acked_home: int
     """Frames that a finished checkpoint had brought home."""
     found_salt: int
+    """Of a header that verifies; 0 when there is none."""
     found_frames: int
 
 
@@ -42,8 +44,41 @@ def judge_log(facts: LogFacts) -> LogVerdict:
             is_short=facts.found_frames < facts.acked_frames > facts.acked_home,
             is_stale=short and facts.found_frames < facts.acked_home,
         )
-    # No log, or another one: a log is begun anew only when all of the old one was brought home.
+    if _begun_anew(facts.acked_salt, facts.found_salt):
+        # SQLite does that only when all of the old log was brought home; the page is older.
+        return LogVerdict(is_short=False, is_stale=False)
     return LogVerdict(is_short=facts.acked_frames > facts.acked_home, is_stale=False)
+
+
+def _begun_anew(acked_salt: int, found_salt: int) -> bool:
+    """A log that is begun anew counts the first half of its salt up by one."""
+    if not acked_salt or not found_salt:
+        return False
+    return 0 < ((found_salt >> 32) - (acked_salt >> 32)) % (1 << 32) <= _LOGS_BEHIND_MAX
+
+
+class AckedLsns(Protocol):
+    """What the acked page says of LSNs, and of a checkpoint that was under way."""
+
+    @property
+    def lsn(self) -> int: ...
+    @property
+    def run_lsn(self) -> int: ...
+    @property
+    def wal_home(self) -> int: ...
+    @property
+    def wal_copying(self) -> int: ...
+
+
+def lost_records(acked: AckedLsns, highest: int) -> int:
+    """How many acknowledged records are missing from a log that is short, at least, where
+    `highest` is the highest LSN that is left. 0 when it held none: a seal, or an older page."""
+    if highest >= acked.lsn and acked.wal_copying <= acked.wal_home:
+        # Commits come home in order, so nothing before the highest is missing.
+        return 0
+    # LSNs up to where this run began may have been skipped.
+    since = max(highest, acked.run_lsn) if acked.lsn > acked.run_lsn else highest
+    return max(1, acked.lsn - since)
 
 
 def highest_lsn(tables: Tables) -> int:

@@ -140,12 +140,13 @@ class Pager:
         if frame is None:
             with self._home.snapshot() as tables:
                 frame = tables.pages.body(row.page)
-                if frame is None:
-                    raise PageGoneError(row.page)
-                return self._decode(row, frame, tables)
-        return self._decode(row, frame, None)
+            if frame is None:
+                raise PageGoneError(row.page)
+        # Outside the snapshot: decoding may take one of its own, for a dictionary, and readers
+        # that each hold one and want another would wait for each other.
+        return self._decode(row, frame)
 
-    def _decode(self, row: PageRow, frame: bytes, tables: Tables | None) -> _Fetched:
+    def _decode(self, row: PageRow, frame: bytes) -> _Fetched:
         if len(frame) != row.stored_bytes:
             raise CorruptionError(f"page {row.page} is not as long as the page map says")
         raw = self._compressor.decode(frame, key=page_key(row))
@@ -156,10 +157,8 @@ class Pager:
             raise CorruptionError(f"page {row.page} does not hold the messages its map says")
         if not page.has_texts:
             return _Fetched(row, frame, raw, (), {})
-        if tables is None:
-            with self._home.snapshot() as tables:
-                return _Fetched(row, frame, raw, *self._load_texts(row.page, tables))
-        return _Fetched(row, frame, raw, *self._load_texts(row.page, tables))
+        with self._home.snapshot() as tables:
+            return _Fetched(row, frame, raw, *self._load_texts(row.page, tables))
 
     def _load_texts(
         self, page: int, tables: Tables
@@ -242,7 +241,7 @@ class Pager:
         with self._lock:
             for slot in self._table.idle_since(moment - min(l1_seconds, l2_seconds)):
                 idle = moment - self._table.touched[slot]
-                if idle > l1_seconds and self._table.raws[slot] is not None:
+                if idle > min(l1_seconds, l2_seconds) and self._table.raws[slot] is not None:
                     demoted_bytes += self._demote(slot)
                     demoted += 1
                 if idle > l2_seconds:

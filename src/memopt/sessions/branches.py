@@ -53,6 +53,11 @@ SUSPECT: Final = "suspect:"
 class _TailInTheWay(Exception):
     """The point a line is to start from is not sealed yet."""
 
+    def __init__(self, row: SessionRow, line: LineRow, owner: Owner) -> None:
+        self.is_current = row.line == line.line
+        self.line = line
+        self.owner = owner
+
 
 class Branches:
     """Thread-safe."""
@@ -111,7 +116,7 @@ class Branches:
                 raise UsageError(f"the session has {length} messages, got {stop}", field="at")
             if tables.sessions.find(*new) is not None:
                 raise ConflictError("the session is there already", expected=0, actual=new.id)
-            parent = _line_of(tables, line, stop)
+            parent = _line_of(tables, row, line, stop)
             lsn = transaction.next_lsn()
             tables.sessions.put(self._transcripts.session_row(transaction, new, row.agent, lsn))
             tables.lines.put(LineRow(lsn, lsn, parent, stop, lsn, transaction.at_us))
@@ -126,7 +131,7 @@ class Branches:
         at: int,
     ) -> Receipt:  # fmt: skip
         tables = transaction.tables
-        parent = _line_of(tables, line, at)
+        parent = _line_of(tables, row, line, at)
         lsn = transaction.next_lsn()
         tables.lines.put(LineRow(lsn, row.session, parent, at, lsn, transaction.at_us))
         tables.sessions.put(row._replace(line=lsn))
@@ -142,8 +147,11 @@ class Branches:
         for _ in range(_ATTEMPTS_MAX):
             try:
                 return self._committer.commit(member)
-            except _TailInTheWay:
-                self._transcripts.seal(key, all_of_it=True)
+            except _TailInTheWay as tail:
+                if tail.is_current:
+                    self._transcripts.seal(key, all_of_it=True)
+                else:
+                    self._transcripts.seal_line(tail.line, tail.owner)
         raise BackpressureError("others keep writing to the session", limit="seal attempts")
 
     # -- taking away ------------------------------------------------------------------------------
@@ -309,7 +317,7 @@ def _checked_head(tables: Tables, line: LineRow, if_head: int | None) -> int:
     return length
 
 
-def _line_of(tables: Tables, line: LineRow, stop: int) -> int:
+def _line_of(tables: Tables, row: SessionRow, line: LineRow, stop: int) -> int:
     """The line that holds message `stop` - 1, sealed; 0 when there is none."""
     if not stop:
         return 0
@@ -321,7 +329,7 @@ def _line_of(tables: Tables, line: LineRow, stop: int) -> int:
         found = parent
     pages = tables.pages.map(found.line, stop - 1, stop)
     if not pages:
-        raise _TailInTheWay
+        raise _TailInTheWay(row, found, _owner(tables, row))
     return found.line
 
 

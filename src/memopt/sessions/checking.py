@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from memopt.base.errors import CorruptionError, StoreVersionError
+from memopt.base.errors import CorruptionError, NotFoundError, StoreVersionError
 from memopt.base.events import Events, Quarantined
 from memopt.base.protocols import Clock, Compressor, Reader
 from memopt.base.records import CheckReport, Damage, LineRow, SessionRow
@@ -80,11 +80,8 @@ class Checking:
                 ended = True
                 break
             for row in rows:
-                found = _Found()
-                try:
-                    self._check_session(row, found)
-                except (CorruptionError, StoreVersionError, PageGoneError, struct.error) as error:
-                    what = getattr(error, "reason", str(error))
+                found, what = self._look_twice(row)
+                if what is not None:
                     damages.append(Damage(what=what, scope=row.scope, session=row.id))
                     self._quarantine(row, what)
                 sessions += 1
@@ -105,6 +102,26 @@ class Checking:
             damages=tuple(damages), lost_records=int(lost) if lost else 0,
             cursor=None if ended else cursor,
         )  # fmt: skip
+
+    def _look_twice(self, row: SessionRow) -> tuple["_Found", str | None]:
+        """What a session holds, and its damage. Looked at again before it is believed: the session
+        may have been deleted, or its states trimmed, between two snapshots of the first look."""
+        what = None
+        for _ in range(2):
+            found = _Found()
+            with self._home.snapshot() as tables:
+                current = tables.sessions.get(row.session)
+            if current is None:
+                return found, None
+            try:
+                self._check_session(current, found)
+            except NotFoundError:
+                continue
+            except (CorruptionError, StoreVersionError, PageGoneError, struct.error) as error:
+                what = getattr(error, "reason", str(error))
+            else:
+                return found, None
+        return found, what
 
     def _check_session(self, row: SessionRow, found: "_Found") -> None:
         with self._home.snapshot() as tables:
@@ -155,6 +172,8 @@ class Checking:
 
     def _quarantine(self, row: SessionRow, reason: str) -> None:
         self._events.emit(Quarantined(row.scope, row.id, reason))
+        if self._committer.refusing:
+            return
         name = f"{QUARANTINE}{row.session}"
         self._committer.commit(lambda t: t.tables.meta.put(name, reason.encode()))
 

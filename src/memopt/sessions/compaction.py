@@ -18,7 +18,7 @@ from memopt.base.protocols import Clock, Compressor, Reader, Tables
 from memopt.base.records import DictionaryRow, LineRow, PageRow, SessionRow
 from memopt.base.units import KIB
 from memopt.journal.commit import CommitTransaction, GroupCommitter
-from memopt.journal.history import JOURNAL_START, journal_start
+from memopt.journal.history import JOURNAL_START, JOURNAL_START_US, journal_start
 from memopt.paging.dictionaries import Dictionaries, Trained
 from memopt.paging.page_writer import Owner, PageWriter
 from memopt.paging.pager import Pager
@@ -334,13 +334,35 @@ class Compaction:
             known = journal_start(tables)
         if start <= known:
             return
-        self._committer.commit(lambda t: t.tables.meta.put(JOURNAL_START, str(start).encode()))
+        start_us = self._last_event_us(known, start)
+
+        def member(transaction: CommitTransaction) -> None:
+            meta = transaction.tables.meta
+            meta.put(JOURNAL_START, str(start).encode())
+            if start_us:
+                meta.put(JOURNAL_START_US, str(start_us).encode())
+
+        self._committer.commit(member)
         while self._committer.commit(lambda t: t.tables.events.delete(start, _SCAN_ROWS)):
             pass
         for row in self._all_sessions():
             self._committer.commit(
                 lambda t, row=row: self._transcripts.drop_abandoned(t, row, start)  # type: ignore[misc]
             )
+
+    def _last_event_us(self, after: int, up_to: int) -> int:
+        """When the last event in (after, up_to] was; 0 when there is none."""
+        found = 0
+        while True:
+            with self._home.snapshot() as tables:
+                rows = tables.events.since(after, _SCAN_ROWS)
+            for row in rows:
+                if row.lsn > up_to:
+                    return found
+                found = row.at_us
+            if not rows:
+                return found
+            after = rows[-1].lsn
 
     # -- walks ------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Which sessions there are, by scope, a page at a time."""
 
-from memopt.base.errors import UsageError
+from memopt.base.errors import CorruptionError, UsageError
 from memopt.base.protocols import Tables
 from memopt.base.records import SEQ_BITS, Reach, SessionInfo, SessionRow, to_datetime
 from memopt.sessions.names import ancestors_of
@@ -51,9 +51,14 @@ def list_sessions(
 
 
 def describe(reader: LineReader, row: SessionRow, bound: Bound = NOW) -> SessionInfo:
-    line, length = reader.length(row.scope, row.id, bound)
+    try:
+        line, length = reader.length(row.scope, row.id, bound)
+        damaged = False
+    except CorruptionError:
+        # Named, and no obstacle to listing the others.
+        line, length, damaged = None, 0, True
     return SessionInfo(
         scope=row.scope, id=row.id, agent=row.agent, message_count=length,
-        head=line.line << SEQ_BITS | length if line is not None else 0,
+        head=line.line << SEQ_BITS | length if line is not None else 0, is_damaged=damaged,
         made_at=to_datetime(row.made_us), touched_at=to_datetime(row.touched_us),
     )  # fmt: skip

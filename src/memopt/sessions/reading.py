@@ -6,6 +6,7 @@ way: a message is read exactly once, or the read fails.
 """
 
 import bisect
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
@@ -13,7 +14,7 @@ from typing import Final, NamedTuple
 from memopt.base.errors import CorruptionError, NotFoundError
 from memopt.base.protocols import Tables
 from memopt.base.records import SEQ_MASK, LineRow, Message, PageRow, SessionRow
-from memopt.codecs.message import decode_json
+from memopt.codecs.message import decode_array, decode_json
 from memopt.codecs.record import TailRecord, open_record
 from memopt.paging.pager import OpenPage, PageGoneError, Pager
 
@@ -53,7 +54,7 @@ class Run(NamedTuple):
 
     def messages(self) -> list[Message]:
         if self.page is None:
-            return [decode_json(record.body) for record in self.tail]
+            return decode_array([record.body for record in self.tail])
         start = self.first - self.page.row.start
         return self.page.page.messages(start, start + self.length, self.page.decode)
 
@@ -76,6 +77,8 @@ class _Window(NamedTuple):
     scope: int
     pages: list[tuple[Segment, PageRow]]
     tail: list[tuple[int, TailRecord]]
+    stop: int
+    """The first seq behind what was found."""
 
 
 class LineReader:
@@ -109,32 +112,35 @@ class LineReader:
     ) -> Iterator[Run]:
         """[start, stop) as far as `bound` sees, of `line` or of the line that was current then. A
         session that is not there has no messages."""
-        seq, replans = start, 0
-        if line is not None:
-            with self._snapshot() as tables:
-                stop = min(stop, length_of(tables, line))
+        seq, replans, session = start, 0, 0
         while seq < stop:
             with self._snapshot() as tables:
                 row = tables.sessions.find(scope, id)
-                if row is None:
-                    if line is None:
-                        return
+                if row is None and not session:
+                    return
+                if row is None or session not in (0, row.session):
                     raise NotFoundError(f"session {id!r} of scope {scope!r} was deleted")
                 if line is None:
                     line = line_as_of(tables, row, bound)
+                upto = min(stop, seq + _WINDOW_MESSAGES)
+                window = _plan(tables, row, line, seq, upto)
+                if not session:
                     # What is appended from here on is not part of this read.
-                    stop = min(stop, length_of(tables, line))
-                window = _plan(tables, row, line, seq, min(stop, seq + _WINDOW_MESSAGES))
+                    session = row.session
+                    stop = min(stop, window.stop if window.stop < upto else length_of(tables, line))
             if bound is not NOW:
                 stop = min(stop, self.stop_as_of(row, line, bound))
                 bound = NOW
+            before = seq
             try:
                 for run in self._read_window(window, row, seq, stop):
                     yield run
                     seq = run.first + run.length
-                    replans = 0
+                if seq == before < stop:
+                    raise _missing(row, seq, stop)
+                replans = 0
             except PageGoneError:
-                replans += 1
+                replans = replans + 1 if seq == before else 0
                 if replans > _REPLANS_MAX:
                     raise _missing(row, seq, seq + 1) from None
 
@@ -151,6 +157,13 @@ class LineReader:
 
     def stop_as_of(self, row: SessionRow, line: LineRow, bound: Bound) -> int:
         """The first seq of `line` that `bound` does not see."""
+        for _ in range(_REPLANS_MAX):
+            # A page may be rewritten between the map and its opening.
+            with contextlib.suppress(PageGoneError):
+                return self._stop_as_of(row, line, bound)
+        raise _missing(row, line.base, line.base + 1)
+
+    def _stop_as_of(self, row: SessionRow, line: LineRow, bound: Bound) -> int:
         with self._snapshot() as tables:
             pages = tables.pages.map(line.line, 0, SEQ_STOP)
             sealed = pages[-1].stop if pages else line.base
@@ -243,10 +256,11 @@ def segments_of(tables: Tables, line: LineRow) -> list[Segment]:
 
 def length_of(tables: Tables, line: LineRow) -> int:
     """How many messages a session has whose current line is `line`, its ancestors' included."""
+    last = tables.tail.last(line.line)
+    if last is not None:
+        return last + 1
     pages = tables.pages.map(line.line, 0, SEQ_STOP, last=1)
-    sealed = pages[0].stop if pages else line.base
-    tail = tables.tail.range(line.line, sealed, SEQ_STOP)
-    return tail[-1][0] + 1 if tail else sealed
+    return pages[0].stop if pages else line.base
 
 
 def _plan(tables: Tables, row: SessionRow, line: LineRow, start: int, stop: int) -> _Window:
@@ -258,11 +272,13 @@ def _plan(tables: Tables, row: SessionRow, line: LineRow, start: int, stop: int)
     for segment in segments_of(tables, line) if line.parent else (own,):
         upto = min(stop, segment.stop)
         if seq < upto:
-            pages += [(segment, page) for page in tables.pages.map(segment.line, seq, upto)]
-            seq = min(upto, pages[-1][1].stop) if pages else seq
+            found = tables.pages.map(segment.line, seq, upto)
+            pages += [(segment, page) for page in found]
+            seq = min(upto, found[-1].stop) if found else seq
         if seq < upto and segment.line != line.line:
             raise _missing(row, seq, upto)
-    return _Window(row.scope_number, pages, open_tail(tables, line.line, seq, stop))
+    tail = open_tail(tables, line.line, seq, stop)
+    return _Window(row.scope_number, pages, tail, tail[-1][0] + 1 if tail else seq)
 
 
 def open_tail(tables: Tables, line: int, start: int, stop: int) -> list[tuple[int, TailRecord]]:

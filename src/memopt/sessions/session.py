@@ -110,6 +110,8 @@ class Session:
 
     def writer(self, message: Mapping[str, Any], *, key: str | None = None) -> MessageWriter:
         """A message that arrives in pieces: `write` adds to its content, `commit` appends it."""
+        if not isinstance(message, Mapping):
+            raise UsageError(f"expected a dict, got {type(message).__name__}", field="message")
         return MessageWriter(
             dict(message), self._sessions.config, lambda whole: self.append(whole, key=key)
         )

@@ -129,6 +129,9 @@ class States:
                 session is not None and session.session != resident.session
             ):
                 return None
+            if base != latest and base and not tables.states.get(resident.session, name, base):
+                # Trimmed meanwhile.
+                return None
             body = encode_state(self._compressor, resident.session, name, version, raw, base_raw)
             lsn = transaction.next_lsn()
             at_us = transaction.at_us

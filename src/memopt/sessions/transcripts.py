@@ -7,6 +7,7 @@ another thread). Sequence numbers, `if_head` and idempotency keys are decided in
 Not here: reading (reading.py), branches (branches.py), states (states.py).
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -89,25 +90,29 @@ class Transcripts:
             lambda transaction: self._append(transaction, key, agent, said)
         )
         if resident.tail_bytes >= self._page_target_bytes:
-            self.seal(key, all_of_it=False)
+            # The messages are committed: that there is no room for a page now is not their
+            # caller's affair, and the next append tries again.
+            with contextlib.suppress(CapacityError):
+                self.seal(key, all_of_it=False)
         self._events.emit(Appended(len(said.bodies), size, time.perf_counter() - started))
         return receipt
 
     def _append(
         self, transaction: CommitTransaction, key: SessionKey, agent: str | None, said: Said
     ) -> tuple[Receipt, Resident]:
+        tables = transaction.tables
         resident = self.resident(transaction, key)
+        if resident is not None and said.key is not None:
+            # Before the head is looked at: the call being repeated is what has moved it.
+            known = tables.keys.find(resident.session, said.key)
+            if known is not None:
+                return Receipt(lsn=known.lsn, seq=known.seq, head=known.head), resident
         if resident is None:
             if said.if_head:
                 raise ConflictError("the session is not there", expected=said.if_head, actual=None)
             resident = self.create(transaction, key, agent)
         elif said.if_head is not None and said.if_head != resident.head:
             raise ConflictError("the head has moved", expected=said.if_head, actual=resident.head)
-        tables = transaction.tables
-        if said.key is not None:
-            known = tables.keys.find(resident.session, said.key)
-            if known is not None:
-                return Receipt(lsn=known.lsn, seq=known.seq, head=known.head), resident
         if resident.next_seq + len(said.bodies) > SEQ_MASK:
             raise CapacityError("the session is full", limit="messages of a session")
         transaction.on_rollback(self._residents.drop, key)
@@ -249,6 +254,8 @@ class Transcripts:
 
         def member(transaction: CommitTransaction) -> bool:
             if self._residents.peek(key) is not resident or resident.generation != generation:
+                return False
+            if resident.tail_start != new[0].row.start:
                 return False
             tables = transaction.tables
             for page in new:

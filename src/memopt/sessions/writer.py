@@ -19,8 +19,8 @@ class MessageWriter:
     def __init__(
         self, message: dict[str, Any], config: Config, append: Callable[[dict[str, Any]], Receipt]
     ) -> None:
-        content = message.get("content") or ""
-        if not isinstance(content, str):
+        content = message.get("content")
+        if not isinstance(content, str | None):
             raise UsageError("expected text or nothing to begin with", field="message.content")
         self._message = message
         self._append = append

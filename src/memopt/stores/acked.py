@@ -16,7 +16,7 @@ import zlib
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from memopt.base.errors import CorruptionError, StoreVersionError
+from memopt.base.errors import CorruptionError, StoreFailedError, StoreVersionError
 
 _SIZE_BYTES: Final = 4096
 _COPIES: Final = (0, 2048)
@@ -47,6 +47,9 @@ class Acked(NamedTuple):
     """Bytes of all tails."""
     at_us: int
     """The time of the last commit: time never runs backwards in a journal."""
+    sync_failed: int = 0
+    """1 once a sync failed: what is in the log may be in the system's cache alone, and no later
+    sync of the log would notice."""
 
 
 class AckedPage:
@@ -56,20 +59,26 @@ class AckedPage:
         self.record = record
         self._generation = generation
         self._lock = threading.Lock()
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
         try:
-            if os.fstat(descriptor).st_size != _SIZE_BYTES:
-                os.truncate(descriptor, 0)
-                os.write(descriptor, bytes(_SIZE_BYTES))
+            if os.fstat(descriptor).st_size < _SIZE_BYTES:
+                # One copy was whole, or this would not have been opened; a write mends the other.
+                os.truncate(descriptor, _SIZE_BYTES)
             self._map = mmap.mmap(descriptor, _SIZE_BYTES)
         finally:
             os.close(descriptor)
-        self.write()
 
     @classmethod
     def create(cls, path: Path, record: Acked) -> "AckedPage":
-        return cls(path, record, 0)
+        """A new page in `path`, in the place of any that is there: whole or not at all."""
+        new = path.with_name(path.name + ".new")
+        packed = _pack(1, record)
+        with open(new, "wb") as file:
+            file.write(b"".join(packed.ljust(_SIZE_BYTES // len(_COPIES), b"\0") for _ in _COPIES))
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        return cls(path, record, 1)
 
     @classmethod
     def open(cls, path: Path) -> "AckedPage | None":
@@ -92,6 +101,7 @@ class AckedPage:
             self.record = Acked(
                 old.store, lsn, old.lsn_limit, old.run_lsn, old.wal_salt, wal_frames,
                 old.wal_home, old.wal_copying, old.unsealed_bytes + unsealed_delta, at_us,
+                old.sync_failed,
             )  # fmt: skip
             self._write()
 
@@ -100,27 +110,40 @@ class AckedPage:
             self.record = self.record._replace(**changes)
             self._write()
 
-    def write(self) -> None:
+    def update_log(self, wal_salt: int, **changes: int) -> None:
+        """The same, unless another log than that of `wal_salt` has begun since."""
         with self._lock:
-            self._write()
+            if self.record.wal_salt == wal_salt:
+                self.record = self.record._replace(**changes)
+                self._write()
 
     def sync(self) -> None:
-        self._map.flush()
+        """Make what the page says survive a power cut."""
+        try:
+            self._map.flush()
+        except OSError as error:
+            raise StoreFailedError(f"the acked page could not be synced: {error}") from error
 
     def close(self) -> None:
-        self.sync()
-        self._map.close()
+        try:
+            self.sync()
+        finally:
+            self._map.close()
 
     def _write(self) -> None:
         self._generation += 1
-        (store, lsn, limit, run, salt, frames, home, copying, unsealed, at_us) = self.record
-        packed = _RECORD.pack(
-            _MAGIC, _VERSION, 0, self._generation, store, lsn, limit, run, salt,
-            frames, home, copying, unsealed, at_us,
-        )  # fmt: skip
-        packed += _CRC.pack(zlib.crc32(packed))
+        packed = _pack(self._generation, self.record)
         for offset in _COPIES:
             self._map[offset : offset + len(packed)] = packed
+
+
+def _pack(generation: int, record: Acked) -> bytes:
+    (store, lsn, limit, run, salt, frames, home, copying, unsealed, at_us, failed) = record
+    packed = _RECORD.pack(
+        _MAGIC, _VERSION, failed, generation, store, lsn, limit, run, salt, frames, home, copying,
+        unsealed, at_us,
+    )  # fmt: skip
+    return packed + _CRC.pack(zlib.crc32(packed))
 
 
 def _read(raw: bytes, offset: int) -> tuple[int, Acked] | None:
@@ -128,10 +151,12 @@ def _read(raw: bytes, offset: int) -> tuple[int, Acked] | None:
     crc = raw[offset + _RECORD.size : offset + _RECORD.size + _CRC.size]
     if len(crc) < _CRC.size or _CRC.unpack(crc)[0] != zlib.crc32(packed):
         return None
-    (magic, version, _, generation, store, lsn, limit, run, salt, frames, home, copying,
+    (magic, version, failed, generation, store, lsn, limit, run, salt, frames, home, copying,
      unsealed, at_us) = _RECORD.unpack(packed)  # fmt: skip
     if magic != _MAGIC:
         return None
     if version != _VERSION:
         raise StoreVersionError(f"the acked page has version {version}, this memopt knows 1")
-    return generation, Acked(store, lsn, limit, run, salt, frames, home, copying, unsealed, at_us)
+    return generation, Acked(
+        store, lsn, limit, run, salt, frames, home, copying, unsealed, at_us, failed
+    )

@@ -11,12 +11,13 @@ here: grouping commits (journal), what rows mean (sessions), when to checkpoint 
 import contextlib
 import ctypes
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import apsw
 import apsw.sqlite_extra
@@ -34,10 +35,12 @@ from memopt.base.errors import (
 from memopt.base.protocols import Tables
 from memopt.base.records import Durability
 from memopt.base.units import KIB, MIB
+from memopt.stores.repair import PAGE_BYTES, Mender
 from memopt.stores.schema import APPLICATION_ID, migrate
 from memopt.stores.tables import bind_tables
 
-PAGE_BYTES: Final = 4096
+T = TypeVar("T")
+
 _FRAME_BYTES: Final = PAGE_BYTES + 24
 _CHECKSUM_BYTES: Final = 8
 _READERS_MAX: Final = 4
@@ -46,6 +49,9 @@ _WRITER_CACHE_BYTES: Final = 2 * MIB
 _CONNECTION_BYTES: Final = 160 * KIB
 """Schema, statements and lookaside of one connection, measured."""
 _READER_WAIT_SECONDS: Final = 60.0
+_BUSY_MILLISECONDS: Final = 10_000
+_WAL_HEADER: Final = struct.Struct(">8I")
+_WAL_MAGIC: Final = 0x377F0682
 
 
 class WalState(NamedTuple):
@@ -66,6 +72,7 @@ class SqliteHome:
         *,
         durability: Durability = Durability.SYNC,
         vfs: str | None = None,
+        on_repair: Callable[[int], None] = lambda page: None,
     ) -> None:
         self.path = path
         self._budget = budget
@@ -80,9 +87,15 @@ class SqliteHome:
         # SQLite answers "busy" at once, without waiting, to the second of two checkpoints.
         self._checkpoint_lock = threading.Lock()
         self.closed = False
-        with translated():
-            self.writer = SqliteWriter(self._connect(_WRITER_CACHE_BYTES))
-            self._checkpointer: apsw.Connection | None = None
+        self._checkpointer: apsw.Connection | None = None
+        self._mender = Mender(path, self._checkpoint_lock, on_repair)
+        try:
+            self.missing_bytes = self._mender.prepare() if self.page_checksums else 0
+            """By how much the file was too short; what was there is damage to whoever reads it."""
+            self.writer = self.retried(lambda: SqliteWriter(self._connect(_WRITER_CACHE_BYTES)))
+        except BaseException:
+            self._mender.close()
+            raise
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -97,7 +110,9 @@ class SqliteHome:
                 return self._idle.pop()
         try:
             with translated():
-                reader = SqliteReader(self._connect(_READER_CACHE_BYTES), self._give_back)
+                reader = SqliteReader(
+                    self._connect(_READER_CACHE_BYTES), self._give_back, self._mend
+                )
         except BaseException:
             self._slots.release()
             raise
@@ -113,9 +128,26 @@ class SqliteHome:
 
     def newest_page(self) -> int:
         """The highest page number in use; 0 when there is none."""
+        query = "SELECT ifnull(max(page), 0) FROM pages"
+        try:
+            return int(self.retried(lambda: _row(self.writer.connection, query)[0]))
+        except CorruptionError:
+            # Where that cannot be read: a number that no page has, rather than no store at all.
+            return time.time_ns() >> 8
+
+    def retried(self, read: Callable[[], T]) -> T:
+        """What `read` returns, after a second attempt if it met a page that could be mended."""
+        try:
+            with translated():
+                return read()
+        except CorruptionError:
+            if not self._mend():
+                raise
         with translated():
-            newest = _row(self.writer.connection, "SELECT ifnull(max(page), 0) FROM pages")[0]
-        return int(newest)
+            return read()
+
+    def _mend(self) -> bool:
+        return self.page_checksums and self._mender.mend()
 
     # -- the log ----------------------------------------------------------------------------------
 
@@ -129,13 +161,16 @@ class SqliteHome:
         return WalState(max(frames, 0), max(home, 0), self.wal_salt())
 
     def wal_salt(self) -> int:
-        """The two salts of the log's header, as one number; 0 when there is no log."""
+        """The two salts of the log's header, as one number; 0 when there is no log, or its header
+        does not verify."""
         try:
             with open(self.wal_path, "rb") as file:
-                header = file.read(32)
+                header = file.read(_WAL_HEADER.size)
         except FileNotFoundError:
             return 0
-        return int.from_bytes(header[16:24], "big", signed=False) if len(header) == 32 else 0
+        if len(header) < _WAL_HEADER.size or not _wal_header_verifies(header):
+            return 0
+        return int.from_bytes(header[16:24], "big")
 
     def checkpoint_passive(self) -> WalState:
         """Copy what can be copied while writers go on. On a connection and thread of its own."""
@@ -145,12 +180,17 @@ class SqliteHome:
             _, frames, home = _row(self._checkpointer, "PRAGMA wal_checkpoint(PASSIVE)")
         return WalState(max(frames, 0), max(home, 0), 0)
 
-    def checkpoint_restart(self, *, truncate: bool) -> bool:
+    def checkpoint_restart(self, *, truncate: bool, wait_seconds: float = 10.0) -> bool:
         """Under the commit lock: copy the rest, so that the log begins anew. True when it could;
-        False when a reader still needs it."""
+        False when a reader still needs it after `wait_seconds`."""
         mode = "TRUNCATE" if truncate else "RESTART"
+        connection = self.writer.connection
         with self._checkpoint_lock, translated():
-            busy = _row(self.writer.connection, f"PRAGMA wal_checkpoint({mode})")[0]
+            connection.set_busy_timeout(round(1000 * wait_seconds))
+            try:
+                busy = _row(connection, f"PRAGMA wal_checkpoint({mode})")[0]
+            finally:
+                connection.set_busy_timeout(_BUSY_MILLISECONDS)
         if not busy:
             self.writer.wal_frames = 0
         return not busy
@@ -175,7 +215,9 @@ class SqliteHome:
         return stat.f_bavail * stat.f_frsize
 
     def integrity(self) -> list[str]:
-        """What SQLite itself finds wrong with its structure; reads the whole file."""
+        """What SQLite itself finds wrong with its structure, once what can be mended is; reads the
+        whole file."""
+        self._mend()
         reader = self.snapshot()
         try:
             with translated(), reader:
@@ -229,6 +271,7 @@ class SqliteHome:
             self._checkpointer.close()
         with contextlib.suppress(apsw.Error):
             self.writer.connection.close()
+        self._mender.close()
         self._budget.release("sqlite", self._charged)
         self._charged = 0
 
@@ -253,7 +296,10 @@ class SqliteHome:
                 raise StoreVersionError(
                     "the store has page checksums, and this apsw lacks SQLite's checksum VFS"
                 )
-            connection.set_busy_timeout(10_000)
+            connection.set_busy_timeout(_BUSY_MILLISECONDS)
+            # Plans must not depend on bound values: otherwise SQLite compiles a range query anew
+            # whenever a binding changes, which costs more than running it.
+            connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
             for pragma in (
                 f"synchronous = {self._synchronous}",
                 f"cache_size = -{cache_bytes // KIB}",
@@ -342,9 +388,13 @@ class SqliteReader:
     """One reading connection and its snapshot; used by one thread at a time."""
 
     def __init__(
-        self, connection: apsw.Connection, give_back: Callable[["SqliteReader"], None]
+        self,
+        connection: apsw.Connection,
+        give_back: Callable[["SqliteReader"], None],
+        mend: Callable[[], bool],
     ) -> None:
         self.connection = connection
+        self._mend = mend
         self.since = 0.0
         self._tables = bind_tables(connection)
         self._execute = connection.execute
@@ -367,12 +417,23 @@ class SqliteReader:
     ) -> None:
         self.since = 0.0
         try:
-            if not self.connection.get_autocommit():
-                self._execute("COMMIT")
+            # A statement that failed is reported once more by the next call: `error` says it all.
+            with contextlib.suppress(apsw.Error) if error is not None else translated():
+                if not self.connection.get_autocommit():
+                    self._execute("COMMIT")
         finally:
             self._give_back(self)
         if isinstance(error, apsw.Error):
-            raise translate(error) from error
+            raise self._judged(error) from error
+
+    def _judged(self, error: apsw.Error) -> MemoptError:
+        """Ours for SQLite's; a page that failed its checksum is mended for the next read. This one
+        has lost its snapshot."""
+        judged = translate(error)
+        if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA and self._mend():
+            judged = CorruptionError("a database page failed its checksum, and was mended")
+            judged.mended = True
+        return judged
 
 
 # -- the checksum VFS -----------------------------------------------------------------------------
@@ -420,6 +481,19 @@ def _prepare_new(connection: apsw.Connection, page_checksums: bool) -> None:
         "journal_mode = WAL",
     ):
         connection.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def _wal_header_verifies(header: bytes) -> bool:
+    """SQLite's checksum over the first 24 bytes; its byte order is the magic's lowest bit."""
+    magic, *_, first, second = _WAL_HEADER.unpack(header)
+    if magic & ~1 != _WAL_MAGIC:
+        return False
+    words = struct.unpack(f"{'>' if magic & 1 else '<'}6I", header[:24])
+    a = b = 0
+    for even, odd in zip(words[::2], words[1::2], strict=True):
+        a = (a + even + b) & 0xFFFFFFFF
+        b = (b + odd + a) & 0xFFFFFFFF
+    return (a, b) == (first, second)
 
 
 def _reserved_bytes(path: Path) -> int:

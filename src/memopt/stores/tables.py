@@ -177,6 +177,13 @@ class SqliteTail(_Table):
     def put(self, line: int, seq: int, record: bytes) -> None:
         self._execute("INSERT OR REPLACE INTO tail VALUES (?, ?)", (line << SEQ_BITS | seq, record))
 
+    def last(self, line: int) -> int | None:
+        first = line << SEQ_BITS
+        row = self._execute(
+            "SELECT max(key) FROM tail WHERE key >= ? AND key <= ?", (first, first | SEQ_MASK)
+        ).fetchone()
+        return None if row[0] is None else row[0] & SEQ_MASK
+
     def range(self, line: int, start: int, stop: int) -> list[tuple[int, bytes]]:
         first = line << SEQ_BITS
         rows = self._execute(

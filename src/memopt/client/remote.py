@@ -1,0 +1,302 @@
+"""RemoteMemory and its handles: made from Memory and its handles, with the same names, signatures
+and docstrings. A verb checks its arguments as a call would, sends them, and returns or raises what
+the owner answered. Nothing is kept here.
+"""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from memopt.base.config import Config
+from memopt.base.errors import NotFoundError, UsageError
+from memopt.client.connection import Pool
+from memopt.codecs.message import encode_json, encode_message
+from memopt.codecs.wire import Json, decode
+from memopt.directory import DATABASE
+from memopt.journal.subscription import Subscription
+from memopt.memory import Memory, MemoryView
+from memopt.owner import READS, SOCKET, VERBS, Target
+from memopt.sessions.names import SessionKey, check_name, check_scope
+from memopt.sessions.session import Session, SessionView
+from memopt.sessions.writer import MessageWriter
+
+C = TypeVar("C", bound=type)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def connect(path_or_url: str | os.PathLike[str], *, key: str | None = None) -> "RemoteMemory":
+    """The verbs of Memory on the running owner of a store: a directory, or unix://DIRECTORY.
+
+    Raises NotFoundError where there is no store, StoreClosedError when nobody has it open,
+    BackpressureError when too many clients are connected. Close it, or use it in a `with` block;
+    closing it leaves the store open.
+    """
+    directory = _directory(os.fspath(path_or_url))
+    if key is not None:
+        raise UsageError("the owner of a directory asks for no key", field="key")
+    if not (directory / DATABASE).exists():
+        raise NotFoundError(f"there is no memopt store in {directory}")
+    return RemoteMemory(directory)
+
+
+def _directory(place: str) -> Path:
+    if "://" not in place:
+        return Path(place).absolute()
+    url = urlsplit(place)
+    if url.scheme in ("http", "https"):
+        raise UsageError(
+            f"this memopt speaks to owners on this machine only, got {place}: name the directory "
+            "of a store (a server comes with `memopt serve`)",
+            field="path_or_url",
+        )
+    if url.scheme != "unix" or url.netloc or not url.path:
+        raise UsageError(
+            f"expected a directory or unix:///DIRECTORY, got {place}", field="path_or_url"
+        )
+    path = Path(unquote(url.path))
+    return path.parent if path.name == SOCKET else path
+
+
+# -- verbs from verbs -----------------------------------------------------------------------------
+
+if TYPE_CHECKING:
+    # What a RemoteMemory can do is what a Memory can do; for a type checker it is one.
+    _MemoryVerbs = Memory
+    _MemoryViewVerbs = MemoryView
+    _SessionVerbs = Session
+    _SessionViewVerbs = SessionView
+else:
+    _MemoryVerbs = _MemoryViewVerbs = _SessionVerbs = _SessionViewVerbs = object
+
+
+def _as(verb: Any) -> Callable[[F], F]:
+    """Name, docstring and signature of the local verb."""
+
+    def dress(function: F) -> F:
+        functools.update_wrapper(function, verb, ("__name__", "__doc__"), ())
+        return function
+
+    return dress
+
+
+def _verbs_of(local: type) -> Callable[[C], C]:
+    """Give a remote class the verbs of the local one."""
+
+    def add(remote: C) -> C:
+        for name in VERBS[local] - vars(remote).keys():
+            setattr(remote, name, _asking(getattr(local, name)))
+        for name in READS[local]:
+            setattr(remote, name, _reading(getattr(local, name)))
+        return remote
+
+    return add
+
+
+def _asking(verb: Any) -> Any:
+    @_as(verb)
+    def ask(self: Any, *args: Any, **kwargs: Any) -> Any:
+        arguments = _bind(verb, self, args, kwargs)
+        progress = arguments.pop("progress", None)
+        sent = _sendable(arguments, self._pool.config)
+        return self._pool.call(self._target, verb.__name__, sent, progress)
+
+    return ask
+
+
+def _reading(verb: Any) -> Any:
+    @_as(verb)
+    def read(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return _batches(self, verb.__name__, _bind(verb, self, args, kwargs))
+
+    return read
+
+
+def _batches(remote: Any, verb: str, arguments: dict[str, Any] | None) -> Iterator[Any]:
+    while arguments is not None:
+        items, arguments = remote._pool.call(remote._target, verb, arguments)
+        # Decoded one by one, so that a batch is held once.
+        for item in items:
+            yield decode(item)
+
+
+def _bind(verb: Any, self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name. Raises TypeError as the call itself would."""
+    arguments = dict(_signature(verb).bind(self, *args, **kwargs).arguments)
+    del arguments["self"]
+    return arguments
+
+
+_signature = functools.cache(inspect.signature)
+
+
+def _sendable(arguments: dict[str, Any], config: Config) -> dict[str, Any]:
+    """What users wrote is checked and encoded here, where a wrong type can still be seen."""
+    depth = config.message_depth_max
+    for name, value in arguments.items():
+        if name == "message":
+            limit = config.message_bytes_max
+            arguments[name] = Json(
+                encode_message(value, bytes_max=limit, depth_max=depth, field=name)
+            )
+        elif name == "messages":
+            limit = config.message_bytes_max
+            arguments[name] = [
+                Json(encode_message(v, bytes_max=limit, depth_max=depth, field=f"messages[{i}]"))
+                for i, v in enumerate(value)
+            ]
+        elif name == "value":
+            limit = config.state_bytes_max
+            arguments[name] = Json(encode_json(value, bytes_max=limit, depth_max=depth, field=name))
+        elif name == "path":
+            # The owner may be in another folder.
+            arguments[name] = str(Path(value).absolute())
+    return arguments
+
+
+# -- memory and its handles -----------------------------------------------------------------------
+
+
+@_verbs_of(Memory)
+class RemoteMemory(_MemoryVerbs):
+    """A store that another process has open. The verbs are Memory's. Thread-safe."""
+
+    def __init__(self, directory: Path) -> None:
+        self._pool = Pool(directory)
+        self._target = Target("Memory")
+
+    @property
+    def path(self) -> Path:
+        return self._pool.directory
+
+    @property
+    def config(self) -> Config:
+        """The owner's settings."""
+        return self._pool.config
+
+    @property
+    def lsn(self) -> int:
+        return int(self._pool.call(self._target, "lsn", {}))
+
+    def __repr__(self) -> str:
+        return f"RemoteMemory({str(self.path)!r})"
+
+    @_as(Memory.session)
+    def session(self, id: str, *, scope: str = "default", agent: str | None = None) -> Session:
+        key = SessionKey(check_scope(scope), check_name(id, field="id"))
+        name = None if agent is None else check_name(agent, field="agent")
+        return RemoteSession(self._pool, key, name)
+
+    @_as(Memory.at)
+    def at(self, moment: int | datetime) -> MemoryView:
+        self._pool.call(self._target, "at", {"moment": moment})
+        return RemoteMemoryView(self._pool, moment)
+
+    @_as(Memory.subscribe)
+    def subscribe(
+        self, *, since: int | None = None, pending_max: int | None = None
+    ) -> Subscription:
+        return self._pool.subscribe({"since": since, "pending_max": pending_max})
+
+    def close(self) -> None:
+        """Hang up. The store stays open where it is open. May be called twice."""
+        self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@_verbs_of(MemoryView)
+class RemoteMemoryView(_MemoryViewVerbs):
+    """A store as it was."""
+
+    def __init__(self, pool: Pool, moment: int | datetime) -> None:
+        self._pool = pool
+        self._target = Target("MemoryView", moment=moment)
+
+    @_as(MemoryView.session)
+    def session(self, id: str, *, scope: str = "default") -> SessionView:
+        key = SessionKey(check_scope(scope), check_name(id, field="id"))
+        return RemoteSessionView(self._pool, key, self._target.moment)
+
+
+@_verbs_of(Session)
+class RemoteSession(_SessionVerbs):
+    """A conversation in a store that another process has open. The verbs are Session's."""
+
+    def __init__(self, pool: Pool, key: SessionKey, agent: str | None) -> None:
+        self._pool = pool
+        self._key = key
+        self._agent = agent
+        self._target = Target("Session", key.scope, key.id, agent)
+
+    @property
+    def scope(self) -> str:
+        return self._key.scope
+
+    @property
+    def id(self) -> str:
+        return self._key.id
+
+    def __repr__(self) -> str:
+        return f"RemoteSession({self.id!r}, scope={self.scope!r})"
+
+    def __len__(self) -> int:
+        return int(self._pool.call(self._target, "length", {}))
+
+    def __bool__(self) -> bool:
+        return True
+
+    @property
+    def head(self) -> int:
+        return int(self._pool.call(self._target, "head", {}))
+
+    @_as(Session.writer)
+    def writer(self, message: Any, *, key: str | None = None) -> MessageWriter:
+        # It is collected on this side, and travels when it is whole.
+        return MessageWriter(
+            dict(message), self._pool.config, lambda whole: self.append(whole, key=key)
+        )
+
+    @_as(Session.fork)
+    def fork(self, id: str, *, at: int | None = None) -> Session:
+        key = SessionKey(self.scope, check_name(id, field="id"))
+        self._pool.call(self._target, "fork", {"id": id, "at": at})
+        return RemoteSession(self._pool, key, self._agent)
+
+
+@_verbs_of(SessionView)
+class RemoteSessionView(_SessionViewVerbs):
+    """A session as it was."""
+
+    def __init__(self, pool: Pool, key: SessionKey, moment: int | datetime) -> None:
+        self._pool = pool
+        self._key = key
+        self._target = Target("SessionView", key.scope, key.id, None, moment)
+
+    @property
+    def scope(self) -> str:
+        return self._key.scope
+
+    @property
+    def id(self) -> str:
+        return self._key.id
+
+    def __len__(self) -> int:
+        return int(self._pool.call(self._target, "length", {}))
+
+    def __bool__(self) -> bool:
+        return True

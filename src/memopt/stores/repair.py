@@ -1,0 +1,229 @@
+"""One flipped bit in a page of the database file is found by the page's checksum, and flipped back.
+
+SQLite's checksum VFS ends every page with two sums over its words: `s1 += a + s2; s2 += b + s1` for
+each pair of 32-bit words. They are linear modulo 2^32, so the difference between a page's sums and
+the stored ones says which bit would explain it. Where exactly one bit does, it is flipped back, and
+then both sums hold; where none or several do (high bits of words a Fibonacci period apart change
+the sums alike), the page is left as it is: damage is then reported by whoever reads it.
+
+Why this is safe beside a write-ahead log: a page with a newer frame in the log is never read from
+the file, and is overwritten by the next checkpoint; until then one byte of it is made what it was.
+Torn writes are no single bit, and would pass for one once in 2^49 cases.
+
+The file is opened once and closed after SQLite closed it: closing any descriptor of a file drops
+the locks that this process holds on it. Not here: when to look, and keeping checkpoints away
+meanwhile (sqlite.py).
+"""
+
+import contextlib
+import functools
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+PAGE_BYTES: Final = 4096
+_SUM_BYTES: Final = 8
+_WORDS: Final = (PAGE_BYTES - _SUM_BYTES) // 4
+_AT_ONCE: Final = 256
+_IN_VAIN_SECONDS: Final = 60.0
+_RESERVED_AT: Final = 20
+_PAGE_COUNT_AT: Final = 28
+_FILLER: Final = b"\xff"
+"""Never what a page ends with: a page that was filled up fails its checksum."""
+
+Words = npt.NDArray[np.uint32]
+
+
+class Flip(NamedTuple):
+    """A bit to flip back: in which byte of a page, and which."""
+
+    offset: int
+    mask: int
+
+
+class Mender:
+    """When to mend: before SQLite opens a file, and when a page it read failed its checksum.
+
+    Thread-safe; `checkpoint_lock` is held meanwhile, so nobody else writes to the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        checkpoint_lock: AbstractContextManager[Any],
+        on_repair: Callable[[int], None],
+    ) -> None:
+        self._path = path
+        self._checkpoint_lock = checkpoint_lock
+        self._on_repair = on_repair
+        self._file: "PageFile | None" = None
+        self._in_vain_at = -math.inf
+
+    def prepare(self) -> int:
+        """Before SQLite opens the file: its first page and its length. How many bytes were gone."""
+        if not self._path.exists() or not self._path.stat().st_size:
+            return 0
+        file = self._open()
+        if file is None:
+            return 0
+        if file.mend_first():
+            self._on_repair(1)
+        return file.fill_up()
+
+    def mend(self) -> bool:
+        """Mend what can be mended in the whole file. True when something was, so that reading
+        again makes sense. When nothing was, the next calls find nothing for a while."""
+        with self._checkpoint_lock:
+            file = self._open()
+            if file is None or time.monotonic() < self._in_vain_at + _IN_VAIN_SECONDS:
+                return False
+            mended = file.mend_all()
+            if not mended:
+                self._in_vain_at = time.monotonic()
+        for page in mended:
+            self._on_repair(page)
+        return bool(mended)
+
+    def close(self) -> None:
+        """After SQLite has closed the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> "PageFile | None":
+        if self._file is None:
+            # A file that cannot be written cannot be mended.
+            with contextlib.suppress(OSError):
+                self._file = PageFile(self._path)
+        return self._file
+
+
+class PageFile:
+    """The database file, beside SQLite. No checkpoint may run while a method of this does."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def mend_first(self) -> bool:
+        """Mend the page that says how all others are to be read, before SQLite believes it: also
+        that pages carry checksums at all. True when it had to be."""
+        page = os.pread(self._descriptor, PAGE_BYTES, 0)
+        return len(page) == PAGE_BYTES and not is_whole(page) and self._mend(1, page)
+
+    def mend_all(self) -> list[int]:
+        """Mend every page that fails its checksum and can be; their numbers."""
+        if not self._has_checksums():
+            return []
+        return [number for number, page in self._damaged() if self._mend(number, page)]
+
+    def fill_up(self) -> int:
+        """Give a file that was cut its length back, so that the missing pages are noticed one by
+        one, by whoever reads them; how many bytes were missing.
+
+        SQLite takes what is missing of its last page for zeros, without verifying anything; and a
+        file that misses whole pages it opens only where the log says how long it should be.
+        """
+        size = os.fstat(self._descriptor).st_size
+        rest = -size % PAGE_BYTES
+        if rest:
+            os.pwrite(self._descriptor, _FILLER * rest, size)
+        page = os.pread(self._descriptor, PAGE_BYTES, 0)
+        whole = size + rest
+        if self._has_checksums() and is_whole(page):
+            wanted = PAGE_BYTES * int.from_bytes(page[_PAGE_COUNT_AT : _PAGE_COUNT_AT + 4], "big")
+            if wanted > whole:
+                # Zeros pass their checksum, but are no page of any kind.
+                os.truncate(self._descriptor, wanted)
+                whole = wanted
+        if whole > size:
+            os.fsync(self._descriptor)
+        return whole - size
+
+    def _has_checksums(self) -> bool:
+        return os.pread(self._descriptor, 1, _RESERVED_AT) == bytes([_SUM_BYTES])
+
+    def _damaged(self) -> Iterator[tuple[int, bytes]]:
+        offset = 0
+        while chunk := os.pread(self._descriptor, _AT_ONCE * PAGE_BYTES, offset):
+            chunk = chunk[: len(chunk) - len(chunk) % PAGE_BYTES]
+            if not chunk:
+                return
+            words = np.frombuffer(chunk, "<u4").reshape(-1, PAGE_BYTES // 4)
+            wrong = (_sums(words) != words[:, _WORDS:]).any(axis=1)
+            for index in np.flatnonzero(wrong).tolist():
+                at = index * PAGE_BYTES
+                yield (offset + at) // PAGE_BYTES + 1, chunk[at : at + PAGE_BYTES]
+            offset += len(chunk)
+
+    def _mend(self, number: int, page: bytes) -> bool:
+        flip = find_flip(page)
+        if flip is None:
+            return False
+        byte = page[flip.offset] ^ flip.mask
+        os.pwrite(self._descriptor, bytes([byte]), (number - 1) * PAGE_BYTES + flip.offset)
+        os.fsync(self._descriptor)
+        return True
+
+
+def is_whole(page: bytes) -> bool:
+    """Whether a page's checksum holds."""
+    words: Words = np.frombuffer(page, "<u4").reshape(1, -1)
+    return bool((_sums(words) == words[:, _WORDS:]).all())
+
+
+def find_flip(page: bytes) -> Flip | None:
+    """The one bit that, flipped back, makes the checksum hold; None when it is not exactly one."""
+    words: Words = np.frombuffer(page, "<u4")
+    wrong = words[_WORDS:] - _sums(words.reshape(1, -1))[0]
+    if not wrong.any():
+        return None
+    bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
+    # What flipping each bit back adds to its word: +2^k where it is 0, -2^k where it is 1.
+    step = np.where(words[:_WORDS, None] & bits, np.uint32(0) - bits, bits)
+    fits = np.ones(step.shape, dtype=bool)
+    for weights, difference in zip(_weights(), wrong, strict=True):
+        fits &= step * weights[:, None] == difference
+    found = [(word, 1 << bit) for word, bit in np.argwhere(fits).tolist()]
+    # Or the bit is in the stored sums themselves, where it has to explain one and leave the other.
+    sums = words[_WORDS:] ^ (words[_WORDS:] - wrong)
+    if not sums.all() and int(sums.max()).bit_count() == 1:
+        found.append((_WORDS + int(sums.argmax()), int(sums.max())))
+    if len(found) != 1:
+        return None
+    [(word, mask)] = found
+    byte = (mask.bit_length() - 1) // 8
+    flip = Flip(4 * word + byte, mask >> 8 * byte)
+    mended = bytearray(page)
+    mended[flip.offset] ^= flip.mask
+    return flip if is_whole(bytes(mended)) else None
+
+
+def _sums(pages: Words) -> Words:
+    """Both sums of each page, a row of words."""
+    columns = [(pages[:, :_WORDS] * w).sum(axis=1, dtype=np.uint32) for w in _weights()]
+    return np.stack(columns, axis=1)
+
+
+@functools.cache
+def _weights() -> tuple[Words, Words]:
+    """By how much each word of a page counts in each of its sums."""
+    rows: list[tuple[int, int]] = []
+    first, second = 1, 1  # of the earlier word of a pair: it is in both sums
+    third, fourth = 0, 1  # of the later one: in the second sum alone
+    for _ in range(_WORDS // 2):
+        rows += [(third, fourth), (first, second)]
+        # One more pair of zeros behind it: s1 += s2, then s2 += s1.
+        first, second = (first + second) % 2**32, (first + 2 * second) % 2**32
+        third, fourth = (third + fourth) % 2**32, (third + 2 * fourth) % 2**32
+    table: npt.NDArray[Any] = np.array(rows[::-1], dtype=np.uint32)
+    return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])

@@ -1,0 +1,339 @@
+"""Bad or missing bytes are detected, never served: bits flipped and files cut, one at a time.
+
+A case damages one file of a small store, opens it and reads everything. What is read must be what
+was written, or the store says that it is not: by name of a session, or of the store when it opens,
+or as a number of lost records. After a loss every message that is still there must at least have
+been written, at that place of that session, once.
+
+Most cases compare all rows of all tables and of all indexes with those of the whole store, which
+takes a millisecond; where they differ, and in every sixteenth case anyway, everything is read
+through the public API.
+"""
+
+import collections
+import contextlib
+import functools
+import itertools
+import json
+import random
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+import pytest
+
+from memopt.base.errors import CorruptionError, NotFoundError, StoreClosedError
+from memopt.base.records import Selector
+from memopt.memory import Memory
+from memopt.testing.flips import Case, Pristine, single_bit_flips, truncations
+from memopt.wiring import open_memory
+
+SETTINGS: dict[str, Any] = {
+    "budget": "64MiB",
+    "durability": "os",
+    "maintenance_seconds": 0,
+    "ballast_bytes": 0,
+    "page_target_bytes": 1024,
+    "text_bytes_min": 300,
+    "dictionary_bytes": 4096,
+    "dictionary_training_pages": 16,
+    "state_keyframe_versions": 3,
+    "wal_limit_bytes": "16MiB",
+}
+SCOPES = [*(f"acme/u{i}" for i in range(7)), "beta/team/x", "beta/team/y", "solo"]
+EVERYTHING_READ_IN = 16
+SHAPES = ("closed", "killed", "halfway", "copying", "begun_anew")
+
+Key = tuple[str, str]
+StateKey = tuple[str, str, str, int]
+
+
+class Written(NamedTuple):
+    """What a store holds, and what it ever held, by place."""
+
+    messages: dict[Key, list[str]]
+    states: dict[StateKey, str]
+    said: dict[tuple[str, str, int], set[str]]
+    rows: list[Any]
+
+
+class Shape(NamedTuple):
+    path: Path
+    pristine: Pristine
+    written: Written
+
+
+class Author:
+    """Writes a store and notes what it wrote."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.said: dict[tuple[str, str, int], set[str]] = collections.defaultdict(set)
+        self.saved: dict[StateKey, set[str]] = collections.defaultdict(set)
+        self.chance = random.Random(7)
+        pool = [self._words(12) for _ in range(24)]
+        self.sentence = lambda: self.chance.choice(pool)
+        self.prompt = "You are an agent of an airline. " + self._words(60)
+
+    def begin(self) -> None:
+        """Sessions with pages, tails, texts, states, actors and keys, under a dictionary."""
+        for i in range(34):
+            self.session(i, self.chance.randint(2, 8))
+        assert self.memory.compact().dictionaries_trained
+        for i in range(0, 34, 3):
+            self.session(i, 2)
+
+    def go_on(self, first: int) -> None:
+        """Branches, redactions, deletions and more of everything."""
+        memory = self.memory
+        for i in range(first, first + 12):
+            self.session(i, self.chance.randint(1, 6))
+        handles = [memory.session(k[1], scope=k[0]) for k in contents(memory)[0]]
+        for i, session in enumerate(self.chance.sample(handles, 10)):
+            match i % 5:
+                case 0:
+                    session.truncate(len(session) // 2)
+                    session.append({"role": "user", "content": "again " + self.sentence()})
+                case 1:
+                    fork = session.fork(f"{session.id}-fork{first}", at=len(session) - 1)
+                    fork.append({"role": "user", "content": "forked " + self.sentence()})
+                case 2:
+                    session.redact(1)
+                case 3:
+                    session.pop()
+                case 4:
+                    session.delete()
+            self.note()
+        memory.forget(Selector(scope="acme", reach="subtree", containing="secret 3"))
+        self.note()
+
+    def session(self, number: int, messages: int) -> None:
+        scope = SCOPES[number % len(SCOPES)]
+        session = self.memory.session(f"s{number}", scope=scope, agent="bot" if number % 4 else None)
+        if not len(session):
+            session.append({"role": "system", "content": self.prompt})
+        for i in range(messages):
+            text = f"secret {number}.{i} {self.sentence()} {self._words(3)} {self.sentence()}"
+            session.append(
+                {"role": "user", "content": text},
+                actor="someone" if i % 3 == 0 else None,
+                key=f"key {len(session)}" if i % 4 == 0 else None,
+            )
+        for i in range(number % 3):
+            log = [self.sentence() for _ in range(3 * i + 1)]
+            session.save_state({"step": i, "log": log}, name="plan" if i % 2 else "main")
+        self.note()
+
+    def note(self) -> None:
+        messages, states = contents(self.memory)
+        for (scope, id), texts in messages.items():
+            for seq, text in enumerate(texts):
+                self.said[scope, id, seq].add(text)
+        for key, value in states.items():
+            self.saved[key].add(value)
+
+    def written(self) -> Written:
+        messages, states = contents(self.memory)
+        said = dict(self.said) | {(*k[:2], hash(k[2:])): v for k, v in self.saved.items()}
+        return Written(messages, states, said, rows_of(self.memory))
+
+    def _words(self, count: int) -> str:
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        return " ".join(
+            "".join(self.chance.choices(letters, k=self.chance.randint(3, 9))) for _ in range(count)
+        )
+
+
+def contents(memory: Memory) -> tuple[dict[Key, list[str]], dict[StateKey, str]]:
+    messages: dict[Key, list[str]] = {}
+    states: dict[StateKey, str] = {}
+    for info in memory.sessions(None, limit=1000):
+        read(memory, (info.scope, info.id), messages, states)
+    return messages, states
+
+
+def read(
+    memory: Memory, key: Key, messages: dict[Key, list[str]], states: dict[StateKey, str]
+) -> None:
+    session = memory.session(key[1], scope=key[0])
+    messages[key] = [json.dumps(message) for message in session.messages()]
+    for version in session.states():
+        state = session.load_state(name=version.name, version=version.version)
+        assert state is not None
+        states[(*key, version.name, version.version)] = json.dumps(state.value)
+
+
+def rows_of(memory: Memory) -> list[Any]:
+    """Every row of every table, and every index in its order."""
+    home = memory._parts.directory.home
+    with home.snapshot():
+        reader = next(reader for reader in home._readers if reader.since)
+        return [reader.connection.execute(sql).fetchall() for sql in _every_row(reader.connection)]
+
+
+@functools.cache
+def _every_row(connection: apsw.Connection) -> list[str]:
+    schema = connection.execute(
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
+    ).fetchall()
+    # What belongs to the backup list and to the loss itself is no one's content.
+    statements = ["SELECT * FROM meta WHERE name <> 'lost_records'"]
+    for kind, name, table, sql in schema:
+        if kind == "table" and name != "meta":
+            statements.append(f"SELECT * FROM {name}")
+        elif kind == "index" and sql is not None:
+            where = "WHERE parent <> 0" if "WHERE" in sql else ""
+            columns = sql[sql.index("(") + 1 : sql.index(")")]
+            statements.append(f"SELECT {columns} FROM {table} INDEXED BY {name} {where} ORDER BY 1")
+    return statements
+
+
+# -- shapes ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Shape]:
+    """The same store, closed, and killed with its log in four conditions."""
+    root = tmp_path_factory.mktemp("damage")
+    live = root / "live"
+    found: dict[str, Shape] = {}
+
+    def keep(name: str, author: Author, acked: bytes | None = None) -> None:
+        # A copy of the files in use is what a SIGKILL leaves: a mapped page survives one.
+        written = author.written()
+        shutil.copytree(live, root / name, ignore=shutil.ignore_patterns("*.sock"))
+        if acked is not None:
+            (root / name / "acked").write_bytes(acked)
+        found[name] = Shape(root / name, Pristine(root / name), written)
+
+    memory = open_memory(live, **SETTINGS)
+    author = Author(memory)
+    author.begin()
+    author.go_on(34)
+    written = author.written()
+    memory.close()
+    shutil.copytree(live, root / "closed", ignore=shutil.ignore_patterns("*.sock"))
+    found["closed"] = Shape(root / "closed", Pristine(root / "closed"), written)
+
+    author.memory = memory = open_memory(live, **SETTINGS)
+    author.go_on(50)
+    keep("killed", author)
+    directory = memory._parts.directory
+    before = (live / "acked").read_bytes()
+    frames = memory._parts.directory.home.checkpoint_passive().home
+    directory.acked.update(wal_copying=frames)
+    interrupted = (live / "acked").read_bytes()
+    directory.acked.update(wal_home=frames)
+    assert frames > 20
+    assert before != interrupted
+    author.go_on(70)
+    keep("halfway", author)
+    memory._parts.directory.home.checkpoint_passive()
+    directory.acked.update(wal_copying=directory.acked.record.wal_frames)
+    keep("copying", author)
+    memory._parts.committer.exclusive(lambda: directory.checkpoint(truncate=False))
+    author.go_on(90)
+    keep("begun_anew", author)
+    memory.close()
+    return found
+
+
+class Outcome(NamedTuple):
+    kind: str
+    """harmless, repaired, noted, lost, session or store."""
+    unreadable: int
+
+
+class Harness:
+    """Runs cases and counts what came of them."""
+
+    def __init__(self) -> None:
+        self.outcomes: collections.Counter[str] = collections.Counter()
+        self.unreadable: collections.Counter[int] = collections.Counter()
+        self.case = 0
+
+    def run(self, shape: Shape, cases: Iterable[Case]) -> None:
+        for what, damage in cases:
+            self.case += 1
+            with shape.pristine.restored():
+                with damage:
+                    pass_through = self.judge(shape, what, whole=not self.case % EVERYTHING_READ_IN)
+                self.outcomes[pass_through.kind] += 1
+                self.unreadable[pass_through.unreadable] += 1
+
+    def judge(self, shape: Shape, what: str, *, whole: bool) -> Outcome:
+        try:
+            memory = open_memory(shape.path, create=False, **SETTINGS)
+        except CorruptionError:
+            return Outcome("store", len(shape.written.messages))
+        except NotFoundError:
+            pytest.fail(f"{what}: there is no store")
+        try:
+            return self._judge(memory, shape.written, what, whole)
+        finally:
+            # Nothing is to be brought home: the files are put back anyway.
+            memory._parts.committer.fail(StoreClosedError("damaged on purpose"))
+            memory.close()
+
+    def _judge(self, memory: Memory, written: Written, what: str, whole: bool) -> Outcome:
+        stats = memory.stats()
+        try:
+            same = rows_of(memory) == written.rows
+        except (CorruptionError, apsw.Error):
+            same = False
+        if same and not whole:
+            return Outcome(self._kind(stats), 0)
+        unreadable = 0
+        listed = True
+        try:
+            keys = {(info.scope, info.id) for info in memory.sessions(None, limit=1000)}
+        except CorruptionError:
+            listed, keys = False, set()
+        for key in keys | written.messages.keys():
+            messages: dict[Key, list[str]] = {}
+            states: dict[StateKey, str] = {}
+            try:
+                try:
+                    read(memory, key, messages, states)
+                except CorruptionError as error:
+                    if not error.mended:
+                        raise
+                    read(memory, key, messages, states)
+            except CorruptionError:
+                unreadable += 1
+                continue
+            wanted = {k: v for k, v in written.states.items() if k[:2] == key}
+            if stats.lost_records:
+                assert self._was_written(written, key, messages[key], states), what
+            else:
+                assert messages[key] == written.messages.get(key, []), f"{what}: {key}"
+                assert states == wanted, f"{what}: {key}"
+        if listed and not stats.lost_records:
+            assert keys == written.messages.keys(), what
+        if unreadable:
+            return Outcome("session", unreadable)
+        return Outcome(self._kind(stats) if listed else "list", 0)
+
+    def _kind(self, stats: Any) -> str:
+        if stats.lost_records:
+            return "lost"
+        if stats.counters.get("pages_repaired"):
+            return "repaired"
+        return "noted" if stats.notes else "harmless"
+
+    def _was_written(
+        self, written: Written, key: Key, messages: list[str], states: dict[StateKey, str]
+    ) -> bool:
+        return all(
+            text in written.said.get((*key, seq), ()) for seq, text in enumerate(messages)
+        ) and all(
+            value in written.said.get((*key, hash(state[2:])), ())
+            for state, value in states.items()
+        )
+
+
+@pytest.fixture(scope="module")
+def harness() -> Iterator[Harness]:
+    yield Harness()
