@@ -9,6 +9,7 @@ Invariant: what the acked page says was acknowledged is in the home, or is repor
 import contextlib
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -56,7 +57,9 @@ class Directory:
         self.path = path
         self.notes: list[str] = []
         self._report: Callable[[MemoptError], None] = lambda error: None
+        self._copy_lock = threading.Lock()
         self._copying = False
+        """Something is being copied home, so a commit may find that all of the log is."""
         self._checkpoint_from_bytes = 0
         self._config = config
         self._clock = clock
@@ -118,8 +121,14 @@ class Directory:
                 self._checkpoint_from_bytes = 0
 
     def wal_is_excessive(self) -> bool:
-        """A reader has kept the log from being begun anew for far too long."""
-        return self.home.wal_bytes() > _WAL_EXCESS * self._config.wal_limit_bytes
+        """A reader has kept the log from being begun anew for far too long, and still does. Looks
+        by itself, for where writers are refused no commit will."""
+        limit = _WAL_EXCESS * self._config.wal_limit_bytes
+        if self.home.wal_bytes() <= limit:
+            return False
+        self._copy_home()
+        record = self.acked.record
+        return record.wal_home < record.wal_frames and self.home.wal_bytes() > limit
 
     # -- checkpoints ------------------------------------------------------------------------------
 
@@ -146,17 +155,20 @@ class Directory:
         record = self.acked.record
         if size < _WAL_PASSIVE_SHARE * self._config.wal_limit_bytes:
             return
-        if record.wal_home * 2 > record.wal_frames:
-            return
-        started = self._clock.monotonic()
-        self._copying = True
-        try:
-            with self._reported():
+        if record.wal_home * 2 <= record.wal_frames:
+            self._copy_home()
+
+    def _copy_home(self) -> None:
+        started, size = self._clock.monotonic(), self.home.wal_bytes()
+        with self._copy_lock, self._reported():
+            record = self.acked.record
+            self._copying = True
+            try:
                 self.acked.update_log(record.wal_salt, wal_copying=self.home.writer.wal_frames)
                 state = self.home.checkpoint_passive()
-            self.acked.update_log(record.wal_salt, wal_home=max(record.wal_home, state.home))
-        finally:
-            self._copying = False
+                self.acked.update_log(record.wal_salt, wal_home=max(record.wal_home, state.home))
+            finally:
+                self._copying = False
         self._events.emit(Checkpointed(size, self._clock.monotonic() - started, False))
 
     @contextlib.contextmanager
@@ -237,7 +249,8 @@ class Directory:
             self.path / DATABASE, budget, durability=self._config.durability, vfs=vfs,
             on_repair=self._note_repair,
         )  # fmt: skip
-        if home.missing_bytes:
+        # A checkpoint that was cut short leaves a short file, and all that it lacks in the log.
+        if home.missing_bytes and not home.wal_salt():
             self.notes.append(
                 f"{DATABASE} was {home.missing_bytes} bytes too short: check() names what is gone"
             )
@@ -312,6 +325,9 @@ class Directory:
         if acked is not None:
             acked.close()
         store = secrets.randbits(63)
+        # The page comes first: a database without one would be taken for a loss of it.
+        self.acked = AckedPage.create(self.path / "acked", Acked(store, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+        sync_directory(self.path)
         writer = self.home.writer
         writer.begin()
         writer.tables.meta.put(_STORE, str(store).encode())
@@ -319,8 +335,6 @@ class Directory:
         # From here on the database is never empty, so an empty one is a loss.
         self.home.checkpoint_restart(truncate=True)
         self.lsn = self.at_us = 0
-        self.acked = AckedPage.create(self.path / "acked", Acked(store, 0, 0, 0, 0, 0, 0, 0, 0, 0))
-        sync_directory(self.path)
 
     def _report_lost(self, lost: int) -> None:
         """Say it now, and keep saying it in check() until somebody accepts it."""

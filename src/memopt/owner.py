@@ -246,7 +246,12 @@ class _Door:
         client = _Client(self._memory, channel, self._leave)
         with self._lock:
             self._clients.add(client)
-        client.start()
+        try:
+            client.start()
+        except RuntimeError as error:
+            _log.warning("no thread could be started for a client: %s", error)
+            connection.close()
+            self._leave(client)
 
     def _leave(self, client: "_Client") -> None:
         with self._lock:

@@ -28,7 +28,9 @@ def encode_json(value: Any, *, bytes_max: int, depth_max: int, field: str) -> by
         _walk(value, depth_max)
         body = _encode(value)
     except _Inexact as error:
-        raise UsageError(error.reason, field=field + "".join(reversed(error.path))) from None
+        # Keys are not proven to be text yet.
+        path = "".join(reversed(error.path)).encode("utf-8", "backslashreplace").decode()
+        raise UsageError(error.reason, field=field + path) from None
     except UnicodeEncodeError:
         path = _find_surrogate(value) or ""
         raise UsageError("a lone surrogate is not text", field=field + path) from None

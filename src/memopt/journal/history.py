@@ -22,6 +22,7 @@ from memopt.base.records import (
     to_datetime,
 )
 from memopt.codecs.keys import page_key, text_key
+from memopt.codecs.message import decode_json
 from memopt.codecs.page import Page
 from memopt.codecs.record import TailRecord, open_record
 from memopt.codecs.texts import text_decoder
@@ -33,6 +34,7 @@ JOURNAL_START_US: Final = "journal_start_us"
 _PASS_RECORDS: Final = 4096
 _PASS_BYTES: Final = 4 << 20
 _SCAN_ROWS: Final = 512
+_TAIL_ROWS: Final = 64
 
 
 class _Found(NamedTuple):
@@ -42,8 +44,8 @@ class _Found(NamedTuple):
     event: EventRow | None
     line: int
     seq: int
-    record: TailRecord | None
     page: PageRow | None
+    """None while it is in the tail."""
 
 
 class History:
@@ -82,14 +84,16 @@ class History:
             if item.event is not None:
                 records.append(_event(item.event, self._session(tables, item.event.session, names)))
                 continue
-            record, decode = item.record, text_decoder({})
-            if item.page is not None:
+            decode: Callable[[bytes], Message]
+            if item.page is None:
+                ((_, packed),) = tables.tail.range(item.line, item.seq, item.seq + 1)
+                record, decode = open_record(item.line, item.seq, packed), decode_json
+            else:
                 if item.page.page not in pages:
                     pages[item.page.page] = self._open(tables, item.page)
                     size += item.page.raw_bytes
                 page, decode = pages[item.page.page]
                 record = page[item.seq - item.page.start]
-            assert record is not None
             session = self._session_of_line(tables, item.line, names)
             records.append(
                 JournalRecord(
@@ -116,13 +120,14 @@ class History:
 
         for event in tables.events.since(after, _PASS_RECORDS):
             if event.lsn <= end:
-                offer(_Found(event.lsn, event, 0, 0, None, None))
+                offer(_Found(event.lsn, event, 0, 0, None))
         at = (0, 0)
-        while rows := tables.tail.scan(at, _SCAN_ROWS):
+        while rows := tables.tail.scan(at, _TAIL_ROWS):
             for line, seq, packed in rows:
                 record = open_record(line, seq, packed)
                 if after < record.lsn <= end:
-                    offer(_Found(record.lsn, None, line, seq, record, None))
+                    # Its place alone: the records of a pass may be large.
+                    offer(_Found(record.lsn, None, line, seq, None))
             at = (rows[-1][0], rows[-1][1])
         at = (0, 0)
         while pages := tables.pages.scan(at, _SCAN_ROWS, last_lsn_above=after):
@@ -131,7 +136,7 @@ class History:
                     continue
                 for index, lsn in enumerate(self._raw(tables, page).lsns()):
                     if after < lsn <= end:
-                        offer(_Found(lsn, None, page.line, page.start + index, None, page))
+                        offer(_Found(lsn, None, page.line, page.start + index, page))
             at = (pages[-1].line, pages[-1].start)
         return [item for _, item in sorted(heap, key=lambda entry: entry[1].lsn)]
 

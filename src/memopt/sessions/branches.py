@@ -10,8 +10,8 @@ same commit, and what may still hold a copy (dictionaries, free pages, the log) 
 compact() to renew.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
 from memopt.base.errors import (
     BackpressureError,
@@ -38,7 +38,7 @@ from memopt.journal.commit import CommitTransaction, GroupCommitter
 from memopt.paging.page_writer import Owner, PageWriter
 from memopt.paging.pager import Pager
 from memopt.sessions.names import SessionKey, tenant_of
-from memopt.sessions.reading import SEQ_STOP, length_of, segments_of
+from memopt.sessions.reading import SEQ_STOP, Segment, length_of, segments_of
 from memopt.sessions.residents import Residents
 from memopt.sessions.transcripts import Transcripts, publish_event
 
@@ -48,6 +48,18 @@ _ATTEMPTS_MAX: Final = 64
 _ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 SUSPECT: Final = "suspect:"
 """Meta entries: scopes whose dictionaries may hold what was taken away since an LSN."""
+
+
+class Place(NamedTuple):
+    """Where a message is, whichever branches share it."""
+
+    line: int
+    seq: int
+
+
+def place_of(segments: Sequence[Segment], seq: int) -> Place:
+    """Of message `seq` of a branch."""
+    return Place(next(s.line for s in segments if s.start <= seq < s.stop), seq)
 
 
 class _TailInTheWay(Exception):
@@ -156,37 +168,46 @@ class Branches:
 
     # -- taking away ------------------------------------------------------------------------------
 
-    def redact(self, key: SessionKey, seqs: Iterable[int], *, every_branch: bool) -> Receipt:
-        """Replace messages by a mark that they were there, everywhere they are kept: on the
-        current line, or wherever any branch of the session has a message of that seq."""
-        wanted = sorted(set(seqs))
+    def redact(self, key: SessionKey, seq: int) -> Receipt:
+        """Replace a message of the current line by a mark that it was there, for everybody who
+        shares it."""
 
         def member(transaction: CommitTransaction) -> Receipt:
             tables = transaction.tables
             row, line = _find(tables, key)
             length = length_of(tables, line)
-            segments = segments_of(tables, line)
-            if every_branch:
-                owned = tables.lines.of_session(row.session)
-                places = {(s.line, s.start, s.stop) for o in owned for s in segments_of(tables, o)}
-            else:
-                if wanted and not 0 <= wanted[0] <= wanted[-1] < length:
-                    raise NotFoundError(f"the session has {length} messages, got {wanted}")
-                places = set(segments)
-            lsn = transaction.lsn
-            for start_line, start, stop in sorted(places):
-                for seq in wanted:
-                    if start <= seq < stop and self._redact(transaction, row, start_line, seq):
-                        lsn = transaction.next_lsn()
-                        self._note(transaction, RecordKind.REDACTED, key, row.session, seq, lsn)
-            _suspect(tables, row, transaction.lsn)
-            resident = self._residents.peek(key)
-            if resident is not None:
-                resident.generation += 1
-            self._residents.drop(key)
+            if not 0 <= seq < length:
+                raise NotFoundError(f"the session has {length} messages, got {seq}")
+            place = place_of(segments_of(tables, line), seq)
+            lsn = self._redact_all(transaction, key, row, [place])
             return Receipt(lsn=lsn, seq=length - 1, head=line.line << SEQ_BITS | length)
 
         return self._committer.commit(member)
+
+    def redact_places(self, key: SessionKey, places: Collection[Place]) -> None:
+        """The same for messages on any of a session's branches, in one commit."""
+
+        def member(transaction: CommitTransaction) -> None:
+            row, _ = _find(transaction.tables, key)
+            self._redact_all(transaction, key, row, places)
+
+        self._committer.commit(member)
+
+    def _redact_all(
+        self, transaction: CommitTransaction, key: SessionKey, row: SessionRow,
+        places: Collection[Place],
+    ) -> int:  # fmt: skip
+        lsn = transaction.lsn
+        for line, seq in sorted(places):
+            if self._redact(transaction, row, line, seq):
+                lsn = transaction.next_lsn()
+                self._note(transaction, RecordKind.REDACTED, key, row.session, seq, lsn)
+        _suspect(transaction.tables, row, transaction.lsn)
+        resident = self._residents.peek(key)
+        if resident is not None:
+            resident.generation += 1
+        self._residents.drop(key)
+        return lsn
 
     def _redact(self, transaction: CommitTransaction, row: SessionRow, line: int, seq: int) -> bool:
         tables = transaction.tables

@@ -7,7 +7,7 @@ from dictionaries, free pages and the log by compact().
 """
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from memopt.base.errors import NotFoundError, UsageError
 from memopt.base.protocols import Compressor, Reader
@@ -21,15 +21,21 @@ from memopt.base.records import (
 )
 from memopt.codecs.message import decode_json
 from memopt.journal.commit import GroupCommitter
-from memopt.sessions.branches import Branches
+from memopt.sessions.branches import Branches, Place, place_of
 from memopt.sessions.listing import scope_numbers
 from memopt.sessions.names import SessionKey, check_name, check_scope
-from memopt.sessions.reading import LineReader
+from memopt.sessions.reading import LineReader, segments_of
 from memopt.sessions.states import States, chain_of, decode_chain, trim_states
 
 BACKUPS: Final = "backup:"
 """Meta entries: where copies of this store were made, and at which LSN."""
 _LIST_PAGE: Final = 256
+
+
+class _Found(NamedTuple):
+    target: ForgetTarget
+    places: frozenset[Place]
+    """Of the messages to redact; empty where the whole session goes."""
 
 
 class Forgetting:
@@ -57,39 +63,43 @@ class Forgetting:
         """What forgetting would take away. Reads every selected session where a string is
         looked for. Raises NotFoundError where nothing matches a named session."""
         selector = _checked(selector)
-        targets = []
-        for row in self._selected(selector):
-            target = self._target(row, selector)
-            if target is not None:
-                targets.append(target)
-        if selector.session is not None and not targets and selector.containing is None:
-            raise NotFoundError(
-                f"there is no session {selector.session!r} in scope {selector.scope!r}"
-            )
-        return ForgetPlan(selector=selector, targets=tuple(targets), backups=self._backups())
+        targets = tuple(found.target for found in self._find(selector))
+        return ForgetPlan(selector=selector, targets=targets, backups=self._backups())
 
     def forget(self, selector: Selector) -> ForgetReceipt:
         """Take away what `plan` finds now."""
-        plan = self.plan(selector)
+        found = self._find(_checked(selector))
         entries = states = 0
-        for target in plan.targets:
+        for target, places in found:
             key = SessionKey(target.scope, target.session)
             if target.seqs is None:
                 number = self._branches.delete(key)
                 self._states.forget(number)
             else:
-                if target.seqs:
-                    self._branches.redact(key, target.seqs, every_branch=True)
+                if places:
+                    self._branches.redact_places(key, places)
                 if target.states:
-                    self._forget_states(key, plan.selector.containing or "")
+                    self._forget_states(key, selector.containing or "")
             entries += target.entries
             states += target.states
         return ForgetReceipt(
-            lsn=self._committer.lsn, sessions=len(plan.targets), entries=entries, states=states,
-            backups=plan.backups,
+            lsn=self._committer.lsn, sessions=len(found), entries=entries, states=states,
+            backups=self._backups(),
         )  # fmt: skip
 
     # -- finding ----------------------------------------------------------------------------------
+
+    def _find(self, selector: Selector) -> list[_Found]:
+        found = []
+        for row in self._selected(selector):
+            one = self._look_at(row, selector)
+            if one is not None:
+                found.append(one)
+        if selector.session is not None and not found and selector.containing is None:
+            raise NotFoundError(
+                f"there is no session {selector.session!r} in scope {selector.scope!r}"
+            )
+        return found
 
     def _selected(self, selector: Selector) -> Iterator[SessionRow]:
         with self._home.snapshot() as tables:
@@ -106,32 +116,37 @@ class Forgetting:
                     break
                 after = rows[-1].session
 
-    def _target(self, row: SessionRow, selector: Selector) -> ForgetTarget | None:
+    def _look_at(self, row: SessionRow, selector: Selector) -> _Found | None:
         if selector.containing is None:
             with self._home.snapshot() as tables:
                 states = len(tables.states.versions(row.session, None))
             _, length = self._reader.length(row.scope, row.id)
-            return ForgetTarget(
+            whole = ForgetTarget(
                 scope=row.scope, session=row.id, seqs=None, entries=length, states=states
             )
+            return _Found(whole, frozenset())
         if selector.containing in row.id or selector.containing in (row.agent or ""):
-            return self._target(row, Selector(scope=row.scope, session=row.id))
-        seqs = sorted(set(self._matching(row, selector.containing)))
+            return self._look_at(row, Selector(scope=row.scope, session=row.id))
+        places = frozenset(self._matching(row, selector.containing))
         states = sum(1 for _ in self._matching_states(row, selector.containing))
-        if not seqs and not states:
+        if not places and not states:
             return None
-        return ForgetTarget(
-            scope=row.scope, session=row.id, seqs=tuple(seqs), entries=len(seqs), states=states
+        seqs = tuple(sorted({place.seq for place in places}))
+        target = ForgetTarget(
+            scope=row.scope, session=row.id, seqs=seqs, entries=len(places), states=states
         )
+        return _Found(target, places)
 
-    def _matching(self, row: SessionRow, text: str) -> Iterator[int]:
-        """Seqs of matching messages on any branch."""
+    def _matching(self, row: SessionRow, text: str) -> Iterator[Place]:
+        """Matching messages on any branch."""
         with self._home.snapshot() as tables:
-            lines = tables.lines.of_session(row.session)
-        for line in lines:
+            lines = [
+                (line, segments_of(tables, line)) for line in tables.lines.of_session(row.session)
+            ]
+        for line, segments in lines:
             for read in self._reader.reads_of(row, line):
                 if contains(read.message, text) or text in (read.record.actor or ""):
-                    yield read.seq
+                    yield place_of(segments, read.seq)
 
     def _matching_states(self, row: SessionRow, text: str) -> Iterator[tuple[str, int]]:
         with self._home.snapshot() as tables:

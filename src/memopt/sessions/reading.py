@@ -208,10 +208,10 @@ class LineReader:
         records = []
         first = seq
         for at, record in window.tail:
-            if at != seq:
-                raise _missing(row, seq, at)
             if seq >= stop:
                 break
+            if at != seq:
+                raise _missing(row, seq, at)
             records.append(record)
             seq += 1
         if records:

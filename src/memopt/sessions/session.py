@@ -163,7 +163,7 @@ class Session:
 
     def redact(self, seq: int) -> Receipt:
         """Take a message's content away, on every branch and for good. Its place stays."""
-        return self._sessions.branches.redact(self._key, [_index(seq, "seq")], every_branch=False)
+        return self._sessions.branches.redact(self._key, _index(seq, "seq"))
 
     def fork(self, id: str, *, at: int | None = None) -> "Session":
         """A new session of the same scope that shares messages [0, at) with this one. Raises
