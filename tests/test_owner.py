@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import memopt
-from memopt import aio, owner
+from memopt import aio
 from memopt.base import errors, records
 from memopt.client import remote as client
 from memopt.client.connection import CONNECTIONS_MAX, RemoteSubscription
@@ -25,6 +25,7 @@ from memopt.codecs import wire
 from memopt.codecs.wire import Channel
 from memopt.journal.subscription import Subscription
 from memopt.memory import MemoryView
+from memopt.owner import door, reads
 from memopt.sessions.session import SessionView
 from memopt.sessions.writer import MessageWriter
 
@@ -96,7 +97,7 @@ def raw(memory: memopt.Memory) -> Channel:
     """A client without manners."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(WAIT_SECONDS)
-    with owner.short_path(memory.path / owner.SOCKET) as address:
+    with door.short_path(memory.path / door.SOCKET) as address:
         connection.connect(address)
     return Channel(connection, 1 << 30)
 
@@ -310,7 +311,7 @@ def test_threads_share_one_remote_memory(memory: memopt.Memory, remote: memopt.M
     assert len(said) == 8 * 40
     for number in range(8):
         assert [m["n"] for m in said if m["from"] == number] == list(range(40))
-    assert owner_bytes(memory) <= CONNECTIONS_MAX * owner._CLIENT_BYTES
+    assert owner_bytes(memory) <= CONNECTIONS_MAX * door._CLIENT_BYTES
 
 
 def test_a_big_message_and_a_big_state_travel_whole(tmp_path: Path) -> None:
@@ -325,7 +326,7 @@ def test_a_big_message_and_a_big_state_travel_whole(tmp_path: Path) -> None:
         state = remote.session("a").load_state()
         assert state is not None
         assert state.value == [text]
-        until(lambda: owner_bytes(memory) <= owner._CLIENT_BYTES)
+        until(lambda: owner_bytes(memory) <= door._CLIENT_BYTES)
 
 
 # -- long reads -----------------------------------------------------------------------------------
@@ -352,12 +353,12 @@ def test_ten_thousand_messages_are_read_in_bounded_memory(memory: memopt.Memory)
 
 
 def test_a_batch_is_bounded_in_items_and_in_bytes() -> None:
-    small, whole = owner._batch({"n": n} for n in range(10_000))
-    assert (len(small), whole) == (owner.BATCH_ITEMS_MAX, False)
-    large, whole = owner._batch({"text": "x" * 300_000} for _ in range(100))
-    assert sum(map(len, large)) < owner.BATCH_BYTES_MAX + 300_100
+    small, whole = reads.batch({"n": n} for n in range(10_000))
+    assert (len(small), whole) == (reads.BATCH_ITEMS_MAX, False)
+    large, whole = reads.batch({"text": "x" * 300_000} for _ in range(100))
+    assert sum(map(len, large)) < reads.BATCH_BYTES_MAX + 300_100
     assert not whole
-    assert owner._batch(iter([{"n": 1}])) == ([wire.encode({"n": 1})], True)
+    assert reads.batch(iter([{"n": 1}])) == ([wire.encode({"n": 1})], True)
 
 
 def test_what_others_do_while_a_long_read_goes_on_is_not_part_of_it(
@@ -374,6 +375,46 @@ def test_what_others_do_while_a_long_read_goes_on_is_not_part_of_it(
     session.extend([{"other": n} for n in range(2000)])
     assert [m["n"] for m in reading] == list(range(1, 1000))
     assert max(record.lsn for record in journal) == lsn
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda memory: memory.session("a").messages(),
+        lambda memory: memory.session("a").entries(0, 300),
+        lambda memory: memory.at(memory.lsn).session("a").messages(),
+    ],
+)
+def test_a_long_read_of_a_session_that_is_deleted_does_not_just_end(
+    memory: memopt.Memory, remote: memopt.Memory, begin: Callable[[Any], Iterator[Any]],
+    made_again: bool,
+) -> None:  # fmt: skip
+    session = memory.session("a")
+    session.extend([{"n": n} for n in range(2 * reads.BATCH_ITEMS_MAX)])
+    reading = begin(remote)
+    for _ in range(reads.BATCH_ITEMS_MAX):
+        next(reading)
+    session.delete()
+    if made_again:
+        session.append({"n": 0})
+    with pytest.raises(memopt.NotFoundError):
+        next(reading)
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 512, 600])
+def test_batches_meet_without_a_gap(
+    memory: memopt.Memory, remote: memopt.Memory, count: int
+) -> None:
+    if count:
+        memory.session("a").extend([{"n": n} for n in range(count)])
+    for start, stop in [(0, None), (1, None), (0, 256), (3, 400), (count, None), (count, 9999)]:
+        expected = list(range(count))[start:stop]
+        far, then = remote.session("a"), remote.at(memory.lsn).session("a")
+        assert [m["n"] for m in far.messages(start, stop)] == expected
+        assert [e.seq for e in far.entries(start, stop)] == expected
+        if count:
+            assert [m["n"] for m in then.messages(start, stop)] == expected
 
 
 def test_a_session_that_is_not_there_has_no_messages_and_its_past_is_not_found(
@@ -406,6 +447,16 @@ def test_a_subscription_gets_the_past_and_then_what_comes(
         record = subscription.get()
         assert record is not None
         assert record.message == {"n": 601}
+
+
+def test_a_subscriber_that_leaves_is_no_listener_any_more(memory: memopt.Memory) -> None:
+    channel = raw(memory)
+    channel.receive()
+    channel.send([["Memory", "", "", None, None], "subscribe", {}, False])
+    assert channel.receive() == ["ok", None]
+    assert memory._parts.subscriptions.has_listeners()
+    channel.close()
+    until(lambda: not memory._parts.subscriptions.has_listeners())
 
 
 def test_a_slow_subscriber_is_told_of_the_gap(memory: memopt.Memory, remote: memopt.Memory) -> None:
@@ -528,7 +579,7 @@ def test_what_has_no_word_in_the_protocol_is_refused(value: object) -> None:
 def test_an_answer_beyond_the_limit_is_an_error_and_not_a_torn_connection(
     remote: memopt.Memory, memory: memopt.Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owner, "FRAME_EXTRA_BYTES", -(memory.config.state_bytes_max) + 4000)
+    monkeypatch.setattr(door, "FRAME_EXTRA_BYTES", -(memory.config.state_bytes_max) + 4000)
     memory.session("a").extend([{"n": n} for n in range(200)])
     for n in range(100):
         memory.session(f"s{n}").append({"n": n})
@@ -585,7 +636,7 @@ def test_a_client_that_sends_garbage_harms_nobody(
     assert channel.receive()[0] == "error"
     channel.close()
     assert len(remote.session("a")) == 1
-    until(lambda: owner_bytes(memory) == owner._CLIENT_BYTES)
+    until(lambda: owner_bytes(memory) == door._CLIENT_BYTES)
 
 
 def test_a_frame_above_the_limit_is_refused_before_it_is_read(
@@ -625,7 +676,7 @@ def test_a_client_that_leaves_midway_harms_nobody(
     channel = raw(memory)
     channel.connection.sendall(request * 3)
     channel.close()
-    until(lambda: owner_bytes(memory) <= owner._CLIENT_BYTES)
+    until(lambda: owner_bytes(memory) <= door._CLIENT_BYTES)
     until(lambda: compacts(remote))
 
 
@@ -636,7 +687,7 @@ def test_one_client_too_many_is_told_to_come_back(tmp_path: Path) -> None:
             memopt.connect(memory.path)
         assert refused.value.limit == "socket_clients_max"
         second.close()
-        until(lambda: owner_bytes(memory) == owner._CLIENT_BYTES)
+        until(lambda: owner_bytes(memory) == door._CLIENT_BYTES)
         with memopt.connect(memory.path) as third:
             assert third.lsn == first.lsn == 0
         first.close()
@@ -645,9 +696,9 @@ def test_one_client_too_many_is_told_to_come_back(tmp_path: Path) -> None:
 def test_an_idle_client_is_let_go_and_comes_back_by_itself(
     memory: memopt.Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owner, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(door, "IDLE_SECONDS", 0.01)
     with memopt.connect(memory.path) as remote, remote.subscribe() as subscription:
-        until(lambda: owner_bytes(memory) == owner._CLIENT_BYTES)  # the subscription's
+        until(lambda: owner_bytes(memory) == door._CLIENT_BYTES)  # the subscription's
         assert remote.session("a").append({"n": 1}).seq == 0
         assert subscription.get() is not None
 
@@ -656,17 +707,17 @@ def test_another_user_is_sent_away(memory: memopt.Memory, monkeypatch: pytest.Mo
     if not hasattr(socket, "SO_PEERCRED"):
         pytest.skip("this platform has no SO_PEERCRED")
     real = os.geteuid()
-    monkeypatch.setattr(owner.os, "geteuid", lambda: real + 1)
+    monkeypatch.setattr(door.os, "geteuid", lambda: real + 1)
     with pytest.raises(memopt.StoreLockedError, match="another user"):
         memopt.connect(memory.path)
 
 
 def test_the_socket_is_for_its_user_alone_and_goes_with_its_owner(tmp_path: Path) -> None:
     with opened(tmp_path / "store") as memory:
-        mode = (memory.path / owner.SOCKET).stat().st_mode
+        mode = (memory.path / door.SOCKET).stat().st_mode
         assert stat.S_ISSOCK(mode)
         assert stat.S_IMODE(mode) == 0o600
-    assert not (tmp_path / "store" / owner.SOCKET).exists()
+    assert not (tmp_path / "store" / door.SOCKET).exists()
     assert not [t for t in threading.enumerate() if t.name.startswith("memopt-owner")]
 
 
@@ -700,7 +751,7 @@ def test_connecting_says_whether_the_store_or_its_owner_is_missing(tmp_path: Pat
 def test_a_directory_with_a_long_path_has_a_door_too(tmp_path: Path) -> None:
     path = tmp_path / ("long " * 30) / ("é" * 60)
     with opened(path) as memory, memopt.connect(path) as remote:
-        assert (path / owner.SOCKET).exists()
+        assert (path / door.SOCKET).exists()
         assert remote.session("a").append({"n": 1}).seq == 0
         assert len(memory.session("a")) == 1
 
@@ -708,7 +759,7 @@ def test_a_directory_with_a_long_path_has_a_door_too(tmp_path: Path) -> None:
 def test_a_place_without_sockets_still_opens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "store" / owner.SOCKET).mkdir(parents=True)  # what cannot be unlinked
+    (tmp_path / "store" / door.SOCKET).mkdir(parents=True)  # what cannot be unlinked
     with opened(tmp_path / "store") as memory:
         assert any("owner's socket" in note for note in memory.stats().notes)
 
@@ -731,7 +782,7 @@ def test_the_socket_of_a_killed_owner_is_replaced(tmp_path: Path) -> None:
     with memopt.connect(tmp_path / "store") as remote:
         assert len(remote.session("a")) == 1
         kill(process)
-        assert (tmp_path / "store" / owner.SOCKET).exists()
+        assert (tmp_path / "store" / door.SOCKET).exists()
         with pytest.raises(memopt.StoreClosedError):
             remote.session("a").append({"n": 2})
     with pytest.raises(memopt.StoreClosedError):
@@ -744,7 +795,10 @@ def test_the_socket_of_a_killed_owner_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_child_of_a_dead_owner_does_not_keep_its_door_open(tmp_path: Path) -> None:
-    process = owning_process(tmp_path / "store", "if not os.fork(): sys.stdin.read(); os._exit(0)")
+    fork = """read, write = os.pipe()
+        if not os.fork(): os.write(write, b"1"); sys.stdin.read(); os._exit(0)
+        os.read(read, 1)"""
+    process = owning_process(tmp_path / "store", fork)
     process.kill()
     process.wait(WAIT_SECONDS)
     try:
@@ -785,10 +839,10 @@ def test_the_owner_answers_a_call_that_runs_before_it_closes(
     got: list[object] = []
     writing = threading.Thread(target=lambda: got.append(remote.session("a").append({"n": 1})))
     writing.start()
-    until(lambda: memory._parts.budget.owners()["owner socket"] > owner._CLIENT_BYTES)
+    until(lambda: memory._parts.budget.owners()["owner socket"] > door._CLIENT_BYTES)
     closing = threading.Thread(target=memory.close)
     closing.start()
-    until(lambda: not (memory.path / owner.SOCKET).exists())
+    until(lambda: not (memory.path / door.SOCKET).exists())
     leave.set()
     for thread in (closing, writing, holding):
         thread.join(WAIT_SECONDS)

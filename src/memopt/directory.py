@@ -275,8 +275,9 @@ class Directory:
         if acked is not None and acked.record.store == int(store):
             record = acked.record
             facts = LogFacts(
-                record.wal_salt, record.wal_frames, record.wal_home, found.salt, found.frames
-            )
+                record.wal_salt, record.wal_frames, record.wal_home, record.wal_copying,
+                found.salt, found.frames,
+            )  # fmt: skip
             verdict = judge_log(facts)
             if verdict.is_stale:
                 self._set_log_aside(budget, vfs)
@@ -285,7 +286,9 @@ class Directory:
             self.lsn, acked_lsn = record.lsn_limit, record.lsn
             if verdict.is_short:
                 acked_lsn = highest_lsn(tables)
-                lost = lost_records(record, acked_lsn)
+                lost = lost_records(
+                    verdict, acked_lsn=record.lsn, run_lsn=record.run_lsn, highest=acked_lsn
+                )
                 self.lsn = max(self.lsn, acked_lsn)
                 if not lost:
                     self.notes.append("the log lost its end, and no acknowledged record with it")

@@ -120,6 +120,11 @@ EMITTED: list[tuple[Any, dict[str, int], str | None]] = [
         {"sessions_quarantined": 1},
         None,
     ),
+    (
+        events.PageRepaired(page=7, offset=100, bit=3),
+        {"pages_repaired": 1},
+        None,
+    ),
     (events.Refused(limit="budget", reason="full"), {"refusals": 1}, None),
 ]
 

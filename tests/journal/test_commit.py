@@ -37,6 +37,15 @@ def opened(path: Path, clock: ManualClock, **settings: Any) -> memopt.Memory:
     )  # fmt: skip
 
 
+def until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(int(PATIENCE / 0.01)):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise AssertionError("what a test waits for did not happen")
+
+
 class Held:
     """A commit that is under way for as long as the block lasts."""
 
@@ -62,13 +71,9 @@ class Held:
         assert not self._thread.is_alive()
 
     def wait_for(self, count: int) -> None:
-        """Until so many callers wait behind it."""
-        pause = threading.Event()
-        for _ in range(3000):
-            if self._committer._queue.qsize() == count:
-                return
-            pause.wait(0.01)
-        raise AssertionError(f"{self._committer._queue.qsize()} wait, expected {count}")
+        """Until so many callers wait behind it; the committer's thread has the first in hand."""
+        until(lambda: self._committer._thread is not None
+              and self._committer._queue.qsize() == count - 1)  # fmt: skip
 
 
 def test_sixteen_threads_on_four_sessions_are_some_serial_order(memory: memopt.Memory) -> None:
@@ -95,7 +100,9 @@ def test_sixteen_threads_on_four_sessions_are_some_serial_order(memory: memopt.M
             for number in range(sessions):
                 entries = list(memory.session(f"s{number}").entries())
                 assert [entry.seq for entry in entries] == list(range(len(entries)))
-                now = [(entry.lsn, entry.message["thread"], entry.message["n"]) for entry in entries]
+                now = [
+                    (entry.lsn, entry.message["thread"], entry.message["n"]) for entry in entries
+                ]
                 assert now[: len(seen[number])] == seen[number]
                 seen[number] = now
                 reads += 1
@@ -216,14 +223,16 @@ def test_what_waits_is_committed_in_the_order_it_came(memory: memopt.Memory) -> 
 def test_a_full_queue_refuses_the_next_caller(tmp_path: Path, clock: ManualClock) -> None:
     with opened(tmp_path, clock, commit_queue_max=2) as memory:
         with Held(memory) as held, ThreadPoolExecutor(3) as pool:
-            work = [pool.submit(memory.session("s").append, {"n": n}) for n in range(2)]
-            held.wait_for(2)
+            work = []
+            for n in range(3):
+                work.append(pool.submit(memory.session("s").append, {"n": n}))
+                held.wait_for(n + 1)
             with pytest.raises(memopt.BackpressureError) as refused:
-                memory.session("s").append({"n": 2})
+                memory.session("s").append({"n": 3})
             assert refused.value.limit == "commit_queue_max"
             held.__exit__()
-            assert {done.result(PATIENCE).seq for done in work} == {0, 1}
-        assert memory.session("s").append({"n": 2}).seq == 2
+            assert {done.result(PATIENCE).seq for done in work} == {0, 1, 2}
+        assert memory.session("s").append({"n": 3}).seq == 3
 
 
 def test_closing_finishes_what_waits_and_refuses_what_comes(
@@ -235,7 +244,7 @@ def test_closing_finishes_what_waits_and_refuses_what_comes(
         first = pool.submit(memory.session("s").append, {"n": 0})
         held.wait_for(1)
         closing = pool.submit(memory.close)
-        held.wait_for(2)
+        until(lambda: memory._parts.committer._closing)
         refused = pool.submit(late.append, {"n": 1})
         with pytest.raises(memopt.StoreClosedError):
             refused.result(PATIENCE)
@@ -296,7 +305,7 @@ def test_a_failed_commit_leaves_memory_as_it_was(memory: memopt.Memory) -> None:
 
 
 def test_an_exclusive_action_runs_between_commits(memory: memopt.Memory) -> None:
-    with Held(memory), ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, Held(memory):
         action = pool.submit(memory._parts.committer.exclusive, lambda: "done")
         assert not action.done()
     assert action.result(PATIENCE) == "done"

@@ -21,7 +21,8 @@ from memopt.base.errors import BackpressureError, StoreClosedError, StoreVersion
 from memopt.base.records import JournalRecord
 from memopt.codecs.wire import FRAME_EXTRA_BYTES, PROTOCOL, Channel, decode, decode_error, frame
 from memopt.journal.subscription import Subscription
-from memopt.owner import IDLE_SECONDS, POLL_SECONDS_MAX, SOCKET, Target, short_path
+from memopt.owner.door import IDLE_SECONDS, SOCKET, Target, short_path
+from memopt.owner.reads import POLL_SECONDS_MAX
 
 CONNECTIONS_MAX: Final = 4
 """Calls of one RemoteMemory that run at a time; further ones wait. A subscription has a connection

@@ -70,7 +70,7 @@ def pack_page(records: Sequence[TailRecord], *, has_texts: bool) -> bytes:
 class Page:
     """Reads a raw page. Decoding is fresh on every call: what callers get is theirs."""
 
-    __slots__ = ("_bodies", "_columns", "_flags", "_lengths", "_raw", "_wide", "count")
+    __slots__ = ("_bodies", "_columns", "_flags", "_lengths", "_wide", "count", "raw")
 
     def __init__(self, raw: bytes) -> None:
         try:
@@ -81,7 +81,7 @@ class Page:
             raise CorruptionError("a page has no tag")
         if version != _VERSION:
             raise StoreVersionError(f"a page has version {version}, this memopt knows 1")
-        self._raw = raw
+        self.raw = raw
         self._wide = "q" if self._flags & _WIDE else "I"
         self._lengths = self._column("I", _HEAD.size)
         self._columns = _HEAD.size + 4 * self.count
@@ -98,12 +98,12 @@ class Page:
     def messages(self, start: int, stop: int, decode: Decode) -> list[Any]:
         """Messages [start, stop), counted from the page's first."""
         if start <= 0 and stop >= self.count:
-            whole: list[Any] = decode(memoryview(self._raw)[self._bodies - _ARRAY.size :])
+            whole: list[Any] = decode(memoryview(self.raw)[self._bodies - _ARRAY.size :])
             return whole
         return [decode(body) for body in self.bodies(start, stop)]
 
     def bodies(self, start: int, stop: int) -> list[memoryview]:
-        raw = memoryview(self._raw)
+        raw = memoryview(self.raw)
         at = self._bodies + sum(self._lengths[:start])
         found = []
         for length in self._lengths[start:stop]:
@@ -112,11 +112,11 @@ class Page:
         return found
 
     def lsns(self) -> list[int]:
-        (_, _, _, _, first, _) = _HEAD.unpack_from(self._raw)
+        (_, _, _, _, first, _) = _HEAD.unpack_from(self.raw)
         return list(accumulate(self._steps(0)[1:], initial=first))
 
     def committed_us(self) -> list[int]:
-        (_, _, _, _, _, first) = _HEAD.unpack_from(self._raw)
+        (_, _, _, _, _, first) = _HEAD.unpack_from(self.raw)
         return list(accumulate(self._steps(1)[1:], initial=first))
 
     def records(self) -> list[TailRecord]:
@@ -130,8 +130,8 @@ class Page:
         if self._flags & _HAS_ACTORS:
             index = self._column("H", at)
             at += 2 * self.count
-            (length,) = _U32.unpack_from(self._raw, at)
-            names = msgspec.msgpack.decode(self._raw[at + 4 : at + 4 + length], type=list[str])
+            (length,) = _U32.unpack_from(self.raw, at)
+            names = msgspec.msgpack.decode(self.raw[at + 4 : at + 4 + length], type=list[str])
             actors = [names[i - 1] if i else None for i in index]
         bodies = map(bytes, self.bodies(0, self.count))
         columns = (self.lsns(), self.committed_us(), said, actors, bodies)
@@ -144,7 +144,7 @@ class Page:
     def _column(self, code: str, at: int) -> "array[int]":
         column = array(code)
         end = at + column.itemsize * self.count
-        if end > len(self._raw):
+        if end > len(self.raw):
             raise CorruptionError("a page is cut short")
-        column.frombytes(self._raw[at:end])
+        column.frombytes(self.raw[at:end])
         return column

@@ -7,7 +7,7 @@ the end.
 """
 
 import struct
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from memopt.base.protocols import Tables
 
@@ -24,6 +24,8 @@ class LogFacts(NamedTuple):
     acked_frames: int
     acked_home: int
     """Frames that a finished checkpoint had brought home."""
+    acked_copying: int
+    """Frames that a checkpoint may have begun to bring home."""
     found_salt: int
     """Of a header that verifies; 0 when there is none."""
     found_frames: int
@@ -34,6 +36,8 @@ class LogVerdict(NamedTuple):
     """Acknowledged frames are missing, and were not brought home."""
     is_stale: bool
     """What is left of the log is older than the database: it must not be applied."""
+    is_mixed: bool = False
+    """The database may hold parts of what is missing, so the newest record proves nothing."""
 
 
 def judge_log(facts: LogFacts) -> LogVerdict:
@@ -43,11 +47,15 @@ def judge_log(facts: LogFacts) -> LogVerdict:
         return LogVerdict(
             is_short=facts.found_frames < facts.acked_frames > facts.acked_home,
             is_stale=short and facts.found_frames < facts.acked_home,
+            is_mixed=facts.found_frames < facts.acked_copying,
         )
     if _begun_anew(facts.acked_salt, facts.found_salt):
         # SQLite does that only when all of the old log was brought home; the page is older.
         return LogVerdict(is_short=False, is_stale=False)
-    return LogVerdict(is_short=facts.acked_frames > facts.acked_home, is_stale=False)
+    return LogVerdict(
+        is_short=facts.acked_frames > facts.acked_home, is_stale=False,
+        is_mixed=facts.acked_copying > facts.acked_home,
+    )  # fmt: skip
 
 
 def _begun_anew(acked_salt: int, found_salt: int) -> bool:
@@ -57,28 +65,16 @@ def _begun_anew(acked_salt: int, found_salt: int) -> bool:
     return 0 < ((found_salt >> 32) - (acked_salt >> 32)) % (1 << 32) <= _LOGS_BEHIND_MAX
 
 
-class AckedLsns(Protocol):
-    """What the acked page says of LSNs, and of a checkpoint that was under way."""
-
-    @property
-    def lsn(self) -> int: ...
-    @property
-    def run_lsn(self) -> int: ...
-    @property
-    def wal_home(self) -> int: ...
-    @property
-    def wal_copying(self) -> int: ...
-
-
-def lost_records(acked: AckedLsns, highest: int) -> int:
-    """How many acknowledged records are missing from a log that is short, at least, where
-    `highest` is the highest LSN that is left. 0 when it held none: a seal, or an older page."""
-    if highest >= acked.lsn and acked.wal_copying <= acked.wal_home:
-        # Commits come home in order, so nothing before the highest is missing.
+def lost_records(verdict: LogVerdict, *, acked_lsn: int, run_lsn: int, highest: int) -> int:
+    """How many acknowledged records are missing, at least, where `highest` is the highest LSN that
+    is left and `run_lsn` where the last run began. A log that is short may have lost none: its end
+    held a seal alone, or the acked page is older than the database."""
+    if not verdict.is_short or (highest >= acked_lsn and not verdict.is_mixed):
+        # Commits are lost from the end, so nothing before the highest is missing.
         return 0
-    # LSNs up to where this run began may have been skipped.
-    since = max(highest, acked.run_lsn) if acked.lsn > acked.run_lsn else highest
-    return max(1, acked.lsn - since)
+    # LSNs up to where the last run began may have been skipped.
+    since = max(highest, run_lsn) if acked_lsn > run_lsn else highest
+    return max(1, acked_lsn - since)
 
 
 def highest_lsn(tables: Tables) -> int:

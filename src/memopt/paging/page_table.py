@@ -18,6 +18,13 @@ import numpy.typing as npt
 ROW_BYTES: Final = 320
 """Upper estimate of one row: 45 bytes of columns, two list entries, an index entry with its two
 integers, and the headers and rounding of two byte strings; measured in the tests."""
+_TEXT_REF_BYTES: Final = 192
+"""Of one digest and text number in a row; measured in the tests."""
+
+
+def row_bytes(frame: bytes, texts: tuple[tuple[bytes, int], ...]) -> int:
+    """What a row in L2 occupies."""
+    return ROW_BYTES + len(frame) + _TEXT_REF_BYTES * len(texts)
 
 
 class PageTable:
@@ -74,9 +81,14 @@ class PageTable:
         slots: list[int] = np.flatnonzero(touched < moment).tolist()
         return slots
 
+    def row_bytes(self, slot: int) -> int:
+        frame = self.frames[slot]
+        assert frame is not None
+        return row_bytes(frame, self.texts[slot])
+
     def rows(self) -> Iterator[tuple[int, int, int, int]]:
-        """(scope, raw bytes or 0, frame bytes, page) of every row."""
+        """(scope, raw bytes or 0, bytes of the row, page) of every row."""
         for page, slot in self.slots.items():
-            raw, frame = self.raws[slot], self.frames[slot]
-            assert frame is not None
-            yield self.scopes[slot], len(raw) if raw is not None else 0, len(frame), page
+            raw = self.raws[slot]
+            size = len(raw) if raw is not None else 0
+            yield self.scopes[slot], size, self.row_bytes(slot), page

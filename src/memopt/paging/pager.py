@@ -15,15 +15,19 @@ from typing import Any, NamedTuple
 from memopt.base.budget import Budget
 from memopt.base.errors import CorruptionError
 from memopt.base.events import Demoted, Events, Evicted, Faulted, Hit
-from memopt.base.protocols import Clock, Compressor, Policy, Reader, Tables
+from memopt.base.protocols import Clock, Compressor, Policy, Reader
 from memopt.base.records import PageRow
 from memopt.codecs.keys import page_key, text_key
 from memopt.codecs.page import Page
 from memopt.codecs.texts import text_decoder
-from memopt.paging.page_table import ROW_BYTES, PageTable
+from memopt.paging.page_table import ROW_BYTES, PageTable, row_bytes
 from memopt.paging.text_cache import TextCache
 
 _OWNER = "pages"
+
+
+TextRefs = tuple[tuple[bytes, int], ...]
+"""(digest, text number) of each shared text that a page refers to."""
 
 
 class OpenPage(NamedTuple):
@@ -41,8 +45,8 @@ class PageGoneError(LookupError):
 class _Fetched(NamedTuple):
     row: PageRow
     frame: bytes
-    raw: bytes
-    texts: tuple[tuple[bytes, int], ...]
+    page: Page
+    texts: TextRefs
     values: dict[int, str]
 
 
@@ -114,6 +118,7 @@ class Pager:
             with self._lock:
                 slot = self._table.slots.get(row.page)
                 frame = None if slot is None else self._table.frames[slot]
+                refs = () if slot is None else self._table.texts[slot]
                 if index and slot is not None and self._table.raws[slot] is not None:
                     continue
             need = row.raw_bytes + row.stored_bytes + ROW_BYTES
@@ -121,7 +126,7 @@ class Pager:
                 break
             self.make_room(need)
             try:
-                fetched = self._fetch(row, frame)
+                fetched = self._fetch(row, frame, refs)
             except PageGoneError:
                 if index:
                     break
@@ -130,23 +135,43 @@ class Pager:
                 self._budget.release(_OWNER, need)
             self._admit(fetched, scope)
             texts = {digest: fetched.values[text] for digest, text in fetched.texts}
-            found[row.page] = OpenPage(row, Page(fetched.raw), text_decoder(texts))
+            found[row.page] = OpenPage(row, fetched.page, text_decoder(texts))
             kind = "major" if frame is None else "minor"
             seconds = self._clock.monotonic() - started
-            self._events.emit(Faulted(kind, 1, len(fetched.raw), seconds))
+            self._events.emit(Faulted(kind, 1, row.raw_bytes, seconds))
         return found
 
-    def _fetch(self, row: PageRow, frame: bytes | None) -> _Fetched:
-        if frame is None:
+    def _fetch(self, row: PageRow, frame: bytes | None, refs: TextRefs) -> _Fetched:
+        """The page and its texts: its frame and what it refers to from L2, or from home."""
+        values = self._cached_texts(refs)
+        bodies: dict[int, tuple[bytes, int]] = {}
+        if frame is None or len(values) < len(refs):
             with self._home.snapshot() as tables:
-                frame = tables.pages.body(row.page)
+                frame = frame or tables.pages.body(row.page)
+                found = tables.texts.of_page(row.page)
+                refs = tuple((digest, text) for text, digest, _ in found)
+                values = self._cached_texts(refs)
+                for text, _, raw_bytes in found:
+                    if text not in values:
+                        bodies[text] = (tables.texts.get(text) or b"", raw_bytes)
             if frame is None:
                 raise PageGoneError(row.page)
         # Outside the snapshot: decoding may take one of its own, for a dictionary, and readers
         # that each hold one and want another would wait for each other.
-        return self._decode(row, frame)
+        page = self._decode(row, frame)
+        if page.has_texts and not refs:
+            raise PageGoneError(row.page)
+        for digest, text in refs:
+            if text not in values:
+                values[text] = self._decode_text(row.page, digest, *bodies[text])
+        return _Fetched(row, frame, page, refs, values)
 
-    def _decode(self, row: PageRow, frame: bytes) -> _Fetched:
+    def _cached_texts(self, refs: TextRefs) -> dict[int, str]:
+        with self._lock:
+            found = ((text, self._texts.get(text)) for _, text in refs)
+            return {text: value for text, value in found if value is not None}
+
+    def _decode(self, row: PageRow, frame: bytes) -> Page:
         if len(frame) != row.stored_bytes:
             raise CorruptionError(f"page {row.page} is not as long as the page map says")
         raw = self._compressor.decode(frame, key=page_key(row))
@@ -155,33 +180,12 @@ class Pager:
         page = Page(raw)
         if page.count != row.stop - row.start:
             raise CorruptionError(f"page {row.page} does not hold the messages its map says")
-        if not page.has_texts:
-            return _Fetched(row, frame, raw, (), {})
-        with self._home.snapshot() as tables:
-            return _Fetched(row, frame, raw, *self._load_texts(row.page, tables))
+        return page
 
-    def _load_texts(
-        self, page: int, tables: Tables
-    ) -> tuple[tuple[tuple[bytes, int], ...], dict[int, str]]:
-        refs = tables.texts.of_page(page)
-        if not refs:
-            raise PageGoneError(page)
-        values = {}
-        for text, digest, raw_bytes in refs:
-            with self._lock:
-                value = self._texts.get(text)
-            values[text] = value or self._load_text(tables, page, text, digest, raw_bytes)
-        return tuple((digest, text) for text, digest, _ in refs), values
-
-    def _load_text(
-        self, tables: Tables, page: int, text: int, digest: bytes, raw_bytes: int
-    ) -> str:
+    def _decode_text(self, page: int, digest: bytes, body: bytes, raw_bytes: int) -> str:
         # Twice: the UTF-8 bytes and the string are there at once.
         self.make_room(2 * raw_bytes)
         try:
-            body = tables.texts.get(text)
-            if body is None:
-                raise PageGoneError(page)
             raw = self._compressor.decode(body, key=text_key(digest))
             if len(raw) != raw_bytes:
                 raise CorruptionError(f"a text of page {page} does not decode to its length")
@@ -189,7 +193,7 @@ class Pager:
         finally:
             self._budget.release(_OWNER, 2 * raw_bytes)
 
-    def _held_texts(self, texts: tuple[tuple[bytes, int], ...]) -> dict[bytes, str]:
+    def _held_texts(self, texts: TextRefs) -> dict[bytes, str]:
         held = {}
         for digest, text in texts:
             value = self._texts.get(text)
@@ -268,12 +272,12 @@ class Pager:
 
     def _admit(self, fetched: _Fetched, scope: int) -> None:
         """Keep a page that was just brought in, as hot as there is room for."""
-        row, raw_bytes = fetched.row, len(fetched.raw)
+        row, raw_bytes = fetched.row, fetched.row.raw_bytes
         with self._lock:
             table = self._table
             slot = table.slots.get(row.page)
             if slot is None:
-                size = len(fetched.frame) + ROW_BYTES
+                size = row_bytes(fetched.frame, fetched.texts)
                 if not self._budget.try_reserve(_OWNER, size):
                     return
                 now = self._clock.monotonic()
@@ -284,9 +288,8 @@ class Pager:
                 if not self._texts.try_hold(fetched.values):
                     self._budget.release(_OWNER, raw_bytes)
                 else:
-                    size = len(fetched.frame) + ROW_BYTES
-                    table.raws[slot] = fetched.raw
-                    table.texts[slot] = fetched.texts
+                    size = table.row_bytes(slot)
+                    table.raws[slot] = fetched.page.raw
                     table.touched[slot] = self._clock.monotonic()
                     self._warm.removed(row.page)
                     self.l2_bytes -= size
@@ -297,10 +300,9 @@ class Pager:
     def _demote(self, slot: int) -> int:
         """L1 to L2: drop the raw bytes; how many."""
         table = self._table
-        raw, frame = table.raws[slot], table.frames[slot]
+        raw = table.raws[slot]
         assert raw is not None
-        assert frame is not None
-        size = len(frame) + ROW_BYTES
+        size = table.row_bytes(slot)
         self._hot.removed(table.pages[slot])
         table.raws[slot] = None
         self._texts.let_go(table.texts[slot])
@@ -313,9 +315,7 @@ class Pager:
 
     def _evict(self, slot: int) -> int:
         """L2 to nowhere: drop the row; how many bytes."""
-        frame = self._table.frames[slot]
-        assert frame is not None
-        size = len(frame) + ROW_BYTES
+        size = self._table.row_bytes(slot)
         self._warm.removed(self._table.pages[slot])
         self._table.remove(slot)
         self._budget.release(_OWNER, size)
@@ -348,9 +348,9 @@ class Pager:
         """(bytes, pages) that are resident, by scope number."""
         sums: dict[int, tuple[int, int]] = {}
         with self._lock:
-            for scope, raw_bytes, frame_bytes, _ in self._table.rows():
+            for scope, raw_bytes, cold_bytes, _ in self._table.rows():
                 size, count = sums.get(scope, (0, 0))
-                sums[scope] = (size + raw_bytes + frame_bytes + ROW_BYTES, count + 1)
+                sums[scope] = (size + raw_bytes + cold_bytes, count + 1)
         return sums
 
     def tier_of(self, page: int) -> str:
@@ -364,8 +364,7 @@ class Pager:
         """Assert the invariant."""
         with self._lock:
             hot = warm = 0
-            for _, raw_bytes, frame_bytes, page in self._table.rows():
-                size = frame_bytes + ROW_BYTES
+            for _, raw_bytes, size, page in self._table.rows():
                 if self.tier_of(page) == "l1":
                     hot += size + raw_bytes
                 else:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from memopt.base.errors import (
-    BackpressureError,
     ConflictError,
     CorruptionError,
     DiskFullError,
@@ -44,7 +43,6 @@ from memopt.sessions.transcripts import Transcripts, publish_event
 
 T = TypeVar("T")
 
-_ATTEMPTS_MAX: Final = 64
 _ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 SUSPECT: Final = "suspect:"
 """Meta entries: scopes whose dictionaries may hold what was taken away since an LSN."""
@@ -65,8 +63,7 @@ def place_of(segments: Sequence[Segment], seq: int) -> Place:
 class _TailInTheWay(Exception):
     """The point a line is to start from is not sealed yet."""
 
-    def __init__(self, row: SessionRow, line: LineRow, owner: Owner) -> None:
-        self.is_current = row.line == line.line
+    def __init__(self, line: LineRow, owner: Owner) -> None:
         self.line = line
         self.owner = owner
 
@@ -155,16 +152,21 @@ class Branches:
         return Receipt(lsn=lsn, seq=at - 1, head=lsn << SEQ_BITS | at)
 
     def _with_sealed_tail(self, key: SessionKey, member: Callable[[CommitTransaction], T]) -> T:
-        """Commit `member`, sealing the tail first whenever it says that it is in the way."""
-        for _ in range(_ATTEMPTS_MAX):
+        """Commit `member`, which asks before it writes, sealing what it says is in the way."""
+        try:
+            return self._committer.commit(member)
+        except _TailInTheWay:
+            # Outside the commit, where it holds up nobody; but it gives way to other writers.
+            self._transcripts.seal(key, all_of_it=True)
+
+        def sealing(transaction: CommitTransaction) -> T:
             try:
-                return self._committer.commit(member)
+                return member(transaction)
             except _TailInTheWay as tail:
-                if tail.is_current:
-                    self._transcripts.seal(key, all_of_it=True)
-                else:
-                    self._transcripts.seal_line(tail.line, tail.owner)
-        raise BackpressureError("others keep writing to the session", limit="seal attempts")
+                self._transcripts.seal_line(transaction, key, tail.line, tail.owner)
+                return member(transaction)
+
+        return self._committer.commit(sealing)
 
     # -- taking away ------------------------------------------------------------------------------
 
@@ -350,7 +352,7 @@ def _line_of(tables: Tables, row: SessionRow, line: LineRow, stop: int) -> int:
         found = parent
     pages = tables.pages.map(found.line, stop - 1, stop)
     if not pages:
-        raise _TailInTheWay(row, found, _owner(tables, row))
+        raise _TailInTheWay(found, _owner(tables, row))
     return found.line
 
 

@@ -104,10 +104,15 @@ class Compaction:
             at = (rows[0][0], SEQ_STOP - 1)
             if line is None or session is None:
                 continue
+            key, owner = SessionKey(session.scope, session.id), self._owner(session)
             if session.line == line.line:
-                self._transcripts.seal(SessionKey(session.scope, session.id), all_of_it=True)
+                self._transcripts.seal(key, all_of_it=True)
             else:
-                self._transcripts.seal_line(line, self._owner(session))
+                self._committer.commit(
+                    lambda t, key=key, line=line, owner=owner: self._transcripts.seal_line(  # type: ignore[misc]
+                        t, key, line, owner
+                    )
+                )
             sealed += 1
 
     def _owner(self, session: SessionRow) -> Owner:

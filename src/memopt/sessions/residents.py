@@ -16,7 +16,9 @@ from memopt.base.records import SEQ_BITS, SEQ_MASK, LineRow, SessionRow
 from memopt.sessions.names import SessionKey, tenant_of
 
 ROW_BYTES: Final = 900
-"""A row, its key with both strings, and its place in the table; measured in the tests."""
+"""A row, its key with two strings of usual length, and its place in the table; measured in the
+tests."""
+_USUAL_BYTES: Final = 160
 _OWNER: Final = "sessions"
 _LEFT_MAX: Final = 16_384
 
@@ -75,30 +77,30 @@ class Residents:
         return self._rows.get(key)
 
     def add(self, key: SessionKey, row: Resident) -> None:
-        self._budget.reserve(_OWNER, ROW_BYTES)
+        self._budget.reserve(_OWNER, _charge(key))
         with self._lock:
             if key in self._rows:
-                self._budget.release(_OWNER, ROW_BYTES)
+                self._budget.release(_OWNER, _charge(key))
             self._rows[key] = row
             while len(self._rows) > self._count_max:
-                _, left = self._rows.popitem(last=False)
-                self._budget.release(_OWNER, ROW_BYTES)
-                if left.tail_bytes:
-                    self.left_unsealed.append(left.session)
+                self._let_oldest_go()
 
     def drop(self, key: SessionKey) -> None:
         with self._lock:
             if self._rows.pop(key, None) is not None:
-                self._budget.release(_OWNER, ROW_BYTES)
+                self._budget.release(_OWNER, _charge(key))
 
     def shrink(self, share: float) -> None:
         """Let the oldest rows go, down to `share` of those there are."""
         with self._lock:
             for _ in range(int(len(self._rows) * (1 - share))):
-                _, left = self._rows.popitem(last=False)
-                self._budget.release(_OWNER, ROW_BYTES)
-                if left.tail_bytes:
-                    self.left_unsealed.append(left.session)
+                self._let_oldest_go()
+
+    def _let_oldest_go(self) -> None:
+        key, left = self._rows.popitem(last=False)
+        self._budget.release(_OWNER, _charge(key))
+        if left.tail_bytes:
+            self.left_unsealed.append(left.session)
 
     def idle_since(self, moment: float, limit: int) -> list[tuple[SessionKey, Resident]]:
         """Up to `limit` rows not touched since `moment`, oldest first."""
@@ -116,8 +118,14 @@ class Residents:
 
     def close(self) -> None:
         with self._lock:
-            self._budget.release(_OWNER, len(self._rows) * ROW_BYTES + _LEFT_MAX * 40)
+            self._budget.release(_OWNER, sum(map(_charge, self._rows)) + _LEFT_MAX * 40)
             self._rows.clear()
+
+
+def _charge(key: SessionKey) -> int:
+    # Names may be 512 bytes long, and a str takes up to four bytes a character.
+    names_bytes = key.scope.__sizeof__() + key.id.__sizeof__()
+    return ROW_BYTES + max(0, names_bytes - _USUAL_BYTES)
 
 
 def load_resident(tables: Tables, row: SessionRow) -> Resident:

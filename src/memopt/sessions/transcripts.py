@@ -277,20 +277,24 @@ class Transcripts:
         self._events.emit(Sealed(messages, raw, stored, time.perf_counter() - started))
         return True
 
-    def seal_line(self, line: LineRow, owner: Owner) -> None:
-        """Seal the tail of an abandoned branch, to which nobody appends."""
-
-        def member(transaction: CommitTransaction) -> None:
-            tables = transaction.tables
-            tail = tables.tail.range(line.line, 0, SEQ_MASK + 1)
-            for chunk, size in self._chunks(line.line, tail, all_of_it=True):
-                new = self._pages.make(owner, line.line, tail[0][0], chunk, sealed=False)
-                self._pages.write(tables, owner, new, ())
-                tables.tail.delete(line.line, new.row.start, new.row.stop)
-                transaction.unsealed_delta -= size
-                tail = tail[len(chunk) :]
-
-        self._committer.commit(member)
+    def seal_line(
+        self, transaction: CommitTransaction, key: SessionKey, line: LineRow, owner: Owner
+    ) -> None:
+        """In a commit: seal the tail of any branch of a session."""
+        tables = transaction.tables
+        tail = tables.tail.range(line.line, 0, SEQ_MASK + 1)
+        for chunk, size in self._chunks(line.line, tail, all_of_it=True):
+            new = self._pages.make(owner, line.line, tail[0][0], chunk, sealed=False)
+            self._pages.write(tables, owner, new, ())
+            tables.tail.delete(line.line, new.row.start, new.row.stop)
+            transaction.unsealed_delta -= size
+            tail = tail[len(chunk) :]
+        resident = self._residents.peek(key)
+        if resident is not None:
+            # Whoever is sealing the same tail outside a commit has to give way.
+            resident.generation += 1
+            self._residents.drop(key)
+        transaction.on_rollback(self._residents.drop, key)
 
     def drop_abandoned(self, transaction: CommitTransaction, row: SessionRow, up_to: int) -> None:
         """In a commit: delete the branches of a session that were left before an LSN and that no

@@ -12,7 +12,6 @@ harms the store or another client.
 
 import contextlib
 import dataclasses
-import itertools
 import logging
 import os
 import selectors
@@ -22,7 +21,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -30,22 +29,20 @@ from memopt.base.errors import (
     BackpressureError,
     BudgetError,
     MemoptError,
-    NotFoundError,
     StoreLockedError,
     UsageError,
 )
-from memopt.base.records import JournalRecord
-from memopt.base.units import KIB, MIB
+from memopt.base.units import KIB
 from memopt.codecs.wire import (
     FRAME_EXTRA_BYTES,
     PROTOCOL,
     Channel,
     decode,
-    encode,
     encode_error,
 )
 from memopt.journal.subscription import Subscription
 from memopt.memory import Memory, MemoryView
+from memopt.owner.reads import BATCH_BYTES_MAX, next_records, read_journal, read_session, read_view
 from memopt.sessions.session import Session, SessionView
 
 SOCKET: Final = "owner.sock"
@@ -82,12 +79,8 @@ VALUES: Final[dict[type, frozenset[str]]] = {
 }
 """What is asked for by name."""
 
-BATCH_ITEMS_MAX: Final = 256
-BATCH_BYTES_MAX: Final = 1 * MIB
 IDLE_SECONDS: Final = 300.0
 """A client that asks nothing for so long is let go; it connects anew when it has a question."""
-POLL_SECONDS_MAX: Final = 1.0
-"""The longest the owner waits for a record before it answers a subscriber that there is none."""
 
 _FRAME_SECONDS: Final = 30.0
 """How long a client may take over the next part of a frame, either way."""
@@ -349,11 +342,11 @@ class _Client(threading.Thread):
         if call.verb in READS[type(target)]:
             with self._reserved(BATCH_BYTES_MAX):
                 if isinstance(target, Memory):
-                    return _read_journal(target, **arguments)
+                    return read_journal(target, **arguments)
                 if isinstance(target, Session):
-                    return _read_session(self._memory, target, call.verb, **arguments)
+                    return read_session(self._memory, target, call.verb, **arguments)
                 assert isinstance(target, SessionView)
-                return _read_view(target, call.verb, **arguments)
+                return read_view(target, call.verb, **arguments)
         if call.verb in VALUES[type(target)]:
             if isinstance(target, Session | SessionView) and call.verb == "length":
                 return len(target)
@@ -369,7 +362,7 @@ class _Client(threading.Thread):
             return None
         if self._subscription is None:
             raise UsageError("nothing was subscribed to", field="verb")
-        return _next_records(self._subscription, **call.arguments)
+        return next_records(self._subscription, **call.arguments)
 
     @contextlib.contextmanager
     def _reserved(self, size_bytes: int) -> Iterator[None]:
@@ -398,70 +391,6 @@ class _Progress:
             self._channel.send(["progress", [done, total]])
         except OSError:
             self._channel = None
-
-
-# -- long reads, a batch at a time ----------------------------------------------------------------
-
-
-def _read_session(
-    memory: Memory, session: Session, verb: str, start: int = 0, stop: int | None = None,
-    lsn: int | None = None,
-) -> list[Any]:  # fmt: skip
-    """The session as it was when the read began, however many batches it takes: what others
-    append, truncate or pop meanwhile is not part of it."""
-    first = lsn is None
-    lsn = memory.lsn if lsn is None else lsn
-    view = memory.at(lsn).session(session.id, scope=session.scope)
-    try:
-        items, more = _read_view(view, verb, start, stop)
-    except NotFoundError:
-        if not first:
-            raise
-        # It is not there, or was made this very moment: no messages.
-        return [[], None]
-    return [items, {**more, "lsn": lsn} if more else None]
-
-
-def _read_view(view: SessionView, verb: str, start: int = 0, stop: int | None = None) -> list[Any]:
-    items, whole = _batch(getattr(view, verb)(start, stop))
-    return [items, None if whole else {"start": start + len(items), "stop": stop}]
-
-
-def _read_journal(memory: Memory, since: int | None = None, up_to: int | None = None) -> list[Any]:
-    up_to = memory.lsn if up_to is None else up_to
-    last = since
-
-    def records() -> Iterator[JournalRecord]:
-        nonlocal last
-        for record in memory.journal(since):
-            if record.lsn > up_to:
-                return
-            last = record.lsn
-            yield record
-
-    items, whole = _batch(records())
-    return [items, None if whole else {"since": last, "up_to": up_to}]
-
-
-def _next_records(subscription: Subscription, timeout: float) -> list[Any]:
-    """What came, waiting at most `timeout` seconds for the first record."""
-    first = subscription.get(max(0.0, min(float(timeout), POLL_SECONDS_MAX)))
-    if first is None:
-        return []
-    rest = iter(lambda: subscription.get(0), None)
-    return _batch(itertools.chain([first], rest))[0]
-
-
-def _batch(values: Iterable[Any]) -> tuple[list[bytes], bool]:
-    """The first values, encoded, as many as a batch may hold; and whether that is all."""
-    items: list[bytes] = []
-    size = 0
-    for value in values:
-        items.append(encode(value))
-        size += len(items[-1])
-        if len(items) >= BATCH_ITEMS_MAX or size >= BATCH_BYTES_MAX:
-            return items, False
-    return items, True
 
 
 # -- the socket -----------------------------------------------------------------------------------
