@@ -30,6 +30,7 @@ from memopt.base.errors import (
 )
 from memopt.base.records import Selector
 from memopt.memory import Memory
+from memopt.stores.sqlite import SqliteHome
 from memopt.testing.disk import VFS_NAME, Fault, FaultyDisk, PowerLoss
 from memopt.wiring import open_memory
 
@@ -341,13 +342,14 @@ def fill(memory: Memory, ids: list[str], size: int = 3000) -> dict[str, Messages
         new = {"role": "user", "content": chance.randbytes(size // 2).hex()}
         try:
             memory.session(id).append(new)
-        except DiskFullError as error:
-            assert error.retry_after_seconds > 0
-            assert "disk is full" in str(error)
-            return written
+        except DiskFullError as refused:
+            full = refused
+            break
         written[id].append(new)
         assert number < 5000
-    raise AssertionError
+    assert full.retry_after_seconds > 0
+    assert "disk is full" in str(full)
+    return written
 
 
 def holds(memory: Memory, written: dict[str, Messages]) -> None:
@@ -356,18 +358,29 @@ def holds(memory: Memory, written: dict[str, Messages]) -> None:
     memory_is_right(memory)
 
 
+def show_free(disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a simulated disk say how full it is, as the system does of a real one."""
+    monkeypatch.setattr(SqliteHome, "disk_free_bytes", lambda home: disk._room_bytes(True))
+
+
 @pytest.mark.parametrize("how", ["delete", "forget"])
-def test_a_full_disk_refuses_writes_lets_you_delete_and_recovers(how: str) -> None:
-    with FaultyDisk(capacity_bytes=3 << 20) as disk:
+def test_a_full_disk_refuses_writes_lets_you_delete_and_recovers(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FaultyDisk(capacity_bytes=6 << 20) as disk:
+        show_free(disk, monkeypatch)
         memory = open_on(disk, ballast_bytes=512 << 10, wal_limit_bytes=512 << 10)
-        ids = [f"s{i}" for i in range(12)]
+        # A session's pages lie between those of others, so deleting one writes some of theirs.
+        ids = [f"s{i}" for i in range(40)]
         written = fill(memory, ids)
         assert (disk.directory / "ballast").stat().st_size == 512 << 10
         for _ in range(3):
             with pytest.raises(DiskFullError):
                 memory.session("s0").append({"content": random.Random(1).randbytes(20000).hex()})
             holds(memory, written)
-        for id in ids[:6]:
+        # Somebody else takes the rest, so that there is the ballast alone.
+        (disk.directory / "other").write_bytes(bytes(disk._room_bytes(True)))
+        for id in ids[:20]:
             if how == "delete":
                 memory.session(id).delete()
             else:
@@ -377,8 +390,8 @@ def test_a_full_disk_refuses_writes_lets_you_delete_and_recovers(how: str) -> No
         holds(memory, written)
         memory.compact()
         new = {"content": "there is room again"}
-        memory.session("s7").append(new)
-        written["s7"].append(new)
+        memory.session("s30").append(new)
+        written["s30"].append(new)
         holds(memory, written)
         assert memory.check().clean
         memory.close()

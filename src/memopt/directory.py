@@ -30,6 +30,7 @@ from memopt.sessions.checking import LOST
 from memopt.stores.acked import Acked, AckedPage
 from memopt.stores.ballast import Ballast
 from memopt.stores.lock import DirectoryLock
+from memopt.stores.repair import PAGE_BYTES
 from memopt.stores.sqlite import SqliteHome, translated
 
 DATABASE: Final = "memopt.db"
@@ -39,6 +40,8 @@ _WAL_EXCESS: Final = 4
 _WAL_RETRY_SHARE: Final = 1 / 16
 """A log that a reader keeps, or that found no room, is tried again after growing by this much."""
 _WAL_WAIT_SECONDS: Final = 0.05
+_ROOM_FRAMES: Final = 64
+"""Room is looked for once in so many frames of the log."""
 _LSN_LIMIT: Final = "lsn_limit"
 """Meta entry: no LSN above it is in this database. The acked page says so too, but after a power
 cut that may be older."""
@@ -61,6 +64,8 @@ class Directory:
         self._copying = False
         """Something is being copied home, so a commit may find that all of the log is."""
         self._checkpoint_from_bytes = 0
+        self._room_frames = -_ROOM_FRAMES
+        """Frames of the log when there was last seen to be room."""
         self._config = config
         self._clock = clock
         self._events = events
@@ -73,7 +78,10 @@ class Directory:
             try:
                 with translated():
                     self._judge(acked, budget, vfs)
-            except BaseException:
+            except BaseException as error:
+                page = getattr(self, "acked", acked)
+                if isinstance(error, StoreFailedError) and page is not None:
+                    page.update(sync_failed=1)
                 self.home.close(checkpoint=False)
                 raise
         except BaseException:
@@ -129,6 +137,31 @@ class Directory:
         self._copy_home()
         record = self.acked.record
         return record.wal_home < record.wal_frames and self.home.wal_bytes() > limit
+
+    # -- room -------------------------------------------------------------------------------------
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether so much can be written and the log still be brought home: were it not, a full
+        disk could not even be deleted from. Asks the system once in a while."""
+        frames = self.home.writer.wal_frames
+        small = size_bytes <= _ROOM_FRAMES * PAGE_BYTES
+        if small and 0 <= frames - self._room_frames < _ROOM_FRAMES:
+            return True
+        away = max(0, frames - self.acked.record.wal_home) + 2 * _ROOM_FRAMES
+        if self.home.disk_free_bytes() < away * PAGE_BYTES + 2 * size_bytes:
+            self._room_frames = -_ROOM_FRAMES
+            return False
+        self._room_frames = frames
+        return True
+
+    def make_room(self) -> bool:
+        """Under the commit lock, when the disk is full: give up the ballast, bring the log home and
+        cut it. True when there is more room than before."""
+        free = self.home.disk_free_bytes()
+        dropped = self.ballast.drop()
+        with contextlib.suppress(DiskFullError):
+            self.checkpoint(truncate=True)
+        return dropped or self.home.disk_free_bytes() > free
 
     # -- checkpoints ------------------------------------------------------------------------------
 
@@ -197,6 +230,7 @@ class Directory:
                 failed = True
             except MemoptError:
                 failed = True
+                self.fail()
                 raise
 
     def _bring_home(self, lsn: int) -> None:

@@ -11,8 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
-import psutil
-
 from memopt.base.budget import Budget
 from memopt.base.config import Config
 from memopt.base.errors import (
@@ -385,7 +383,7 @@ class Memory:
             reserved_bytes=budget.used_bytes,
             reserved_bytes_max=budget.used_bytes_max,
             owners=budget.owners(),
-            rss_bytes=psutil.Process().memory_info().rss,
+            rss_bytes=_rss_bytes(),
             resident_sessions=len(parts.residents),
             tiers=tiers,
             scopes=scopes,
@@ -451,11 +449,12 @@ class Memory:
             raise UsageError("the store was opened read-only", field="read_only")
 
     def _with_room(self, action: Callable[[], T]) -> T:
-        """Deleting needs room too: when the disk is full, the ballast is given up for it."""
+        """Deleting needs room too: when the disk is full, it is made at the ballast's expense."""
         try:
             return action()
         except DiskFullError:
-            if not self._parts.directory.ballast.drop():
+            parts = self._parts
+            if not parts.committer.exclusive(parts.directory.make_room):
                 raise
             return action()
 
@@ -487,6 +486,13 @@ def _reach(reach: Reach | str) -> Reach:
         raise UsageError(
             f"expected one of {', '.join(Reach)}, got {reach!r}", field="reach"
         ) from None
+
+
+def _rss_bytes() -> int:
+    # psutil takes as long to import as half of memopt, and is needed here alone.
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def _ratio(raw: int, stored: int) -> float:

@@ -12,6 +12,7 @@ from memopt.base.clock import SystemClock
 from memopt.base.config import Config
 from memopt.base.errors import (
     BackpressureError,
+    DiskFullError,
     MemoptError,
     QuotaError,
     UsageError,
@@ -149,7 +150,10 @@ def _wire_parts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
         events=events, admit=admit,
     )  # fmt: skip
-    branches = Branches(committer, transcripts, residents, pages, pager, directory.ballast.drop)
+    branches = Branches(
+        committer, transcripts, residents, pages, pager,
+        lambda: committer.exclusive(directory.make_room),
+    )  # fmt: skip
     reader = LineReader(home.snapshot, pager)
     states = States(
         home, committer, transcripts, compressor, budget, config=config, events=events, admit=admit
@@ -228,6 +232,13 @@ def _admission(
             raise QuotaError(
                 "the disk quota is reached: delete something and compact", limit="disk_quota_bytes",
                 wanted_bytes=size_bytes, limit_bytes=quota, retry_after_seconds=60.0,
+            )  # fmt: skip
+        if not directory.has_room(size_bytes):
+            events.emit(Refused("disk", "full"))
+            raise DiskFullError(
+                "the disk is full: what is left is needed to bring the log home, so delete "
+                "something and compact, or make room", limit="disk", wanted_bytes=size_bytes,
+                retry_after_seconds=5.0,
             )  # fmt: skip
         if directory.wal_is_excessive():
             events.emit(Refused("wal_limit_bytes", "a reader holds the log"))

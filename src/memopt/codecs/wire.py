@@ -6,7 +6,7 @@ an extension that names its type, so it comes out as what went in. Only types li
 named: nothing that arrives chooses what code runs.
 
 Invariant: a declared length is checked against a limit before anything is allocated for it.
-Not here: who may ask for what (owner.py), and who asks (client.py).
+Not here: who may ask for what (owner), and who asks (client).
 """
 
 import enum

@@ -18,7 +18,6 @@ from typing import Final, NamedTuple
 from memopt.base.budget import Budget
 from memopt.base.protocols import Reader, Tables
 from memopt.base.records import DictionaryRow, PageRow
-from memopt.codecs.dictionaries import train_dictionary
 from memopt.paging.page_writer import Owner
 
 _CACHED_MAX: Final = 1024
@@ -79,6 +78,7 @@ class Dictionaries:
             _TRAINING_BYTES_MAX, int(budget.limit_bytes * _TRAINING_SHARE / _TRAINING_FACTOR)
         )
         self._current: collections.OrderedDict[int, int] = collections.OrderedDict()
+        self._refreshed = 0
         self._reservoirs: dict[int, _Reservoir] = {}
         self._due: set[int] = set()
         self._wanted: dict[int, int] = {}
@@ -146,6 +146,7 @@ class Dictionaries:
     def refresh(self, *scopes: int) -> None:
         """Ask the home again for the dictionaries of `scopes`."""
         with self._lock:
+            self._refreshed += 1
             for scope in scopes:
                 self._current.pop(scope, None)
 
@@ -157,10 +158,14 @@ class Dictionaries:
             known = self._current.get(scope)
             if known is not None:
                 return known
+            refreshed = self._refreshed
         with self._home.snapshot() as tables:
             row = tables.dictionaries.current(scope)
         number = 0 if row is None else row.dictionary
         with self._lock:
+            if refreshed != self._refreshed:
+                # What was read may be what the refresh was about: not to be remembered.
+                return number
             self._current[scope] = number
             while len(self._current) > _CACHED_MAX:
                 self._current.popitem(last=False)
@@ -181,6 +186,10 @@ class Dictionaries:
         return raws
 
     def _train(self, tenant: int, raws: list[tuple[int, bytes]]) -> list[Trained]:
+        # Imported where it is needed: learning takes numpy, which would be a third of the time
+        # that memopt takes to import, and most processes never learn.
+        from memopt.codecs.dictionaries import train_dictionary
+
         scopes = sorted({scope for scope, _ in raws})
         if len(scopes) >= self._scopes_min:
             common = train_dictionary(

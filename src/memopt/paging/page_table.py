@@ -8,12 +8,10 @@ them.
 Not here: locks, budgets and choices (pager.py).
 """
 
+import math
 from array import array
 from collections.abc import Iterator
 from typing import Final
-
-import numpy as np
-import numpy.typing as npt
 
 ROW_BYTES: Final = 320
 """Upper estimate of one row: 45 bytes of columns, two list entries, an index entry with its two
@@ -72,14 +70,12 @@ class PageTable:
         self.frames[slot] = None
         self.raws[slot] = None
         self.texts[slot] = ()
-        self.touched[slot] = np.inf
+        self.touched[slot] = math.inf
         self._free.append(slot)
 
     def idle_since(self, moment: float) -> list[int]:
         """Slots that were not touched since `moment`."""
-        touched: npt.NDArray[np.float64] = np.frombuffer(self.touched, dtype=np.float64)
-        slots: list[int] = np.flatnonzero(touched < moment).tolist()
-        return slots
+        return [slot for slot, touched in enumerate(self.touched) if touched < moment]
 
     def row_bytes(self, slot: int) -> int:
         frame = self.frames[slot]

@@ -29,6 +29,7 @@ class Owner(NamedTuple):
 
 class NewPage(NamedTuple):
     row: PageRow
+    raw: bytes
     body: bytes
     texts: tuple[SharedText, ...]
     """Texts that were taken out of its messages now."""
@@ -79,14 +80,14 @@ class PageWriter:
         row = PageRow(
             line, start, start + len(records), page, records[0].lsn, records[-1].lsn, len(raw), 0
         )
-        body = self._compressor.encode(
-            raw, key=page_key(row), dictionary=self._dictionary_of(owner)
-        )
-        row = row._replace(stored_bytes=len(body))
-        return NewPage(row, body, tuple(texts.values()), frozenset(kept))
+        return self._encode(owner, NewPage(row, raw, b"", tuple(texts.values()), frozenset(kept)))
 
     def write(self, tables: Tables, owner: Owner, new: NewPage, replaced: Sequence[PageRow]) -> int:
         """In a commit: put the page in the place of `replaced`; how many texts went with those."""
+        used = dictionary_of(new.body)
+        if used and used != self._dictionary_of(owner):
+            # Retired since the page was made, and deleted as soon as no page is seen to use it.
+            new = self._encode(owner, new)
         texts = [
             tables.texts.intern(
                 owner.tenant if text.tenant else owner.scope,
@@ -120,6 +121,12 @@ class PageWriter:
         """The dictionary a page was written with; 0 for none, None when the page is gone."""
         body = tables.pages.body(row.page)
         return None if body is None else dictionary_of(body)
+
+    def _encode(self, owner: Owner, new: NewPage) -> NewPage:
+        body = self._compressor.encode(
+            new.raw, key=page_key(new.row), dictionary=self._dictionary_of(owner)
+        )
+        return new._replace(row=new.row._replace(stored_bytes=len(body)), body=body)
 
     def _encode_text(self, text: SharedText) -> bytes:
         # Without a dictionary: a text is long enough to do without, may be read from any scope of

@@ -269,6 +269,8 @@ class Pager:
     def clear(self) -> None:
         with self._lock:
             self.drop(list(self._table.slots))
+            self._budget.release("policies", self._policy_bytes)
+            self._policy_bytes = 0
 
     def _admit(self, fetched: _Fetched, scope: int) -> None:
         """Keep a page that was just brought in, as hot as there is room for."""

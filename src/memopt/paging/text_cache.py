@@ -18,6 +18,7 @@ class TextCache:
         self._budget = budget
         self._texts: dict[int, str] = {}
         self._users: dict[int, int] = {}
+        self._charges: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -26,14 +27,16 @@ class TextCache:
         return self._texts.get(text)
 
     def size_bytes(self) -> int:
-        return sum(map(_charge, self._texts.values()))
+        return sum(self._charges.values())
 
     def try_hold(self, texts: dict[int, str]) -> bool:
         """Count one more user of each; False, and no change, when new ones do not fit."""
         new = {text: value for text, value in texts.items() if text not in self._texts}
-        if new and not self._budget.try_reserve(_OWNER, sum(map(_charge, new.values()))):
+        charges = {text: _charge(value) for text, value in new.items()}
+        if new and not self._budget.try_reserve(_OWNER, sum(charges.values())):
             return False
         self._texts |= new
+        self._charges |= charges
         for text in texts:
             self._users[text] = self._users.get(text, 0) + 1
         return True
@@ -45,7 +48,8 @@ class TextCache:
                 self._users[text] = users
             else:
                 del self._users[text]
-                self._budget.release(_OWNER, _charge(self._texts.pop(text)))
+                del self._texts[text]
+                self._budget.release(_OWNER, self._charges.pop(text))
 
     def check(self) -> None:
         assert self._users.keys() == self._texts.keys()
@@ -54,5 +58,6 @@ class TextCache:
 
 
 def _charge(text: str) -> int:
-    # A str takes one, two or four bytes a character; its UTF-8 length would understate that.
-    return _ROW_BYTES + text.__sizeof__()
+    # A str takes one, two or four bytes a character, and once somebody encodes it, it keeps its
+    # UTF-8 beside them: so its size grows while it is held, and is asked for once.
+    return _ROW_BYTES + text.__sizeof__() + (0 if text.isascii() else len(text.encode()))

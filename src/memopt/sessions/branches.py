@@ -246,7 +246,7 @@ class Branches:
         try:
             return self._committer.commit(member)
         except DiskFullError:
-            # Deleting needs room too: the ballast is given up for it.
+            # Deleting needs room too.
             if not self._make_room():
                 raise
             return self._committer.commit(member)

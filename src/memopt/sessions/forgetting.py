@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from memopt.base.errors import NotFoundError, UsageError
-from memopt.base.protocols import Compressor, Reader
+from memopt.base.protocols import Compressor, Reader, Tables
 from memopt.base.records import (
     ForgetPlan,
     ForgetReceipt,
@@ -172,11 +172,22 @@ class Forgetting:
                     t.tables, self._compressor, row.session, name, version + 1, self._keyframe
                 )
             )
+        if any(text in name for name in last):
+            self._committer.commit(lambda t: _unname_events(t.tables, row.session, text))
         self._states.forget(row.session)
 
     def _backups(self) -> tuple[str, ...]:
         with self._home.snapshot() as tables:
             return tuple(name[len(BACKUPS) :] for name in tables.meta.names(BACKUPS))
+
+
+def _unname_events(tables: Tables, session: int, text: str) -> None:
+    """In a commit: the names of states are all that events hold of what a user wrote."""
+    rows = tables.events.of_session(session)
+    tables.events.purge(session)
+    for row in rows:
+        hidden = row.note is not None and text in row.note
+        tables.events.put(row._replace(note=None) if hidden else row)
 
 
 def contains(value: Any, text: str) -> bool:

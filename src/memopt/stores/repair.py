@@ -16,17 +16,14 @@ meanwhile (sqlite.py).
 """
 
 import contextlib
-import functools
 import math
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Final
 
 PAGE_BYTES: Final = 4096
 _SUM_BYTES: Final = 8
@@ -37,15 +34,6 @@ _RESERVED_AT: Final = 20
 _PAGE_COUNT_AT: Final = 28
 _FILLER: Final = b"\xff"
 """Never what a page ends with: a page that was filled up fails its checksum."""
-
-Words = npt.NDArray[np.uint32]
-
-
-class Flip(NamedTuple):
-    """A bit to flip back: in which byte of a page, and which."""
-
-    offset: int
-    mask: int
 
 
 class Mender:
@@ -63,7 +51,7 @@ class Mender:
         self._path = path
         self._checkpoint_lock = checkpoint_lock
         self._on_repair = on_repair
-        self._file: "PageFile | None" = None
+        self._file: PageFile | None = None
         self._in_vain_at = -math.inf
 
     def prepare(self) -> int:
@@ -153,19 +141,22 @@ class PageFile:
         return os.pread(self._descriptor, 1, _RESERVED_AT) == bytes([_SUM_BYTES])
 
     def _damaged(self) -> Iterator[tuple[int, bytes]]:
+        # Imported where damage is: numpy would be a third of the time that memopt takes to import.
+        from memopt.stores.pagesums import damaged_pages
+
         offset = 0
         while chunk := os.pread(self._descriptor, _AT_ONCE * PAGE_BYTES, offset):
             chunk = chunk[: len(chunk) - len(chunk) % PAGE_BYTES]
             if not chunk:
                 return
-            words = np.frombuffer(chunk, "<u4").reshape(-1, PAGE_BYTES // 4)
-            wrong = (_sums(words) != words[:, _WORDS:]).any(axis=1)
-            for index in np.flatnonzero(wrong).tolist():
+            for index in damaged_pages(chunk):
                 at = index * PAGE_BYTES
                 yield (offset + at) // PAGE_BYTES + 1, chunk[at : at + PAGE_BYTES]
             offset += len(chunk)
 
     def _mend(self, number: int, page: bytes) -> bool:
+        from memopt.stores.pagesums import find_flip
+
         flip = find_flip(page)
         if flip is None:
             return False
@@ -176,54 +167,10 @@ class PageFile:
 
 
 def is_whole(page: bytes) -> bool:
-    """Whether a page's checksum holds."""
-    words: Words = np.frombuffer(page, "<u4").reshape(1, -1)
-    return bool((_sums(words) == words[:, _WORDS:]).all())
-
-
-def find_flip(page: bytes) -> Flip | None:
-    """The one bit that, flipped back, makes the checksum hold; None when it is not exactly one."""
-    words: Words = np.frombuffer(page, "<u4")
-    wrong = words[_WORDS:] - _sums(words.reshape(1, -1))[0]
-    if not wrong.any():
-        return None
-    bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
-    # What flipping each bit back adds to its word: +2^k where it is 0, -2^k where it is 1.
-    step = np.where(words[:_WORDS, None] & bits, np.uint32(0) - bits, bits)
-    fits = np.ones(step.shape, dtype=bool)
-    for weights, difference in zip(_weights(), wrong, strict=True):
-        fits &= step * weights[:, None] == difference
-    found = [(word, 1 << bit) for word, bit in np.argwhere(fits).tolist()]
-    # Or the bit is in the stored sums themselves, where it has to explain one and leave the other.
-    sums = words[_WORDS:] ^ (words[_WORDS:] - wrong)
-    if not sums.all() and int(sums.max()).bit_count() == 1:
-        found.append((_WORDS + int(sums.argmax()), int(sums.max())))
-    if len(found) != 1:
-        return None
-    [(word, mask)] = found
-    byte = (mask.bit_length() - 1) // 8
-    flip = Flip(4 * word + byte, mask >> 8 * byte)
-    mended = bytearray(page)
-    mended[flip.offset] ^= flip.mask
-    return flip if is_whole(bytes(mended)) else None
-
-
-def _sums(pages: Words) -> Words:
-    """Both sums of each page, a row of words."""
-    columns = [(pages[:, :_WORDS] * w).sum(axis=1, dtype=np.uint32) for w in _weights()]
-    return np.stack(columns, axis=1)
-
-
-@functools.cache
-def _weights() -> tuple[Words, Words]:
-    """By how much each word of a page counts in each of its sums."""
-    rows: list[tuple[int, int]] = []
-    first, second = 1, 1  # of the earlier word of a pair: it is in both sums
-    third, fourth = 0, 1  # of the later one: in the second sum alone
-    for _ in range(_WORDS // 2):
-        rows += [(third, fourth), (first, second)]
-        # One more pair of zeros behind it: s1 += s2, then s2 += s1.
-        first, second = (first + second) % 2**32, (first + 2 * second) % 2**32
-        third, fourth = (third + fourth) % 2**32, (third + 2 * fourth) % 2**32
-    table: npt.NDArray[Any] = np.array(rows[::-1], dtype=np.uint32)
-    return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+    """Whether a page's checksum holds. For the one page that every opening looks at."""
+    words = struct.unpack(f"<{PAGE_BYTES // 4}I", page)
+    first = second = 0
+    for index in range(0, _WORDS, 2):
+        first = (first + words[index] + second) & 0xFFFFFFFF
+        second = (second + words[index + 1] + first) & 0xFFFFFFFF
+    return (first, second) == words[_WORDS:]

@@ -19,7 +19,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import apsw
 import zstandard
@@ -37,6 +37,7 @@ _LOG_HEADER_BYTES: Final = 32
 _LOG_FRAME_HEADER_BYTES: Final = 24
 _USABLE_BYTES: Final = PAGE_BYTES - 8
 _TABLE_LEAF: Final = 0x0D
+_WHOLE: Final = "whole file"
 
 
 class Finding(NamedTuple):
@@ -67,9 +68,11 @@ class _Search:
         self._directory = directory
         self._forms = {text: _forms(text) for text in texts}
         self._found: dict[Finding, None] = {}
-        self._bases: dict[int, bytes] = {}
+        self._bases: dict[int, zstandard.ZstdCompressionDict] = {}
         self._dictionaries: dict[int, zstandard.ZstdCompressionDict] = {}
-        self._waiting: list[tuple[_Place, int, bytes]] = []
+        self._waiting: list[tuple[_Place, int]] = []
+        self._holds: dict[bytes, list[str]] = {}
+        """Texts in the values of frames, by header: most frames stand in many places."""
 
     def run(self) -> list[Finding]:
         places = [place for file in sorted(self._files()) for place in _places(file)]
@@ -81,49 +84,55 @@ class _Search:
                 body = place.content[at:]
                 self._dictionaries[zlib.crc32(body)] = zstandard.ZstdCompressionDict(body)
         for place in places:
-            for match in _FRAME.finditer(place.content):
-                self._decode(place, match[0][2], place.content[match.start() + HEADER_BYTES :])
+            if place.words != _WHOLE:
+                for match in _FRAME.finditer(place.content):
+                    self._decode(place, match.start())
         # A state is decoded against another, which may have to be decoded first.
         before = -1
         while self._waiting and len(self._waiting) != before:
             before = len(self._waiting)
             waiting, self._waiting = self._waiting, []
-            for place, method, payload in waiting:
-                self._decode(place, method, payload)
+            for place, at in waiting:
+                self._decode(place, at)
         return list(self._found)
 
     def _files(self) -> Iterator[Path]:
         return (path for path in self._directory.rglob("*") if path.is_file())
 
-    def _look(self, place: _Place, words: str, content: bytes | None = None) -> None:
-        content = place.content if content is None else content
-        for text, forms in self._forms.items():
-            if any(form in content for form in forms):
-                self._found[Finding(text, place.file, words)] = None
+    def _look(self, place: _Place, words: str) -> None:
+        for text in self._texts_in(place.content):
+            self._found[Finding(text, place.file, words)] = None
 
-    def _decode(self, place: _Place, method: int, payload: bytes) -> None:
-        known: Any = None
-        if method in (Method.ZSTD_DICTIONARY, Method.ZSTD_BASE):
-            checksum, payload = int.from_bytes(payload[:4], "little"), payload[4:]
-            if method == Method.ZSTD_DICTIONARY:
-                known = self._dictionaries.get(checksum)
-            elif checksum in self._bases:
-                known = zstandard.ZstdCompressionDict(
-                    self._bases[checksum], dict_type=zstandard.DICT_TYPE_RAWCONTENT
-                )
-            if known is None:
-                self._waiting.append((place, method, checksum.to_bytes(4, "little") + payload))
+    def _texts_in(self, content: bytes) -> list[str]:
+        return [text for text, forms in self._forms.items() if any(f in content for f in forms)]
+
+    def _decode(self, place: _Place, at: int) -> None:
+        """Look into the value of what may be a frame; one whose base is not known yet waits."""
+        header = place.content[at : at + HEADER_BYTES]
+        if header not in self._holds:
+            method, payload, known = header[2], place.content[at + HEADER_BYTES :], None
+            if method in (Method.ZSTD_DICTIONARY, Method.ZSTD_BASE):
+                checksum, payload = int.from_bytes(payload[:4], "little"), payload[4:]
+                bases = self._dictionaries if method == Method.ZSTD_DICTIONARY else self._bases
+                known = bases.get(checksum)
+                if known is None:
+                    self._waiting.append((place, at))
+                    return
+            raw = payload if method == Method.STORED else _decompressed(payload, known)
+            if raw is None:
                 return
-        raw = payload if method == Method.STORED else _decompressed(payload, known)
-        if raw is None:
-            return
-        # Of a stored value the end is not known but where it ends a row, as a state's does.
-        self._bases[zlib.crc32(raw)] = raw
-        if method != Method.STORED:
-            self._look(place, place.words + ", decoded", raw)
+            # Of a stored value the end is not known but where it ends a row, as a state's does.
+            self._bases[zlib.crc32(raw)] = zstandard.ZstdCompressionDict(
+                raw, dict_type=zstandard.DICT_TYPE_RAWCONTENT
+            )
+            if method == Method.STORED:
+                return
+            self._holds[header] = self._texts_in(raw)
+        for text in self._holds[header]:
+            self._found[Finding(text, place.file, place.words + ", decoded")] = None
 
 
-def _decompressed(payload: bytes, known: Any) -> bytes | None:
+def _decompressed(payload: bytes, known: zstandard.ZstdCompressionDict | None) -> bytes | None:
     """The value of a zstd frame, whatever stands behind it; None when it is none."""
     packed = _ZSTD_MAGIC + payload
     try:
@@ -141,7 +150,7 @@ def _decompressed(payload: bytes, known: Any) -> bytes | None:
 def _places(path: Path) -> Iterator[_Place]:
     """A file as a whole, and piece by piece where it is a database or a log."""
     content = path.read_bytes()
-    yield _Place(path.name, "bytes", content)
+    yield _Place(path.name, _WHOLE, content)
     if path.name == _DATABASE:
         pages = {
             at // PAGE_BYTES + 1: content[at : at + PAGE_BYTES]
