@@ -228,7 +228,7 @@ def after_full_disk(play: Play, error: MemoptError) -> None:
     memory_is_right(memory)
 
 
-def after_failure(play: Play, error: MemoptError) -> None:
+def after_failure(play: Play, error: MemoptError, *, synced: bool) -> None:
     """A disk that failed closed the store for writing, for good. Reading may go on."""
     if play.memory is None or play.memory._closed:
         return
@@ -237,6 +237,7 @@ def after_failure(play: Play, error: MemoptError) -> None:
     memory._parts.budget.check()
     memory._parts.pager.check()
     if not memory._parts.committer.failed:
+        assert not synced, "a store that saw a failed sync goes on as if nothing were"
         # A read failed that no commit depended on.
         return
     calls: list[Callable[[], Any]] = [
@@ -312,7 +313,7 @@ def test_whatever_disk_call_fails_nothing_acknowledged_is_lost(
                         play.book.refused()
                         after_full_disk(play, outcome.error)
                     else:
-                        after_failure(play, outcome.error)
+                        after_failure(play, outcome.error, synced=fault is not Fault.EIO)
                 # The process ends without a word, or closes; the power may go with it.
                 if at % 2:
                     let_go(play.memory)

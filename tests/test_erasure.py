@@ -46,6 +46,8 @@ def words(count: int) -> str:
 def memory(tmp_path: Path) -> Iterator[Memory]:
     with open_memory(tmp_path / "store", **SETTINGS) as opened:
         yield opened
+        if opened._closed:
+            return
         opened._parts.pager.check()
         assert opened.check().clean
 
@@ -330,11 +332,11 @@ def in_dictionaries(memory: Memory, text: str) -> bool:
     return any("dictionaries" in finding.place for finding in found)
 
 
-def say_everywhere(memory: Memory, scopes: list[str], text: str) -> None:
+def say_everywhere(memory: Memory, scopes: list[str], text: str, sessions: int = 3) -> None:
     """A text that a trainer would love: many times in each scope, between common phrases."""
     phrases = [words(14) for _ in range(12)]
     for scope in scopes:
-        for i in range(3):
+        for i in range(sessions):
             session = memory.session(f"s{i}", scope=scope)
             for phrase in phrases:
                 session.append({"role": "user", "content": f"{phrase} {text} {phrase}"})
@@ -373,7 +375,7 @@ def test_a_text_of_five_leaf_scopes_leaves_the_dictionary_with_the_last_of_them(
 
 def test_a_text_of_one_scope_leaves_the_dictionary_of_that_scope(memory: Memory) -> None:
     text = canary("text")
-    say_everywhere(memory, ["solo/me"], text)
+    say_everywhere(memory, ["solo/me"], text, sessions=12)
     memory.compact()
     assert in_dictionaries(memory, text)
     memory.forget(Selector(scope="solo/me", containing=text))

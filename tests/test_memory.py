@@ -845,3 +845,15 @@ def test_a_check_goes_on_where_it_stopped(memory: memopt.Memory) -> None:
             break
         cursor = report.cursor
     assert sessions == 2 * len(SCOPES)
+
+
+def test_forgetting_reaches_the_names_of_states_in_the_journal(memory: memopt.Memory) -> None:
+    session = memory.session("s")
+    session.append({"n": 0})
+    session.save_state(1, name="plan for Ms Secret")
+    session.save_state(2, name="other")
+    memory.forget(memopt.Selector(scope="default", containing="Secret"))
+    assert [version.name for version in session.states()] == ["other"]
+    records = [r for r in memory.journal() if r.kind is memopt.RecordKind.STATE_SAVED]
+    assert [record.state for record in records] == [None, "other"]
+    assert memory.check().clean

@@ -592,7 +592,7 @@ def test_sessions_equal_a_dict_of_lists(policy: str, seal: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=max(1, settings.default.max_examples // 15),
+            max_examples=max(1, settings.default.max_examples // 6),
             stateful_step_count=40,
             report_multiple_bugs=False,
         ),

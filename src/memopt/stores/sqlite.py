@@ -35,7 +35,8 @@ from memopt.base.errors import (
 from memopt.base.protocols import Tables
 from memopt.base.records import Durability
 from memopt.base.units import KIB, MIB
-from memopt.stores.repair import PAGE_BYTES, Mender
+from memopt.stores.repair import PAGE_BYTES as PAGE_BYTES
+from memopt.stores.repair import Mender
 from memopt.stores.schema import APPLICATION_ID, migrate
 from memopt.stores.tables import bind_tables
 

@@ -1,0 +1,172 @@
+"""What a committer does when something fails under it: whom it tells, and whether it goes on."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+import memopt
+from memopt.base.clock import ManualClock
+from memopt.base.errors import CorruptionError, DiskFullError, StoreFailedError
+from memopt.journal.commit import CommitTransaction, _Waiting
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[memopt.Memory]:
+    memory = memopt.open(
+        tmp_path / "store", budget="32MiB", durability="os", maintenance_seconds=0,
+        ballast_bytes=0, clock=ManualClock(),
+    )  # fmt: skip
+    yield memory
+    memory.close()
+
+
+def put(name: str) -> Callable[[CommitTransaction], int]:
+    def member(transaction: CommitTransaction) -> int:
+        lsn = transaction.next_lsn()
+        transaction.tables.meta.put(name, str(lsn).encode())
+        return lsn
+
+    return member
+
+
+def stored(memory: memopt.Memory, *names: str) -> list[int | None]:
+    with memory._parts.directory.home.snapshot() as tables:
+        return [int(value) if (value := tables.meta.get(n)) else None for n in names]
+
+
+def batch(memory: memopt.Memory, *members: Callable[[CommitTransaction], Any]) -> list[_Waiting]:
+    """Run members in one batch, as the committer thread does."""
+    waiting = [_Waiting(member) for member in members]
+    committer = memory._parts.committer
+    with committer._lock:
+        committer._commit_batch(waiting)
+    return waiting
+
+
+def test_a_member_that_fails_takes_nothing_of_the_others_with_it(memory: memopt.Memory) -> None:
+    def fails(transaction: CommitTransaction) -> None:
+        put("b")(transaction)
+        raise memopt.ConflictError("somebody was first", expected=1, actual=2)
+
+    first, second, third = batch(memory, put("a"), fails, put("c"))
+    assert isinstance(second.error, memopt.ConflictError)
+    assert first.error is None
+    assert third.error is None
+    assert (first.result, third.result) == (1, 2)
+    assert stored(memory, "a", "b", "c") == [1, None, 2]
+
+
+def test_damage_that_ends_the_transaction_under_a_batch_fails_its_finder_alone(
+    memory: memopt.Memory,
+) -> None:
+    connection = memory._parts.directory.home.writer.connection
+
+    def finds_damage(transaction: CommitTransaction) -> None:
+        # SQLite ends a transaction by itself when a page in it cannot be read.
+        put("b")(transaction)
+        connection.execute("ROLLBACK")
+        raise apsw.exception_for(apsw.SQLITE_CORRUPT)
+
+    before = memory.lsn
+    first, second, third, fourth = batch(
+        memory, put("a"), finds_damage, put("c"), put("d")
+    )  # fmt: skip
+    assert isinstance(second.error, CorruptionError)
+    results = [first.result, third.result, fourth.result]
+    assert [w.error for w in (first, third, fourth)] == [None, None, None]
+    assert sorted(set(results)) == results
+    assert stored(memory, "a", "b", "c", "d") == [results[0], None, *results[1:]]
+    assert memory.lsn == results[-1] == before + 3
+    assert memory.session("x").append({"n": 1}).lsn > memory.lsn - 3
+
+
+def test_a_full_disk_fails_the_batch_and_can_be_retried(memory: memopt.Memory) -> None:
+    full = [True]
+
+    def finds_no_room(transaction: CommitTransaction) -> None:
+        if full[0]:
+            raise apsw.exception_for(apsw.SQLITE_FULL)
+        put("b")(transaction)
+
+    for waiting in batch(memory, put("a"), finds_no_room, put("c")):
+        assert isinstance(waiting.error, DiskFullError)
+    assert stored(memory, "a", "b", "c") == [None, None, None]
+    full[0] = False
+    assert [w.error for w in batch(memory, put("a"), finds_no_room, put("c"))] == [None] * 3
+    assert stored(memory, "a", "b", "c") == [1, 2, 3]
+
+
+def test_nothing_is_acknowledged_before_it_is_committed(memory: memopt.Memory) -> None:
+    acked = memory._parts.directory.acked
+    writer = memory._parts.directory.home.writer
+    commit, seen = writer.commit, []
+
+    def watched() -> None:
+        seen.append(acked.record.lsn)
+        commit()
+        seen.append(acked.record.lsn)
+
+    writer.commit = watched  # type: ignore[method-assign]
+    lsn = memory._parts.committer.commit(put("a"))
+    assert seen == [lsn - 1, lsn - 1]
+    assert acked.record.lsn == lsn
+
+
+def test_a_commit_that_cannot_be_concluded_is_there_and_is_the_last_one(
+    memory: memopt.Memory,
+) -> None:
+    def member(transaction: CommitTransaction) -> None:
+        put("a")(transaction)
+        transaction.after_commit(lambda: memory.session("x").nothing)  # type: ignore[attr-defined]
+
+    with pytest.raises(StoreFailedError, match="could not be concluded"):
+        memory._parts.committer.commit(member)
+    assert stored(memory, "a") == [1]
+    for _ in range(2):
+        with pytest.raises(StoreFailedError, match="open it again"):
+            memory.session("x").append({"n": 1})
+
+
+def test_an_interrupt_in_a_member_undoes_it_and_the_store_goes_on(memory: memopt.Memory) -> None:
+    def member(transaction: CommitTransaction) -> None:
+        put("a")(transaction)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        memory._parts.committer.commit(member)
+    assert stored(memory, "a") == [None]
+    assert memory._parts.committer.commit(put("b")) == 1
+
+
+def test_an_interrupt_at_the_end_of_a_commit_closes_the_store(memory: memopt.Memory) -> None:
+    writer = memory._parts.directory.home.writer
+    commit = writer.commit
+
+    def interrupted() -> None:
+        commit()
+        raise KeyboardInterrupt
+
+    writer.commit = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        memory._parts.committer.commit(put("a"))
+    writer.commit = commit  # type: ignore[method-assign]
+    with pytest.raises(StoreFailedError, match="interrupted"):
+        memory.session("x").append({"n": 1})
+    # LSN 1 is taken, and is not handed out again.
+    assert stored(memory, "a") == [1]
+
+
+def test_a_limit_of_lsns_is_stored_with_the_first_of_them(memory: memopt.Memory) -> None:
+    memory._parts.committer.commit(put("a"))
+    [limit] = stored(memory, "lsn_limit")
+    assert limit is not None
+    assert limit >= 1000
+    for _ in range(limit + 5):
+        memory._parts.committer.commit(put("a"))
+    [later] = stored(memory, "lsn_limit")
+    assert later is not None
+    assert later > memory.lsn > limit
+    assert memory._parts.directory.acked.record.lsn_limit == later
