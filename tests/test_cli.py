@@ -122,9 +122,10 @@ def contents(directory: Path) -> dict[tuple[str, str], Any]:
 
 
 def damage(file: Path, text: bytes) -> None:
-    """Change one bit of a text at rest."""
+    """Change bits of a text at rest: two, for one alone would be mended."""
     stored = bytearray(file.read_bytes())
     stored[stored.index(text)] ^= 1
+    stored[stored.index(text[1:]) + 1] ^= 4
     file.write_bytes(stored)
 
 

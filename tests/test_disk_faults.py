@@ -327,6 +327,8 @@ def test_whatever_disk_call_fails_nothing_acknowledged_is_lost(
             if not outcome.raised:
                 assert outcome.error is None
                 break
+            if fault in (Fault.EIO_SYNC, Fault.EIO_SYNC_FORGET):
+                assert outcome.error is not None, "a failed sync passed in silence"
         at += STRIDES[fault]
     assert met > 8
 
@@ -400,6 +402,20 @@ def test_a_full_disk_refuses_writes_lets_you_delete_and_recovers(
             holds(memory, written)
             assert memory.stats().lost_records == 0
             assert (disk.directory / "ballast").stat().st_size == 512 << 10
+
+
+def test_a_disk_is_full_while_there_is_still_room_for_the_log_to_come_home(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with FaultyDisk(capacity_bytes=8 << 20) as disk:
+        show_free(disk, monkeypatch)
+        memory = open_on(disk, wal_limit_bytes=2 << 20)
+        written = fill(memory, ["a", "b"])
+        parts = memory._parts
+        assert parts.committer.exclusive(lambda: parts.directory.checkpoint(truncate=True))
+        assert disk.files()["memopt.db-wal"] == 0
+        holds(memory, written)
+        memory.close()
 
 
 def test_a_full_disk_can_be_closed_and_opened_again() -> None:

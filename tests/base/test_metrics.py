@@ -121,7 +121,7 @@ EMITTED: list[tuple[Any, dict[str, int], str | None]] = [
         None,
     ),
     (
-        events.PageRepaired(page=7, offset=100, bit=3),
+        events.PageRepaired(page=7),
         {"pages_repaired": 1},
         None,
     ),

@@ -130,6 +130,17 @@ def test_a_commit_that_cannot_be_concluded_is_there_and_is_the_last_one(
             memory.session("x").append({"n": 1})
 
 
+def test_a_sync_that_fails_between_commits_closes_the_store_too(memory: memopt.Memory) -> None:
+    def fails() -> None:
+        raise StoreFailedError("the disk failed")
+
+    with pytest.raises(StoreFailedError):
+        memory._parts.committer.exclusive(fails)
+    with pytest.raises(StoreFailedError, match="open it again"):
+        memory.session("x").append({"n": 1})
+    assert memory._parts.directory.acked.record.sync_failed == 1
+
+
 def test_an_interrupt_in_a_member_undoes_it_and_the_store_goes_on(memory: memopt.Memory) -> None:
     def member(transaction: CommitTransaction) -> None:
         put("a")(transaction)

@@ -84,9 +84,10 @@ SEALED_MEANWHILE: dict[str, tuple[Callable[[memopt.Memory], Any], list[Any]]] = 
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("deed", SEALED_MEANWHILE)
 def test_a_seal_gives_way_to_whatever_changes_its_tail(
-    memory: memopt.Memory, meanwhile: Meanwhile, deed: str
+    memory: memopt.Memory, meanwhile: Meanwhile, deed: str, alone: bool
 ) -> None:
     act, expected = SEALED_MEANWHILE[deed]
     session = memory.session("s")
@@ -95,13 +96,14 @@ def test_a_seal_gives_way_to_whatever_changes_its_tail(
     parts = memory._parts
     pages = parts.sessions.transcripts._pages
 
-    def unblocked() -> None:
-        # A seal that is under way keeps others from beginning one; here they do all the same.
-        for _, resident in parts.residents.rows():
-            resident.sealing = False
+    def do() -> None:
+        if not alone:
+            # A seal that is under way keeps others from beginning one; here they do all the same.
+            for _, resident in parts.residents.rows():
+                resident.sealing = False
         act(memory)
 
-    meanwhile.before(pages, "make", unblocked)
+    meanwhile.before(pages, "make", do)
     session.append({"n": 5, "pad": "x" * 600})
     assert meanwhile.done
     assert numbers(session) == expected

@@ -17,6 +17,7 @@ import memopt
 from memopt.base.budget import Budget
 from memopt.base.clock import ManualClock
 from memopt.base.errors import BackpressureError, CorruptionError, StoreError
+from memopt.journal.recovery import LogFacts, judge_log
 from memopt.stores.sqlite import SqliteHome
 
 WAL_LIMIT = 256 << 10
@@ -112,6 +113,53 @@ def test_the_log_that_is_begun_anew_is_known_by_its_salt(memory: memopt.Memory) 
         assert acked.record.wal_home <= acked.record.wal_frames
         salts.add(acked.record.wal_salt)
     assert len(salts) > 3
+
+
+def test_at_no_moment_does_the_page_say_more_than_there_is(memory: memopt.Memory) -> None:
+    acked, home = memory._parts.directory.acked, home_of(memory)
+    write, seen = acked._write, []
+
+    def watched() -> None:
+        write()
+        if not home.writer.connection.get_autocommit():
+            return  # The log cannot be asked, nor has it changed.
+        record, found = acked.record, home.wal_state()
+        facts = LogFacts(
+            record.wal_salt, record.wal_frames, record.wal_home, record.wal_copying, found.salt,
+            found.frames,
+        )  # fmt: skip
+        assert not judge_log(facts).is_short, record
+        assert not judge_log(facts).is_stale, record
+        seen.append(record.wal_salt)
+
+    acked._write = watched  # type: ignore[method-assign]
+    for number in range(300):
+        memory.session("a").append({"n": number, "text": "x" * 2000})
+    memory.compact()
+    memory.session("a").append({"n": 0})
+    assert len(set(seen)) > 3
+
+
+def test_the_page_is_synced_before_the_log_is_cut(memory: memopt.Memory) -> None:
+    directory, home = memory._parts.directory, home_of(memory)
+    memory.session("a").append({"n": 1})
+    sync, cut, synced = directory.acked.sync, home.checkpoint_restart, []
+
+    def noted() -> None:
+        sync()
+        synced.append(directory.acked.record.wal_home)
+
+    def watched(*, truncate: bool, wait_seconds: float = 10.0) -> bool:
+        if truncate:
+            assert synced
+            assert synced[-1] == directory.acked.record.wal_frames > 0
+        return cut(truncate=truncate, wait_seconds=wait_seconds)
+
+    directory.acked.sync = noted  # type: ignore[method-assign]
+    home.checkpoint_restart = watched  # type: ignore[method-assign]
+    assert memory._parts.committer.exclusive(lambda: directory.checkpoint(truncate=True))
+    assert wal_file_bytes(memory) == 0
+    home.checkpoint_restart = cut  # type: ignore[method-assign]
 
 
 def test_a_commit_that_comes_while_the_log_is_copied_home_notices_that_it_began_anew(

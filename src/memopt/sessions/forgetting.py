@@ -12,20 +12,23 @@ from typing import Any, Final, NamedTuple
 from memopt.base.errors import NotFoundError, UsageError
 from memopt.base.protocols import Compressor, Reader, Tables
 from memopt.base.records import (
+    EventRow,
     ForgetPlan,
     ForgetReceipt,
     ForgetTarget,
     Reach,
+    RecordKind,
     Selector,
     SessionRow,
 )
 from memopt.codecs.message import decode_json
-from memopt.journal.commit import GroupCommitter
+from memopt.journal.commit import CommitTransaction, GroupCommitter
 from memopt.sessions.branches import Branches, Place, place_of
 from memopt.sessions.listing import scope_numbers
 from memopt.sessions.names import SessionKey, check_name, check_scope
 from memopt.sessions.reading import LineReader, segments_of
 from memopt.sessions.states import States, chain_of, decode_chain, trim_states
+from memopt.sessions.transcripts import publish_event
 
 BACKUPS: Final = "backup:"
 """Meta entries: where copies of this store were made, and at which LSN."""
@@ -166,14 +169,21 @@ class Forgetting:
         last: dict[str, int] = {}
         for name, version in self._matching_states(row, text):
             last[name] = version
-        for name, version in last.items():
-            self._committer.commit(
-                lambda t, name=name, version=version: trim_states(  # type: ignore[misc]
-                    t.tables, self._compressor, row.session, name, version + 1, self._keyframe
+
+        def member(transaction: CommitTransaction) -> None:
+            tables = transaction.tables
+            for name, version in last.items():
+                trim_states(
+                    tables, self._compressor, row.session, name, version + 1, self._keyframe
                 )
-            )
-        if any(text in name for name in last):
-            self._committer.commit(lambda t: _unname_events(t.tables, row.session, text))
+            if any(text in name for name in last):
+                _unname_events(tables, row.session, text)
+            # With a record of its own: a log that loses this commit is noticed by its LSN.
+            lsn, kind = transaction.next_lsn(), RecordKind.REDACTED
+            tables.events.put(EventRow(lsn, transaction.at_us, kind, row.session, 0, -1, None))
+            publish_event(transaction, lsn, kind, key)
+
+        self._committer.commit(member)
         self._states.forget(row.session)
 
     def _backups(self) -> tuple[str, ...]:
