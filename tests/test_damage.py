@@ -30,6 +30,8 @@ from memopt.stores.schema import migrate
 from memopt.testing.flips import Case, Pristine, single_bit_flips, truncations
 from memopt.wiring import open_memory
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 
 SETTINGS: dict[str, Any] = {
@@ -483,6 +485,28 @@ def test_what_cannot_be_mended_is_named_and_the_others_are_read(shapes: dict[str
         report = memory.check()
         assert report.damages
         assert memory.stats().counters["pages_repaired"] == 0
+
+
+def test_a_forgotten_state_never_comes_back_with_a_shorter_log(shapes: dict[str, Shape]) -> None:
+    shape = shapes["killed"]
+    with shape.pristine.restored():
+        with open_memory(shape.path, **SETTINGS) as memory:
+            session = memory.session("with-state", scope="solo")
+            session.save_state({"text": "keep nothing of this"})
+            memory._parts.committer.exclusive(
+                lambda: memory._parts.directory.checkpoint(truncate=True)
+            )
+            memory.forget(Selector(scope="solo", containing="nothing of this"))
+            assert session.load_state() is None
+            files = {
+                name: (shape.path / name).read_bytes()
+                for name in ("memopt.db", "memopt.db-wal", "acked")
+            }
+        for name, content in files.items():
+            (shape.path / name).write_bytes(content)
+        os.truncate(shape.path / "memopt.db-wal", len(files["memopt.db-wal"]) - 1)
+        with open_memory(shape.path, **SETTINGS) as memory:
+            assert memory.stats().lost_records > 0
 
 
 def root_of(memory: Memory, table: str) -> int:

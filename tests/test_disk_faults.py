@@ -34,6 +34,8 @@ from memopt.stores.sqlite import SqliteHome
 from memopt.testing.disk import VFS_NAME, Fault, FaultyDisk, PowerLoss
 from memopt.wiring import open_memory
 
+pytestmark = pytest.mark.slow
+
 Messages = list[dict[str, Any]]
 
 

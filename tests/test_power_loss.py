@@ -340,6 +340,8 @@ def test_the_same_holds_under_page_checksums() -> None:
 import sys
 sys.path.insert(0, sys.argv[1])
 import test_power_loss as t
+
+pytestmark = pytest.mark.slow
 print(t.under_checksums())
 """
     done = subprocess.run(

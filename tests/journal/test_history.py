@@ -273,6 +273,7 @@ def test_retention_by_age_keeps_what_is_young(tmp_path: Path, clock: ManualClock
         session.append({"n": 30})
         memory.compact()
         assert [m["n"] for m in session.messages()] == [0, 1, 20, 21, 22, 30]
+        assert len(memory.at(young_lsn - 1).session("s")) == 10
         assert len(memory.at(young_lsn).session("s")) == 5
         assert len(memory.at(young_at).session("s")) == 5
         with pytest.raises(memopt.NotFoundError):

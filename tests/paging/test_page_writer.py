@@ -7,6 +7,8 @@ import msgspec
 import pytest
 
 from memopt.base.budget import Budget
+from memopt.base.clock import ManualClock
+from memopt.base.events import Events
 from memopt.base.protocols import Tables
 from memopt.base.records import DictionaryRow, Durability
 from memopt.base.units import KIB, MIB
@@ -15,6 +17,8 @@ from memopt.codecs.record import TailRecord
 from memopt.codecs.zstd import Zstd
 from memopt.paging.dictionaries import Dictionaries
 from memopt.paging.page_writer import Owner, PageWriter
+from memopt.paging.pager import Pager
+from memopt.policies.lru import Lru
 from memopt.stores.sqlite import SqliteHome
 
 OWNER = Owner(1, 2)
@@ -110,6 +114,27 @@ def test_what_was_read_before_a_refresh_is_not_remembered_after_it(
     monkeypatch.setattr(bench.home, "snapshot", Slow)
     assert bench.dictionaries.of(OWNER) == number
     assert bench.dictionaries.of(OWNER) == 0
+
+
+def test_a_fault_never_holds_one_snapshot_while_it_waits_for_another(bench: Bench) -> None:
+    """Or as many readers as there are snapshots would wait for each other."""
+    bench.install()
+    text = [TailRecord(9, 0, None, None, msgspec.msgpack.encode({"tools": "x" * 2 * KIB}))]
+    new = bench.writer.make(OWNER, 1, 0, records(0) + text, sealed=False)
+    bench.writer.write(bench.commit(), OWNER, new, [])
+    bench.home.writer.commit()
+    assert dictionary_of(new.body)
+    cold = Zstd(Budget(64 * MIB), dictionary=bench.dictionaries.body, raw_bytes_max=MIB)
+    pager = Pager(
+        bench.home, cold, Budget(8 * MIB), make_policy=Lru, clock=ManualClock(), events=Events(),
+        promotion_batch_pages=1, l1_share=0.5,
+    )  # fmt: skip
+    with bench.home.snapshot(), bench.home.snapshot(), bench.home.snapshot():
+        # One is left.
+        (opened,) = pager.open([new.row], OWNER.scope)
+        found = opened.page.messages(0, 4, opened.decode)
+    assert found[3] == {"tools": "x" * 2 * KIB}
+    cold.close()
 
 
 def test_a_text_leaves_the_home_with_its_last_page(bench: Bench) -> None:

@@ -242,7 +242,8 @@ class PagerMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_the_pager_equals_its_home(policy: str) -> None:
-    machine = type("Machine", (PagerMachine,), {"policy": policy})
+    # The name seeds the examples: each policy gets its own.
+    machine = type(f"Pager_{policy}", (PagerMachine,), {"policy": policy})
     run_state_machine_as_test(
         machine,
         settings=settings(

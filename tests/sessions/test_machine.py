@@ -588,7 +588,9 @@ class SessionsMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("seal", ["full", "idle", "always"])
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_sessions_equal_a_dict_of_lists(policy: str, seal: str) -> None:
-    machine = type("Machine", (SessionsMachine,), {"policy": policy, "seal": seal})
+    # The name seeds the examples: each combination gets its own.
+    name = f"Sessions_{policy}_{seal}"
+    machine = type(name, (SessionsMachine,), {"policy": policy, "seal": seal})
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -101,6 +101,12 @@ class CorruptionError(StoreError):
         self.scope = scope
         self.session = session
 
+    def named(self, scope: str, session: str) -> "CorruptionError":
+        """The same, where it is known now whose bytes they are."""
+        error = CorruptionError(self.reason, scope=scope, session=session)
+        error.mended = self.mended
+        return error
+
 
 class StoreLockedError(StoreError):
     """Another process owns the directory; `owner` says which, as far as it is known."""

@@ -143,9 +143,21 @@ class LineReader:
                 replans = replans + 1 if seq == before else 0
                 if replans > _REPLANS_MAX:
                     raise _missing(row, seq, seq + 1) from None
+            except CorruptionError as error:
+                replans += 1
+                if not error.mended or replans > _REPLANS_MAX:
+                    raise
 
     def length(self, scope: str, id: str, bound: Bound = NOW) -> tuple[LineRow | None, int]:
         """The current line and how many messages a session has; (None, 0) when it is not there."""
+        try:
+            return self._length(scope, id, bound)
+        except CorruptionError as error:
+            if not error.mended:
+                raise
+        return self._length(scope, id, bound)
+
+    def _length(self, scope: str, id: str, bound: Bound) -> tuple[LineRow | None, int]:
         with self._snapshot() as tables:
             row = tables.sessions.find(scope, id)
             if row is None:
@@ -204,7 +216,7 @@ class LineReader:
                 yield Run(seq, count, next(opened), ())
                 seq += count
         except CorruptionError as error:
-            raise CorruptionError(error.reason, scope=row.scope, session=row.id) from error
+            raise error.named(row.scope, row.id) from error
         records = []
         first = seq
         for at, record in window.tail:

@@ -171,7 +171,7 @@ class States:
         try:
             raw = self._raw(row.session, name, row.version)
         except CorruptionError as error:
-            raise CorruptionError(error.reason, scope=key.scope, session=key.id) from error
+            raise error.named(key.scope, key.id) from error
         at = to_datetime(row.at_us)
         return State(value=decode_json(raw), version=row.version, lsn=row.lsn, at=at)
 
