@@ -183,12 +183,20 @@ def test_a_member_that_fails_does_not_hurt_its_batch(memory: memopt.Memory) -> N
     session = memory.session("s")
     session.append({"n": 0})
     head = session.head
-    with Held(memory) as held, ThreadPoolExecutor(4) as pool:
+
+    def fails_late(transaction: Any) -> None:
+        transaction.next_lsn()
+        transaction.tables.meta.put("half", b"written")
+        transaction.next_lsn()
+        raise ZeroDivisionError
+
+    with Held(memory) as held, ThreadPoolExecutor(5) as pool:
         work: list[Future[Any]] = []
         for call in (
             lambda: memory.session("s").append({"n": 1}),
             lambda: memory.session("s").extend([{"n": 2}, {"n": 3}], if_head=head),
             lambda: memory.session("s").truncate(99),
+            lambda: memory._parts.committer.commit(fails_late),
             lambda: memory.session("t").append({"n": 4}),
         ):
             work.append(pool.submit(call))
@@ -199,10 +207,14 @@ def test_a_member_that_fails_does_not_hurt_its_batch(memory: memopt.Memory) -> N
             work[1].result(PATIENCE)
         with pytest.raises(memopt.UsageError):
             work[2].result(PATIENCE)
-        assert work[3].result(PATIENCE).seq == 0
+        with pytest.raises(ZeroDivisionError):
+            work[3].result(PATIENCE)
+        assert work[4].result(PATIENCE).seq == 0
     assert list(session.messages()) == [{"n": 0}, {"n": 1}]
     assert session.append({"n": 5}).seq == 2
     assert memory._parts.metrics.counters["commit_members"] >= 6
+    with memory._parts.directory.home.snapshot() as tables:
+        assert tables.meta.get("half") is None
     lsns = [record.lsn for record in memory.journal()]
     assert lsns == list(range(1, memory.lsn + 1)), "a failed member gives its LSNs back"
 

@@ -220,10 +220,19 @@ class Reader(Protocol):
 class Writer(Protocol):
     """The one writing side of a home. Only the committer uses it, under its lock."""
 
+    commits: int
+    """Commits that were made and changed something."""
+
     @property
     def tables(self) -> Tables: ...
-    def begin(self) -> None: ...
-    def commit(self) -> None: ...
+    def begin(self) -> None:
+        """Begin a transaction, if there is none. Without one, every write is a commit."""
+        ...
+
+    def commit(self) -> None:
+        """End it, if there is one."""
+        ...
+
     def rollback(self, error: BaseException | None) -> BaseException | None:
         """End the transaction without effect; `error`, as one of ours, is returned."""
         ...

@@ -28,6 +28,8 @@ from memopt.base.protocols import Clock, Tables, Writer
 
 T = TypeVar("T")
 
+LSNS_OF_ONE: Final = 2
+"""At most so many LSNs does a member of commit_one take: a session and its first message."""
 LSN_BLOCK: Final = 1024
 """LSNs are handed out in blocks this large; a crash skips the rest of one."""
 
@@ -45,8 +47,10 @@ class CommitLog(Protocol):
 class CommitTransaction:
     """What a member sees. One value is reused for all batches: it is only valid inside a member."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, begin: Callable[[], None]) -> None:
         self.tables = tables
+        self.begin = begin
+        """Make what follows one transaction, if it is not in one: see `commit_one`."""
         self.at_us = 0
         self.lsn = 0
         self.unsealed_delta = 0
@@ -109,7 +113,7 @@ class GroupCommitter:
         self._deliver = deliver
         self._has_listeners = has_listeners
         self._on_failure = on_failure
-        self._transaction = CommitTransaction(writer.tables)
+        self._transaction = CommitTransaction(writer.tables, writer.begin)
         self._transaction.lsn = lsn
         self._lsn_limit = lsn
         self._last_us = at_us
@@ -133,6 +137,20 @@ class GroupCommitter:
                 return self._commit_alone(member)
             finally:
                 self._lock.release()
+        return self._commit_queued(member)
+
+    def commit_one(self, member: Callable[[CommitTransaction], T]) -> T:
+        """The same for a member that makes one write, after everything that may fail: when it is
+        alone, that statement is the commit, without a BEGIN and a COMMIT around it. Before a
+        second write it calls `transaction.begin()`."""
+        if self._queue.empty() and self._lock.acquire(blocking=False):
+            try:
+                return self._commit_bare(member)
+            finally:
+                self._lock.release()
+        return self._commit_queued(member)
+
+    def _commit_queued(self, member: Callable[[CommitTransaction], T]) -> T:
         # A forked child has neither the thread nor whoever held the lock.
         self._ready()
         waiting = _Waiting(member)
@@ -204,6 +222,27 @@ class GroupCommitter:
         self._finish(1)
         return result
 
+    def _commit_bare(self, member: Callable[[CommitTransaction], T]) -> T:
+        self._ready()
+        made = self._writer.commits
+        started = time.perf_counter()
+        try:
+            transaction = self._prepare()
+            if transaction.lsn + LSNS_OF_ONE > self._lsn_limit:
+                # The next block of LSNs is reserved in the same transaction.
+                transaction.begin()
+            result = member(transaction)
+        except BaseException as error:
+            judged = self._abort(error)
+            if self._writer.commits != made:
+                # The one write is committed, and its caller will not hear of it: go no further.
+                self._disk_failed(StoreFailedError(f"a commit was interrupted: {error!r}"))
+            if judged is error:
+                raise
+            raise judged from error
+        self._finish(1, started)
+        return result
+
     def _commit_batch(self, batch: list[_Waiting]) -> None:
         try:
             self._ready()
@@ -255,6 +294,11 @@ class GroupCommitter:
         return True
 
     def _begin(self) -> CommitTransaction:
+        transaction = self._prepare()
+        transaction.begin()
+        return transaction
+
+    def _prepare(self) -> CommitTransaction:
         if self._refusal is not None:
             raise self._refusal
         transaction = self._transaction
@@ -263,16 +307,15 @@ class GroupCommitter:
             now = self._last_us
         transaction.at_us = now
         transaction.watched = self._has_listeners()
-        self._writer.begin()
         return transaction
 
-    def _finish(self, members: int) -> None:
+    def _finish(self, members: int, started: float = 0.0) -> None:
         transaction, limit = self._transaction, self._lsn_limit
         try:
             if transaction.lsn > limit:
                 limit = transaction.lsn + LSN_BLOCK
                 self._log.reserve_lsns(limit)
-            started = time.perf_counter()
+            started = started or time.perf_counter()
             self._writer.commit()
             seconds = time.perf_counter() - started
         except BaseException as error:

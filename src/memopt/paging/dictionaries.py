@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from memopt.base.budget import Budget
 from memopt.base.protocols import Reader, Tables
 from memopt.base.records import DictionaryRow, PageRow
+from memopt.codecs.dictionaries import train_dictionary
 from memopt.paging.page_writer import Owner
 
 _CACHED_MAX: Final = 1024
@@ -186,10 +187,6 @@ class Dictionaries:
         return raws
 
     def _train(self, tenant: int, raws: list[tuple[int, bytes]]) -> list[Trained]:
-        # Imported where it is needed: learning takes numpy, which would be a third of the time
-        # that memopt takes to import, and most processes never learn.
-        from memopt.codecs.dictionaries import train_dictionary
-
         scopes = sorted({scope for scope, _ in raws})
         if len(scopes) >= self._scopes_min:
             common = train_dictionary(

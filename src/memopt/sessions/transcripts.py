@@ -86,9 +86,9 @@ class Transcripts:
         started = time.perf_counter()
         size = sum(map(len, said.bodies))
         self._admit(size)
-        receipt, resident = self._committer.commit(
-            lambda transaction: self._append(transaction, key, agent, said)
-        )
+        alone = len(said.bodies) == 1 and said.key is None
+        commit = self._committer.commit_one if alone else self._committer.commit
+        receipt, resident = commit(lambda transaction: self._append(transaction, key, agent, said))
         if resident.tail_bytes >= self._page_target_bytes:
             # The messages are committed: that there is no room for a page now is not their
             # caller's affair, and the next append tries again.
@@ -110,6 +110,7 @@ class Transcripts:
         if resident is None:
             if said.if_head:
                 raise ConflictError("the session is not there", expected=said.if_head, actual=None)
+            transaction.begin()
             resident = self.create(transaction, key, agent)
         elif said.if_head is not None and said.if_head != resident.head:
             raise ConflictError("the head has moved", expected=said.if_head, actual=resident.head)

@@ -337,6 +337,8 @@ class SqliteWriter:
     def __init__(self, connection: apsw.Connection) -> None:
         self.connection = connection
         self.wal_frames = 0
+        self.commits = 0
+        """Commits that were made and changed something."""
         with translated():
             migrate(connection)
         self.tables: Tables = bind_tables(connection)
@@ -344,14 +346,18 @@ class SqliteWriter:
         connection.set_wal_hook(self._committed)
 
     def begin(self) -> None:
+        """Begin a transaction, if there is none."""
         try:
-            self._execute("BEGIN IMMEDIATE")
+            if self.connection.get_autocommit():
+                self._execute("BEGIN IMMEDIATE")
         except apsw.Error as error:
             raise translate(error) from error
 
     def commit(self) -> None:
+        """End it; without one, every write was committed already."""
         try:
-            self._execute("COMMIT")
+            if not self.connection.get_autocommit():
+                self._execute("COMMIT")
         except apsw.Error as error:
             raise translate(error) from error
 
@@ -382,6 +388,7 @@ class SqliteWriter:
     def _committed(self, connection: apsw.Connection, name: str, frames: int) -> int:
         del connection, name
         self.wal_frames = frames
+        self.commits += 1
         return apsw.SQLITE_OK
 
 
