@@ -33,6 +33,8 @@ from memopt.testing.disk import VFS_NAME, Call, FaultyDisk, PowerLoss, install_c
 from memopt.testing.faults import FaultPlan
 from memopt.wiring import open_memory
 
+pytestmark = pytest.mark.slow
+
 MODES = list(PowerLoss)
 
 
@@ -340,8 +342,6 @@ def test_the_same_holds_under_page_checksums() -> None:
 import sys
 sys.path.insert(0, sys.argv[1])
 import test_power_loss as t
-
-pytestmark = pytest.mark.slow
 print(t.under_checksums())
 """
     done = subprocess.run(

@@ -396,8 +396,9 @@ print("same")
 def test_errors_of_sqlite_become_ours(tmp_path: Path) -> None:
     home = SqliteHome(tmp_path / "memopt.db", Budget(32 << 20))
     home.writer.begin()
-    with pytest.raises(StoreError):
-        home.writer.begin()
+    home.writer.begin()  # once is enough, twice does no harm
+    with pytest.raises(StoreError), home.writer.savepoint():
+        home.writer.tables.lines._execute("SELECT nothing FROM nowhere")
     home.writer.rollback(None)
     with pytest.raises(CorruptionError), home.snapshot():
         raise apsw.exception_for(apsw.SQLITE_CORRUPT)

@@ -11,7 +11,6 @@ here: grouping commits (journal), what rows mean (sessions), when to checkpoint 
 import contextlib
 import ctypes
 import os
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +38,7 @@ from memopt.stores.repair import PAGE_BYTES as PAGE_BYTES
 from memopt.stores.repair import Mender
 from memopt.stores.schema import APPLICATION_ID, migrate
 from memopt.stores.tables import bind_tables
+from memopt.stores.wal_header import HEADER_BYTES, salt_of
 
 T = TypeVar("T")
 
@@ -51,8 +51,6 @@ _CONNECTION_BYTES: Final = 160 * KIB
 """Schema, statements and lookaside of one connection, measured."""
 _READER_WAIT_SECONDS: Final = 60.0
 _BUSY_MILLISECONDS: Final = 10_000
-_WAL_HEADER: Final = struct.Struct(">8I")
-_WAL_MAGIC: Final = 0x377F0682
 
 
 class WalState(NamedTuple):
@@ -166,12 +164,9 @@ class SqliteHome:
         does not verify."""
         try:
             with open(self.wal_path, "rb") as file:
-                header = file.read(_WAL_HEADER.size)
+                return salt_of(file.read(HEADER_BYTES))
         except FileNotFoundError:
             return 0
-        if len(header) < _WAL_HEADER.size or not _wal_header_verifies(header):
-            return 0
-        return int.from_bytes(header[16:24], "big")
 
     def checkpoint_passive(self) -> WalState:
         """Copy what can be copied while writers go on. On a connection and thread of its own."""
@@ -489,19 +484,6 @@ def _prepare_new(connection: apsw.Connection, page_checksums: bool) -> None:
         "journal_mode = WAL",
     ):
         connection.execute(f"PRAGMA {pragma}").fetchall()
-
-
-def _wal_header_verifies(header: bytes) -> bool:
-    """SQLite's checksum over the first 24 bytes; its byte order is the magic's lowest bit."""
-    magic, *_, first, second = _WAL_HEADER.unpack(header)
-    if magic & ~1 != _WAL_MAGIC:
-        return False
-    words = struct.unpack(f"{'>' if magic & 1 else '<'}6I", header[:24])
-    a = b = 0
-    for even, odd in zip(words[::2], words[1::2], strict=True):
-        a = (a + even + b) & 0xFFFFFFFF
-        b = (b + odd + a) & 0xFFFFFFFF
-    return (a, b) == (first, second)
 
 
 def _reserved_bytes(path: Path) -> int:
