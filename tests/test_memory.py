@@ -857,3 +857,32 @@ def test_forgetting_reaches_the_names_of_states_in_the_journal(memory: memopt.Me
     records = [r for r in memory.journal() if r.kind is memopt.RecordKind.STATE_SAVED]
     assert [record.state for record in records] == [None, "other"]
     assert memory.check().clean
+
+
+@pytest.mark.parametrize("order", ["sfg", "gfs", "fsg", "sgf"])
+def test_what_nobody_reads_any_more_leaves_with_its_last_reader(tmp_path: Path, order: str) -> None:
+    with opened(tmp_path, page_target_bytes=512) as memory:
+        session = memory.session("s")
+        session.extend([{"n": n, "role": "system", "text": str(n) * 2000} for n in range(10)])
+        memory.session("s").fork("f", at=6)
+        memory.session("f").append({"n": "f"})
+        memory.session("f").fork("g", at=3)
+        memory.session("g").save_state({"x": 1})
+        expected = {"s": list(range(10)), "f": [*range(6), "f"], "g": [0, 1, 2]}
+        home = memory._parts.directory.home
+        for id in order:
+            memory.session(id).delete()
+            del expected[id]
+            for other, numbers in expected.items():
+                found = [message["n"] for message in memory.session(other).messages()]
+                assert found == numbers
+            kept = {r.message["n"] for r in memory.journal() if r.message is not None}
+            assert kept == {n for numbers in expected.values() for n in numbers}
+            assert memory.check().clean
+        with home.snapshot() as tables:
+            assert tables.lines.of_session(0) == []
+            assert tables.pages.scan((0, 0), 10) == []
+            assert tables.tail.scan((0, 0), 10) == []
+            assert tables.scopes.number("default") is None
+            assert tables.texts.get(1) is None
+        assert [r.kind for r in memory.journal()] == [memopt.RecordKind.SESSION_DELETED] * 3

@@ -200,6 +200,9 @@ class Directory:
                 self.acked.update_log(record.wal_salt, wal_copying=self.home.writer.wal_frames)
                 state = self.home.checkpoint_passive()
                 self.acked.update_log(record.wal_salt, wal_home=max(record.wal_home, state.home))
+                # Where all is home the next commit begins the log anew: after a power cut, an older
+                # page would miss what the old log held.
+                self.acked.sync()
             finally:
                 self._copying = False
         self._events.emit(Checkpointed(size, self._clock.monotonic() - started, False))
@@ -325,7 +328,10 @@ class Directory:
                 )
                 self.lsn = max(self.lsn, acked_lsn)
                 if not lost:
-                    self.notes.append("the log lost its end, and no acknowledged record with it")
+                    self.notes.append(
+                        "the log lost its end, and no acknowledged record with it, or the acked "
+                        "page is old"
+                    )
             self.at_us, unsealed = record.at_us, record.unsealed_bytes
             sync_failed = record.sync_failed
         else:
