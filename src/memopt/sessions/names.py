@@ -1,9 +1,11 @@
 """Scopes and ids: what they may look like, and how scopes contain each other."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from memopt.base.errors import UsageError
+from memopt.base.errors import CorruptionError, UsageError
 
 _BYTES_MAX: Final = 512
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -13,6 +15,17 @@ _BAD_COMPONENT: Final = re.compile(r"(?:^|/)(?:\s*|\.\.?)(?:/|$)")
 class SessionKey(NamedTuple):
     scope: str
     id: str
+
+
+@contextlib.contextmanager
+def naming(key: SessionKey) -> Iterator[None]:
+    """Damage that is met in here is damage of this session, and says so."""
+    try:
+        yield
+    except CorruptionError as error:
+        if error.session is not None:
+            raise
+        raise error.named(*key) from error
 
 
 def check_scope(scope: object, *, field: str = "scope") -> str:

@@ -17,6 +17,7 @@ from memopt.base.records import SEQ_MASK, LineRow, Message, PageRow, SessionRow
 from memopt.codecs.message import decode_array, decode_json
 from memopt.codecs.record import TailRecord, open_record
 from memopt.paging.pager import OpenPage, PageGoneError, Pager
+from memopt.sessions.names import SessionKey, naming
 
 SEQ_STOP: Final = SEQ_MASK + 1
 _WINDOW_MESSAGES: Final = 8192
@@ -93,14 +94,16 @@ class LineReader:
     def messages(
         self, scope: str, id: str, start: int, stop: int, bound: Bound = NOW
     ) -> Iterator[Message]:
-        for run in self.runs(scope, id, start, stop, bound):
-            yield from run.messages()
+        with naming(SessionKey(scope, id)):
+            for run in self.runs(scope, id, start, stop, bound):
+                yield from run.messages()
 
     def reads(
         self, scope: str, id: str, start: int, stop: int, bound: Bound = NOW
     ) -> Iterator[Read]:
-        for run in self.runs(scope, id, start, stop, bound):
-            yield from _reads(run)
+        with naming(SessionKey(scope, id)):
+            for run in self.runs(scope, id, start, stop, bound):
+                yield from _reads(run)
 
     def reads_of(self, row: SessionRow, line: LineRow) -> Iterator[Read]:
         """Everything on one branch of a session, current or not."""
@@ -150,12 +153,13 @@ class LineReader:
 
     def length(self, scope: str, id: str, bound: Bound = NOW) -> tuple[LineRow | None, int]:
         """The current line and how many messages a session has; (None, 0) when it is not there."""
-        try:
+        with naming(SessionKey(scope, id)):
+            try:
+                return self._length(scope, id, bound)
+            except CorruptionError as error:
+                if not error.mended:
+                    raise
             return self._length(scope, id, bound)
-        except CorruptionError as error:
-            if not error.mended:
-                raise
-        return self._length(scope, id, bound)
 
     def _length(self, scope: str, id: str, bound: Bound) -> tuple[LineRow | None, int]:
         with self._snapshot() as tables:

@@ -33,7 +33,7 @@ from memopt.base.records import (
 from memopt.codecs.keys import state_key
 from memopt.codecs.message import decode_json
 from memopt.journal.commit import CommitTransaction, GroupCommitter
-from memopt.sessions.names import SessionKey
+from memopt.sessions.names import SessionKey, naming
 from memopt.sessions.reading import NOW, Bound
 from memopt.sessions.transcripts import Transcripts, publish_event
 
@@ -158,7 +158,7 @@ class States:
     ) -> State | None:
         """A version, or the latest that `bound` sees; None when there is none at all. Raises
         NotFoundError for a version that is not there."""
-        with self._home.snapshot() as tables:
+        with naming(key), self._home.snapshot() as tables:
             session = tables.sessions.find(*key)
             rows = tables.states.versions(session.session, name) if session is not None else []
         rows = [row for row in rows if bound.sees(row.lsn, row.at_us)]
@@ -168,15 +168,13 @@ class States:
         if not found:
             raise NotFoundError(f"state {name!r} has no version {version}")
         row = found[-1]
-        try:
+        with naming(key):
             raw = self._raw(row.session, name, row.version)
-        except CorruptionError as error:
-            raise error.named(key.scope, key.id) from error
         at = to_datetime(row.at_us)
         return State(value=decode_json(raw), version=row.version, lsn=row.lsn, at=at)
 
     def versions(self, key: SessionKey, name: str | None, bound: Bound = NOW) -> list[StateVersion]:
-        with self._home.snapshot() as tables:
+        with naming(key), self._home.snapshot() as tables:
             session = tables.sessions.find(*key)
             rows = tables.states.versions(session.session, name) if session is not None else []
         return [
