@@ -1,5 +1,6 @@
 """Many callers, one order: grouped commits under threads, failures and full queues."""
 
+import queue
 import random
 import threading
 from collections import defaultdict
@@ -46,11 +47,27 @@ def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("what a test waits for did not happen")
 
 
+class Watched(queue.Queue[Any]):
+    """Counts what came and what went."""
+
+    puts = gets = 0
+
+    def _put(self, item: Any) -> None:
+        super()._put(item)
+        self.puts += 1
+
+    def _get(self) -> Any:
+        self.gets += 1
+        return super()._get()
+
+
 class Held:
     """A commit that is under way for as long as the block lasts."""
 
     def __init__(self, memory: memopt.Memory, member: Callable[[Any], Any] = lambda t: None):
         self._committer = memory._parts.committer
+        assert self._committer._thread is None, "nobody waited for a commit before"
+        self._queue = self._committer._queue = Watched()  # type: ignore[assignment]
         self._entered, self._go = threading.Event(), threading.Event()
         self._member = member
 
@@ -71,9 +88,8 @@ class Held:
         assert not self._thread.is_alive()
 
     def wait_for(self, count: int) -> None:
-        """Until so many callers wait behind it; the committer's thread has the first in hand."""
-        until(lambda: self._committer._thread is not None
-              and self._committer._queue.qsize() == count - 1)  # fmt: skip
+        """Until so many wait behind it, the first of them in the hand of the committer's thread."""
+        until(lambda: self._queue.puts == count and self._queue.gets == min(count, 1))
 
 
 def test_sixteen_threads_on_four_sessions_are_some_serial_order(memory: memopt.Memory) -> None:
