@@ -6,7 +6,7 @@ or as a number of lost records. After a loss every message that is still there m
 been written, at that place of that session, once.
 
 Most cases compare all rows of all tables and of all indexes with those of the whole store, which
-takes a millisecond; where they differ, and in every sixteenth case anyway, everything is read
+takes a millisecond; where they differ, and in every 32nd case anyway, everything is read
 through the public API.
 """
 
@@ -48,7 +48,7 @@ SETTINGS: dict[str, Any] = {
     "wal_limit_bytes": "16MiB",
 }
 SCOPES = [*(f"acme/u{i}" for i in range(7)), "beta/team/x", "beta/team/y", "solo"]
-EVERYTHING_READ_IN = 16
+EVERYTHING_READ_IN = 32
 SHAPES = ("closed", "killed", "halfway", "copying", "begun_anew")
 
 Key = tuple[str, str]
@@ -391,10 +391,10 @@ def cases(shape: Shape, *, few: bool) -> Iterator[Case]:
 
     database, log, acked = (shape.path / name for name in ("memopt.db", "memopt.db-wal", "acked"))
     is_closed = shape.path.name == "closed"
-    yield from single_bit_flips(database, rng, some(3000 if is_closed else 500))
+    yield from single_bit_flips(database, rng, some(2100 if is_closed else 420))
     yield from truncations(database, rng, some(150 if is_closed else 60))
-    yield from single_bit_flips(acked, rng, some(150))
-    yield from single_bit_flips(acked, rng, some(150), stop=ACKED_RECORD_BYTES)
+    yield from single_bit_flips(acked, rng, some(100))
+    yield from single_bit_flips(acked, rng, some(100), stop=ACKED_RECORD_BYTES)
     yield from truncations(acked, rng, some(30))
     if is_closed:
         every_bit = 8 * DATABASE_HEADER_BYTES

@@ -4,7 +4,8 @@ SQLite's checksum VFS ends every page with two sums over its words: `s1 += a + s
 each pair of 32-bit words. They are linear modulo 2^32, so the difference between a page's sums and
 the stored ones says which bit would explain it. Where exactly one bit does, it is flipped back, and
 then both sums hold; where none or several do (high bits of words a Fibonacci period apart change
-the sums alike), the page is left as it is: damage is then reported by whoever reads it.
+the sums alike), and what must stand there does not say either, the page is left as it is: damage is
+then reported by whoever reads it.
 
 Why this is safe beside a write-ahead log: a page with a newer frame in the log is never read from
 the file, and is overwritten by the next checkpoint; until then one byte of it is made what it was.
@@ -25,6 +26,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
+from memopt.stores.schema import APPLICATION_ID
+
 PAGE_BYTES: Final = 4096
 _SUM_BYTES: Final = 8
 _WORDS: Final = (PAGE_BYTES - _SUM_BYTES) // 4
@@ -32,6 +35,15 @@ _AT_ONCE: Final = 256
 _IN_VAIN_SECONDS: Final = 60.0
 _RESERVED_AT: Final = 20
 _PAGE_COUNT_AT: Final = 28
+_HEADER_BYTES: Final = 100
+_HEADER_FIELDS: Final = (
+    (0, b"SQLite format 3\0" + PAGE_BYTES.to_bytes(2, "big") + bytes((2, 2, 8, 64, 32, 32))),
+    (44, (4).to_bytes(4, "big") + bytes(4)),  # schema format; default cache size
+    (56, (1).to_bytes(4, "big")),  # UTF-8
+    (64, (1).to_bytes(4, "big") + APPLICATION_ID.to_bytes(4, "big") + bytes(20)),
+)
+_LEAVES: Final = (10, 13)
+_INTERIORS: Final = (2, 5)
 _FILLER: Final = b"\xff"
 """Never what a page ends with: a page that was filled up fails its checksum."""
 
@@ -158,12 +170,37 @@ class PageFile:
         from memopt.stores.pagesums import find_flip
 
         flip = find_flip(page)
-        if flip is None:
+        candidates = [(flip.offset, flip.mask)] if flip else _suspects(number, page)
+        for offset, mask in candidates:
+            byte = bytes([page[offset] ^ mask])
+            if is_whole(page[:offset] + byte + page[offset + 1 :]):
+                break
+        else:
             return False
-        byte = page[flip.offset] ^ flip.mask
-        os.pwrite(self._descriptor, bytes([byte]), (number - 1) * PAGE_BYTES + flip.offset)
+        os.pwrite(self._descriptor, byte, (number - 1) * PAGE_BYTES + offset)
         os.fsync(self._descriptor)
         return True
+
+
+def _suspects(number: int, page: bytes) -> list[tuple[int, int]]:
+    """Bits that are wrong by what must stand there, for flips that the sums alone cannot place: the
+    fields of the header that never change, and the room between a page's index and its cells, which
+    `secure_delete` keeps zero."""
+    if number == 1:
+        wrong = [
+            (offset + index, page[offset + index] ^ byte)
+            for offset, field in _HEADER_FIELDS
+            for index, byte in enumerate(field)
+        ]
+        start = _HEADER_BYTES
+    else:
+        wrong, start = [], 0
+    kind, _, cells, cells_at = struct.unpack_from(">BHHH", page, start)
+    room = range(start + (8 if kind in _LEAVES else 12) + 2 * cells, cells_at)
+    if kind in _LEAVES + _INTERIORS and room.stop <= PAGE_BYTES - _SUM_BYTES:
+        wrong += [(at, page[at]) for at in room]
+    found = [(at, bits) for at, bits in wrong if bits]
+    return found if len(found) == 1 and found[0][1].bit_count() == 1 else []
 
 
 def is_whole(page: bytes) -> bool:
