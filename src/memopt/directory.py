@@ -31,7 +31,7 @@ from memopt.stores.acked import Acked, AckedPage
 from memopt.stores.ballast import Ballast
 from memopt.stores.lock import DirectoryLock
 from memopt.stores.repair import PAGE_BYTES
-from memopt.stores.sqlite import SqliteHome, translated
+from memopt.stores.sqlite import FRAME_BYTES, SqliteHome, translated
 
 DATABASE: Final = "memopt.db"
 _STORE: Final = "store"
@@ -63,7 +63,8 @@ class Directory:
         self._copy_lock = threading.Lock()
         self._copying = False
         """Something is being copied home, so a commit may find that all of the log is."""
-        self._checkpoint_from_bytes = 0
+        self._limit_frames = -(-config.wal_limit_bytes // FRAME_BYTES)
+        self._checkpoint_from_frames = self._limit_frames
         self._room_frames = -_ROOM_FRAMES
         """Frames of the log when there was last seen to be room."""
         self._config = config
@@ -113,7 +114,7 @@ class Directory:
             if salt != record.wal_salt:
                 acked.update(wal_salt=salt, wal_frames=0, wal_home=0, wal_copying=0)
         acked.acknowledge(lsn, at_us, frames, unsealed_delta)
-        if self.home.wal_bytes() >= max(self._config.wal_limit_bytes, self._checkpoint_from_bytes):
+        if frames >= self._checkpoint_from_frames:
             self._relieve()
 
     def fail(self) -> None:
@@ -122,11 +123,12 @@ class Directory:
 
     def _relieve(self) -> None:
         """Empty the log. That this fails is not the fault of the commit that was just made."""
-        step = int(self._config.wal_limit_bytes * _WAL_RETRY_SHARE)
-        self._checkpoint_from_bytes = self.home.wal_bytes() + step
+        limit = self._limit_frames
+        step = int(limit * _WAL_RETRY_SHARE)
+        self._checkpoint_from_frames = max(limit, self.home.writer.wal_frames + step)
         with contextlib.suppress(DiskFullError, StoreFailedError):
             if self.checkpoint(truncate=False):
-                self._checkpoint_from_bytes = 0
+                self._checkpoint_from_frames = limit
 
     def wal_is_excessive(self) -> bool:
         """A reader has kept the log from being begun anew for far too long, and still does. Looks

@@ -132,7 +132,7 @@ class GroupCommitter:
 
     def commit(self, member: Callable[[CommitTransaction], T]) -> T:
         """Run `member` in a commit and return what it returned, once that is durable."""
-        if self._queue.empty() and self._lock.acquire(blocking=False):
+        if self._queue.empty() and self._lock.acquire(False):
             try:
                 return self._commit_alone(member)
             finally:
@@ -143,7 +143,7 @@ class GroupCommitter:
         """The same for a member that makes one write, after everything that may fail: when it is
         alone, that statement is the commit, without a BEGIN and a COMMIT around it. Before a
         second write it calls `transaction.begin()`."""
-        if self._queue.empty() and self._lock.acquire(blocking=False):
+        if self._queue.empty() and self._lock.acquire(False):
             try:
                 return self._commit_bare(member)
             finally:

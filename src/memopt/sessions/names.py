@@ -8,6 +8,9 @@ from typing import Final, NamedTuple
 from memopt.base.errors import CorruptionError, UsageError
 
 _BYTES_MAX: Final = 512
+_USUAL_NAME: Final = re.compile(r"[\w/:@.-]{1,512}", re.ASCII)
+_USUAL_SCOPE: Final = re.compile(r"(?=.{1,512}\Z)[\w:@-]+(?:/[\w:@-]+)*", re.ASCII)
+"""Most names are of this form, and are checked by one match: every handle checks two."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _BAD_COMPONENT: Final = re.compile(r"(?:^|/)(?:\s*|\.\.?)(?:/|$)")
 
@@ -30,6 +33,8 @@ def naming(key: SessionKey) -> Iterator[None]:
 
 def check_scope(scope: object, *, field: str = "scope") -> str:
     """A path of components joined by "/", such as "acme/user-42"."""
+    if type(scope) is str and _USUAL_SCOPE.fullmatch(scope):
+        return scope
     path = check_name(scope, field=field)
     if _BAD_COMPONENT.search(path):
         raise UsageError(f"components must not be empty, '.' or '..', got {path!r}", field=field)
@@ -37,6 +42,8 @@ def check_scope(scope: object, *, field: str = "scope") -> str:
 
 
 def check_name(name: object, *, field: str) -> str:
+    if type(name) is str and _USUAL_NAME.fullmatch(name):
+        return name
     if not isinstance(name, str):
         raise UsageError(f"expected a string, got {type(name).__name__}", field=field)
     try:

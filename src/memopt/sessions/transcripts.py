@@ -17,6 +17,7 @@ from memopt.base.errors import CapacityError, ConflictError, CorruptionError
 from memopt.base.events import Appended, Events, Sealed
 from memopt.base.protocols import Clock, Reader
 from memopt.base.records import (
+    SEQ_BITS,
     SEQ_MASK,
     EventRow,
     JournalRecord,
@@ -132,7 +133,7 @@ class Transcripts:
             seq += 1
         resident.next_seq = seq
         resident.touched = self._clock.monotonic()
-        receipt = Receipt(lsn=lsn, seq=seq - 1, head=resident.head)
+        receipt = Receipt(lsn=lsn, seq=seq - 1, head=line << SEQ_BITS | seq)
         if said.key is not None:
             tables.keys.put(
                 KeyRow(resident.session, said.key, lsn, seq - 1, receipt.head, transaction.at_us)

@@ -42,7 +42,7 @@ from memopt.stores.wal_header import HEADER_BYTES, salt_of
 
 T = TypeVar("T")
 
-_FRAME_BYTES: Final = PAGE_BYTES + 24
+FRAME_BYTES: Final = PAGE_BYTES + 24
 _CHECKSUM_BYTES: Final = 8
 _READERS_MAX: Final = 4
 _READER_CACHE_BYTES: Final = 512 * KIB
@@ -151,7 +151,7 @@ class SqliteHome:
     # -- the log ----------------------------------------------------------------------------------
 
     def wal_bytes(self) -> int:
-        return self.writer.wal_frames * _FRAME_BYTES
+        return self.writer.wal_frames * FRAME_BYTES
 
     def wal_state(self) -> WalState:
         """What SQLite recovered or wrote, without moving anything."""
