@@ -6,7 +6,7 @@ one of its own, from its own pages. Dictionaries are versioned and immutable; a 
 it needs; one is deleted once no page names it (compact).
 
 Invariant: a dictionary that is handed out by `of` is at home. Not here: how one is learnt
-(codecs/dictionaries.py).
+(codecs/dictionaries.py), and in which process (codecs/training.py).
 """
 
 import collections
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from memopt.base.budget import Budget
 from memopt.base.protocols import Reader, Tables
 from memopt.base.records import DictionaryRow, PageRow
-from memopt.codecs.dictionaries import train_dictionary
+from memopt.codecs.training import train_dictionary
 from memopt.paging.page_writer import Owner
 
 _CACHED_MAX: Final = 1024
