@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 LSNS_OF_ONE: Final = 2
 """At most so many LSNs does a member of commit_one take: a session and its first message."""
+_PATIENCE_SHARE: Final = 0.5
+_PATIENCE_SECONDS_MIN: Final = 20e-6
 LSN_BLOCK: Final = 1024
 """LSNs are handed out in blocks this large; a crash skips the rest of one."""
 
@@ -119,6 +121,9 @@ class GroupCommitter:
         self._last_us = at_us
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._queue_max = queue_max
+        self._expected = 1
+        """How many calls the next batch is likely to have: those of the last one come back."""
+        self._commit_seconds = 0.0
         self._lock = threading.Lock()
         self._queue_lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -132,7 +137,7 @@ class GroupCommitter:
 
     def commit(self, member: Callable[[CommitTransaction], T]) -> T:
         """Run `member` in a commit and return what it returned, once that is durable."""
-        if self._queue.empty() and self._lock.acquire(False):
+        if self._may_go_alone() and self._lock.acquire(False):
             try:
                 return self._commit_alone(member)
             finally:
@@ -143,12 +148,16 @@ class GroupCommitter:
         """The same for a member that makes one write, after everything that may fail: when it is
         alone, that statement is the commit, without a BEGIN and a COMMIT around it. Before a
         second write it calls `transaction.begin()`."""
-        if self._queue.empty() and self._lock.acquire(False):
+        if self._may_go_alone() and self._lock.acquire(False):
             try:
                 return self._commit_bare(member)
             finally:
                 self._lock.release()
         return self._commit_queued(member)
+
+    def _may_go_alone(self) -> bool:
+        # Where commits are slow and others made the last one together, joining them is faster.
+        return self._expected == 1 and self._queue.empty()
 
     def _commit_queued(self, member: Callable[[CommitTransaction], T]) -> T:
         # A forked child has neither the thread nor whoever held the lock.
@@ -340,6 +349,7 @@ class GroupCommitter:
     def _conclude(self, members: int, seconds: float) -> None:
         """After COMMIT: tell the acked page, then memory, then subscribers."""
         transaction = self._transaction
+        self._commit_seconds = seconds
         records = transaction.lsn - self.lsn
         self.lsn = transaction.lsn
         self._last_us = transaction.at_us
@@ -402,20 +412,34 @@ class GroupCommitter:
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
             batch = [first]
+            ended = not self._gather(batch, self._expected, self._patience_seconds())
             with self._lock:
                 # Callers that arrive while the lock is awaited still join this batch.
-                ended = False
-                while len(batch) < self._batch_max:
-                    try:
-                        more = self._queue.get_nowait()
-                    except queue.Empty:
-                        break
-                    if more is None:
-                        ended = True
-                        break
-                    batch.append(more)
+                ended = ended or not self._gather(batch, self._batch_max, 0.0)
                 self._commit_batch(batch)
+            patient = self._patience_seconds() > 0.0
+            self._expected = len(batch) + self._queue.qsize() if patient else 1
             for waiting in batch:
                 waiting.done.release()
             if ended:
                 return
+
+    def _patience_seconds(self) -> float:
+        """How long to wait for those who are expected: less than what a commit of their own would
+        cost them, and not at all where a commit is quick."""
+        seconds = self._commit_seconds * _PATIENCE_SHARE
+        return seconds if seconds >= _PATIENCE_SECONDS_MIN else 0.0
+
+    def _gather(self, batch: list[_Waiting], count: int, seconds: float) -> bool:
+        """Take up to `count` calls for a batch, waiting for `seconds`; False at the queue's end."""
+        deadline = time.monotonic() + seconds
+        while len(batch) < count:
+            try:
+                left = deadline - time.monotonic() if seconds else 0.0
+                more = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
+            except queue.Empty:
+                return True
+            if more is None:
+                return False
+            batch.append(more)
+        return True
