@@ -100,6 +100,7 @@ class _Storage(NamedTuple):
     pager: Pager
     residents: Residents
     pages: PageWriter
+    upkeep: Upkeep
 
 
 def _wire_storage(
@@ -129,12 +130,13 @@ def _wire_storage(
         l1_share=config.l1_share,
     )  # fmt: skip
     residents = Residents(budget, config.resident_sessions_max)
-    budget.on_shortage(Upkeep(pager, residents, compressor).make_free)
+    upkeep = Upkeep(pager, residents, compressor)
+    budget.on_shortage(upkeep.make_free)
     pages = PageWriter(
         compressor, dictionaries.of, next_page=home.newest_page() + 1,
         text_bytes_min=config.text_bytes_min,
     )  # fmt: skip
-    return _Storage(committer, dictionaries, compressor, pager, residents, pages)
+    return _Storage(committer, dictionaries, compressor, pager, residents, pages, upkeep)
 
 
 def _wire_parts(
@@ -144,7 +146,7 @@ def _wire_parts(
     home = directory.home
     subscriptions = Subscriptions()
     storage = _wire_storage(directory, config, clock, events, budget, subscriptions)
-    committer, dictionaries, compressor, pager, residents, pages = storage
+    committer, dictionaries, compressor, pager, residents, pages, _ = storage
     admit = _admission(directory, config, events, read_only=read_only)
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
@@ -201,6 +203,7 @@ def _steps(
     steps: list[Callable[[], None]] = [
         directory.checkpoint_passive,
         lambda: storage.pager.demote_idle(config.l1_idle_seconds, config.l2_idle_seconds),
+        storage.upkeep.trim,
     ]
     if read_only:
         return steps

@@ -78,6 +78,8 @@ class Pager:
         self._hot = make_policy()
         self._warm = make_policy()
         self._policy_bytes = 0
+        self.freed_bytes = 0
+        """Of everything that was demoted or evicted so far."""
         self.l1_bytes = 0
         self.l2_bytes = 0
 
@@ -309,6 +311,7 @@ class Pager:
         table.raws[slot] = None
         self._texts.let_go(table.texts[slot])
         self._budget.release(_OWNER, len(raw))
+        self.freed_bytes += len(raw)
         self.l1_bytes -= size + len(raw)
         self.l2_bytes += size
         self._warm.admitted(table.pages[slot], size)
@@ -321,6 +324,7 @@ class Pager:
         self._warm.removed(self._table.pages[slot])
         self._table.remove(slot)
         self._budget.release(_OWNER, size)
+        self.freed_bytes += size
         self.l2_bytes -= size
         self._charge_policies()
         return size
