@@ -20,7 +20,7 @@ from memopt.base.records import PageRow
 from memopt.codecs.keys import page_key, text_key
 from memopt.codecs.page import Page
 from memopt.codecs.texts import text_decoder
-from memopt.paging.page_table import ROW_BYTES, PageTable, row_bytes
+from memopt.paging.page_table import ROW_BYTES, PageTable, heap_bytes, row_bytes
 from memopt.paging.text_cache import TextCache
 
 _OWNER = "pages"
@@ -276,7 +276,7 @@ class Pager:
 
     def _admit(self, fetched: _Fetched, scope: int) -> None:
         """Keep a page that was just brought in, as hot as there is room for."""
-        row, raw_bytes = fetched.row, fetched.row.raw_bytes
+        row, raw_bytes = fetched.row, heap_bytes(fetched.row.raw_bytes)
         with self._lock:
             table = self._table
             slot = table.slots.get(row.page)
@@ -310,13 +310,14 @@ class Pager:
         self._hot.removed(table.pages[slot])
         table.raws[slot] = None
         self._texts.let_go(table.texts[slot])
-        self._budget.release(_OWNER, len(raw))
-        self.freed_bytes += len(raw)
-        self.l1_bytes -= size + len(raw)
+        raw_bytes = heap_bytes(len(raw))
+        self._budget.release(_OWNER, raw_bytes)
+        self.freed_bytes += raw_bytes
+        self.l1_bytes -= size + raw_bytes
         self.l2_bytes += size
         self._warm.admitted(table.pages[slot], size)
         self._charge_policies()
-        return len(raw)
+        return raw_bytes
 
     def _evict(self, slot: int) -> int:
         """L2 to nowhere: drop the row; how many bytes."""
