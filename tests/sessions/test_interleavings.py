@@ -228,3 +228,38 @@ def test_a_truncation_gets_through_while_others_seal_all_the_time(
     session.fork("f", at=1)
     assert (numbers(session), numbers(memory.session("f"))) == ([0, 1], [0])
     assert memory.check().clean
+
+
+def test_idle_tails_are_sealed_whoever_left_them(tmp_path: Path) -> None:
+    """Of a run before, of a session whose row was let go, of one that was damaged: in that order
+    none is in the way of the next."""
+    clock = ManualClock()
+
+    def opened() -> memopt.Memory:
+        return memopt.open(
+            tmp_path / "store", budget="32MiB", durability="os", maintenance_seconds=0,
+            seal="idle", clock=clock, resident_sessions_max=2,
+        )  # fmt: skip
+
+    with opened() as memory:
+        memory.session("of a run before").append({"n": 0})
+    with opened() as memory:
+        for name in ("damaged", "let go", "resident", "new"):
+            clock.advance(10.0)
+            memory.session(name).append({"n": 0})
+        parts = memory._parts
+        connection = parts.directory.home.writer.connection
+        parts.committer.exclusive(
+            lambda: connection.execute(
+                "UPDATE tail SET record = zeroblob(60) WHERE key >> 24 = "
+                "(SELECT line FROM sessions WHERE id = 'damaged')"
+            ).fetchall()
+        )
+        sealed: list[str] = []
+        for _ in range(2):
+            parts.sessions.transcripts.seal_idle(5.0)
+            sealed += [s.id for s in memory.sessions() if memory.pages(s.id)]
+        assert sealed == 2 * ["of a run before", "let go", "resident"]
+        assert len(parts.residents) == 1
+        touched = {info.id: info.touched_at for info in memory.sessions()}
+        assert touched["of a run before"] < touched["resident"]

@@ -20,7 +20,6 @@ ROW_BYTES: Final = 900
 tests."""
 _USUAL_BYTES: Final = 160
 _OWNER: Final = "sessions"
-_LEFT_MAX: Final = 16_384
 
 
 class Resident:
@@ -59,9 +58,6 @@ class Residents:
         self._count_max = count_max
         self._rows: collections.OrderedDict[SessionKey, Resident] = collections.OrderedDict()
         self._lock = threading.Lock()
-        self.left_unsealed: collections.deque[int] = collections.deque(maxlen=_LEFT_MAX)
-        """Sessions whose row left while they had a tail: for the idle seal."""
-        budget.reserve(_OWNER, _LEFT_MAX * 40)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -97,10 +93,8 @@ class Residents:
                 self._let_oldest_go()
 
     def _let_oldest_go(self) -> None:
-        key, left = self._rows.popitem(last=False)
+        key, _ = self._rows.popitem(last=False)
         self._budget.release(_OWNER, _charge(key))
-        if left.tail_bytes:
-            self.left_unsealed.append(left.session)
 
     def idle_since(self, moment: float, limit: int) -> list[tuple[SessionKey, Resident]]:
         """Up to `limit` rows not touched since `moment`, oldest first."""
@@ -118,7 +112,7 @@ class Residents:
 
     def close(self) -> None:
         with self._lock:
-            self._budget.release(_OWNER, sum(map(_charge, self._rows)) + _LEFT_MAX * 40)
+            self._budget.release(_OWNER, sum(map(_charge, self._rows)))
             self._rows.clear()
 
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from memopt.base.config import Config
 from memopt.base.errors import CapacityError, ConflictError, CorruptionError
 from memopt.base.events import Appended, Events, Sealed
-from memopt.base.protocols import Clock, Reader
+from memopt.base.protocols import Clock, Reader, Tables
 from memopt.base.records import (
     SEQ_BITS,
     SEQ_MASK,
@@ -39,6 +39,7 @@ from memopt.sessions.residents import Resident, Residents, load_resident
 
 _PAGE_MESSAGES_MAX: Final = 4096
 _IDLE_MAX: Final = 256
+_SWEPT_MAX: Final = 128
 _TOUCHES_A_COMMIT: Final = 256
 _TOUCH_SECONDS: Final = 60.0
 QUARANTINE: Final = "quarantine:"
@@ -79,6 +80,8 @@ class Transcripts:
         self._clock = clock
         self._events = events
         self._admit = admit
+        self._swept = 0
+        """The line up to which tails were looked at in this round."""
         self._touches_written = clock.monotonic()
         self._page_target_bytes = 1 if config.seal is Seal.ALWAYS else config.page_target_bytes
 
@@ -220,12 +223,38 @@ class Transcripts:
             if resident.tail_bytes:
                 self.seal(key, all_of_it=True)
             self._residents.drop(key)
-        left = self._residents.left_unsealed
-        for _ in range(min(len(left), _IDLE_MAX)):
-            with self._home.snapshot() as tables:
-                row = tables.sessions.get(left.popleft())
-            if row is not None:
-                self.seal(SessionKey(row.scope, row.id), all_of_it=True)
+        for key in self._idle_elsewhere(idle_seconds):
+            # What is damaged is for check() to report.
+            with contextlib.suppress(CorruptionError):
+                self.seal(key, all_of_it=True)
+            self._residents.drop(key)
+
+    def _idle_elsewhere(self, idle_seconds: float) -> list[SessionKey]:
+        """Sessions that have a tail, idle for so long, and no row: theirs was let go, or the tail
+        is of an earlier run. Looks a little further along all tails at each call."""
+        since_us = self._clock.now_us() - round(idle_seconds * 1e6)
+        found: list[SessionKey] = []
+        with self._home.snapshot() as tables:
+            for _ in range(_SWEPT_MAX):
+                first = tables.tail.scan((self._swept, SEQ_MASK), 1)
+                self._swept = line = first[0][0] if first else 0
+                if not first:
+                    break
+                last = tables.tail.last(line)
+                ((seq, record),) = tables.tail.range(line, last or 0, SEQ_MASK + 1)
+                with contextlib.suppress(CorruptionError):
+                    if open_record(line, seq, record).committed_us < since_us:
+                        found += self._without_row(tables, line)
+        return found
+
+    def _without_row(self, tables: Tables, line: int) -> list[SessionKey]:
+        """The session whose current line it is, unless it is being written."""
+        row = tables.lines.get(line)
+        session = tables.sessions.get(row.session) if row is not None else None
+        if session is None or session.line != line:
+            return []
+        key = SessionKey(session.scope, session.id)
+        return [key] if self._residents.peek(key) is None else []
 
     def write_touches(self) -> None:
         """Write when sessions were last written to: late, and many in one commit."""
