@@ -791,17 +791,37 @@ def test_a_listing_reaches_whole_components_page_by_page(
     assert sorted((info.scope, info.id) for info in found) == sorted(
         (on, id) for on in expected for id in ("s", "t")
     )
+    if found and reach is not Reach.ANCESTORS:
+        assert [(info.scope, info.id) for info in found] == sorted(
+            (info.scope, info.id) for info in found
+        )
     for info in found:
         number = keys.index((info.scope, info.id))
         assert (info.message_count, info.agent) == (number + 1, "bot")
         assert info.head == memory.session(info.id, scope=info.scope).head
 
 
+def test_a_listing_goes_on_where_it_was_when_what_was_listed_is_deleted(
+    memory: memopt.Memory,
+) -> None:
+    keys = {(info.scope, info.id) for info in memory.sessions(limit=10_000)} | {*filled(memory)}
+    seen: set[tuple[str, str]] = set()
+    after = None
+    while rows := memory.sessions(after=after, limit=3):
+        for info in rows:
+            seen.add((info.scope, info.id))
+            memory.session(info.id, scope=info.scope).delete()
+        after = (rows[-1].scope, rows[-1].id)
+    assert seen == keys
+    assert memory.sessions() == []
+
+
 def test_a_listing_says_what_was_wrong_with_its_arguments(memory: memopt.Memory) -> None:
     filled(memory)
     for arguments, field in (
         ({"limit": 0}, "limit"), ({"limit": 10_001}, "limit"),
-        ({"reach": "everything"}, "reach"), ({"after": ("acme", "nobody")}, "after"),
+        ({"reach": "everything"}, "reach"), ({"after": ("acme",)}, "after"),
+        ({"after": ("", "s")}, "after[0]"),
     ):  # fmt: skip
         with pytest.raises(memopt.UsageError) as refused:
             memory.sessions("acme", **arguments)  # type: ignore[arg-type]

@@ -223,7 +223,7 @@ def test_every_read_answers_the_same_through_the_socket(
     assert remote.path == memory.path
     assert remote.config == memory.config
     assert remote.sessions("acme", reach="subtree") == memory.sessions("acme", reach="subtree")
-    assert remote.sessions(after=("acme/u", "s"), limit=1)[0].id == "branch"
+    assert remote.sessions(after=("acme/u", "branch"), limit=1)[0].id == "s"
     assert remote.pages("s", scope="acme/u") == memory.pages("s", scope="acme/u")
     assert list(remote.journal()) == list(memory.journal())
     assert list(remote.journal(middle)) == list(memory.journal(middle))

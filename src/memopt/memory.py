@@ -134,8 +134,8 @@ class Memory:
         self, scope: str | None = None, *, reach: Reach | str = Reach.EXACT,
         after: tuple[str, str] | None = None, limit: int = 100,
     ) -> list[SessionInfo]:  # fmt: skip
-        """Up to `limit` sessions of a scope (None: of all), behind `after`, the (scope, id) of the
-        last one that was seen. In the order in which they were made, scope by scope."""
+        """Up to `limit` sessions of a scope (None: of all), by scope and id, behind `after`: the
+        (scope, id) of the last one that was seen, which may be gone since."""
         return self._list(scope, reach, after, limit, NOW)
 
     def _list(
@@ -414,13 +414,15 @@ class Memory:
                 return
             self._closed = True
         parts = self._parts
-        self._stop_serving()
-        parts.maintenance.close()
-        parts.subscriptions.close()
-        parts.committer.close()
-        parts.directory.close(self.lsn, failed=parts.committer.failed)
-        parts.release()
-        _open_memories.discard(self)
+        with contextlib.ExitStack() as last:
+            # Each of them, whatever happens to the others; last in, first out.
+            last.callback(_open_memories.discard, self)
+            last.callback(parts.release)
+            last.callback(lambda: parts.directory.close(self.lsn, failed=parts.committer.failed))
+            last.callback(parts.committer.close)
+            last.callback(parts.subscriptions.close)
+            last.callback(parts.maintenance.close)
+            last.callback(self._stop_serving)
 
     def __enter__(self) -> Self:
         return self

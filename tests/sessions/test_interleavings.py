@@ -259,7 +259,7 @@ def test_idle_tails_are_sealed_whoever_left_them(tmp_path: Path) -> None:
         for _ in range(2):
             parts.sessions.transcripts.seal_idle(5.0)
             sealed += [s.id for s in memory.sessions() if memory.pages(s.id)]
-        assert sealed == 2 * ["of a run before", "let go", "resident"]
+        assert sealed == 2 * ["let go", "of a run before", "resident"]
         assert len(parts.residents) == 1
         touched = {info.id: info.touched_at for info in memory.sessions()}
         assert touched["of a run before"] < touched["resident"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,10 @@ def test_a_reader_that_holds_a_snapshot_lets_the_log_grow_until_writers_are_turn
         assert refused.value.limit == "wal_limit_bytes"
         assert refused.value.retry_after_seconds > 0
         assert 4 * WAL_LIMIT < memory.stats().wal_bytes < 5 * WAL_LIMIT
-        # Reading goes on, and nothing that was taken is missing.
+        # Reading goes on, for others, and nothing that was taken is missing.
         number = next(taken)
-        assert len(session) == number
+        with ThreadPoolExecutor(1) as others:
+            assert others.submit(len, session).result() == number
         with pytest.raises(BackpressureError):
             memory.session("b").save_state({"n": 1})
     # Nobody else writes and no thread helps: the next call itself finds that the reader is gone.
@@ -412,3 +414,32 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(CorruptionError):
             opened(tmp_path)
+
+
+def test_a_snapshot_within_a_snapshot_is_the_same_one(memory: memopt.Memory) -> None:
+    """Readers that each hold one and want another would wait for each other."""
+    home = home_of(memory)
+    memory.session("a").append({"n": 0})
+    gate = threading.Barrier(8)
+    moments: list[tuple[int, int]] = []
+
+    def read() -> None:
+        gate.wait()
+        for _ in range(20):
+            with home.snapshot() as tables:
+                outer = tables.tail.scan((0, 0), 1000)
+                with home.snapshot() as within:
+                    moments.append((len(outer), len(within.tail.scan((0, 0), 1000))))
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for number in range(50):
+        memory.session("a").append({"n": number})
+    for thread in threads:
+        thread.join()
+    assert len(moments) == 160
+    assert all(outer == within for outer, within in moments)
+    assert home.oldest_reader_seconds() == 0.0
+    with home.snapshot() as tables:
+        assert len(tables.tail.scan((0, 0), 1000)) == 51

@@ -1,12 +1,16 @@
 """Which sessions there are, by scope, a page at a time."""
 
+from collections.abc import Iterator
+from typing import Final
+
 from memopt.base.errors import CorruptionError, UsageError
 from memopt.base.protocols import Tables
 from memopt.base.records import SEQ_BITS, Reach, SessionInfo, SessionRow, to_datetime
-from memopt.sessions.names import ancestors_of
+from memopt.sessions.names import ancestors_of, check_name, check_scope
 from memopt.sessions.reading import NOW, Bound, LineReader
 
-LIMIT_MAX = 10_000
+LIMIT_MAX: Final = 10_000
+_SCOPES_AT_ONCE: Final = 256
 
 
 def scope_numbers(tables: Tables, scope: str, reach: Reach) -> list[int]:
@@ -22,32 +26,48 @@ def list_sessions(
     tables: Tables, scope: str | None, reach: Reach,
     after: tuple[str, str] | None, limit: int, bound: Bound,
 ) -> list[SessionRow]:  # fmt: skip
-    """Up to `limit` rows behind `after`, a (scope, id) that was listed: scope by scope, in the
-    order in which sessions were made. `scope` None: all scopes."""
+    """Up to `limit` rows behind the place of `after`, a (scope, id) that need not be there any
+    more: scope by scope, each by id. `scope` None: all scopes."""
     if not 0 < limit <= LIMIT_MAX:
         raise UsageError(f"expected 1 to {LIMIT_MAX}, got {limit}", field="limit")
-    behind = None
     if after is not None:
-        behind = tables.sessions.find(*after)
-        if behind is None:
-            raise UsageError(f"there is no session {after!r} to go on from", field="after")
-    if scope is None:
-        numbers: list[int | None] = [None]
-    else:
-        numbers = list(scope_numbers(tables, scope, reach))
-        if behind is not None and behind.scope_number in numbers:
-            numbers = numbers[numbers.index(behind.scope_number) :]
+        try:
+            at, last = after
+        except (TypeError, ValueError):
+            raise UsageError("expected a scope and an id", field="after") from None
+        check_scope(at, field="after[0]")
+        check_name(last, field="after[1]")
     found: list[SessionRow] = []
-    for number in numbers:
-        last = behind.session if behind is not None else 0
-        behind = None
+    for number, path in _scopes(tables, scope, reach, None if after is None else after[0]):
+        last = after[1] if after is not None and path == after[0] else ""
         while len(found) < limit:
-            rows = tables.sessions.page(number, last, limit - len(found))
+            rows = tables.sessions.by_id(number, last, limit - len(found))
             found += [row for row in rows if bound.sees(row.made_lsn, row.made_us)]
             if not rows:
                 break
-            last = rows[-1].session
+            last = rows[-1].id
+        if len(found) == limit:
+            break
     return found
+
+
+def _scopes(
+    tables: Tables, scope: str | None, reach: Reach, start: str | None
+) -> Iterator[tuple[int, str]]:
+    """The scopes that are looked at, from `start` on: by path, or nearest first."""
+    if scope is None:
+        path = start or ""
+        while rows := tables.scopes.page(path, _SCOPES_AT_ONCE):
+            yield from rows
+            path = rows[-1][1] + "\0"
+    elif reach is Reach.SUBTREE:
+        yield from ((n, path) for n, path in tables.scopes.subtree(scope) if path >= (start or ""))
+    else:
+        paths = [scope] if reach is Reach.EXACT else reversed(ancestors_of(scope))
+        for path in paths:
+            number = tables.scopes.number(path)
+            if number is not None and (start is None or len(path) <= len(start)):
+                yield number, path
 
 
 def describe(reader: LineReader, row: SessionRow, bound: Bound = NOW) -> SessionInfo:

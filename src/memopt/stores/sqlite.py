@@ -83,6 +83,7 @@ class SqliteHome:
         self._readers: set[SqliteReader] = set()
         self._slots = threading.BoundedSemaphore(_READERS_MAX)
         self._lock = threading.Lock()
+        self._local = threading.local()
         # SQLite answers "busy" at once, without waiting, to the second of two checkpoints.
         self._checkpoint_lock = threading.Lock()
         self.closed = False
@@ -99,24 +100,31 @@ class SqliteHome:
     # -- reading ----------------------------------------------------------------------------------
 
     def snapshot(self) -> "SqliteReader":
-        """A `with` block of reads that all see the same moment."""
+        """A `with` block of reads that all see the same moment: on one thread, also those of a
+        block within it."""
         if self.closed:
             raise StoreClosedError("the store is closed")
+        mine: SqliteReader | None = getattr(self._local, "reader", None)
+        if mine is not None and mine.depth:
+            # A second reader for a thread that holds one: a few such threads would wait for each
+            # other for ever.
+            return mine
         if not self._slots.acquire(timeout=_READER_WAIT_SECONDS):
             raise StoreError(f"no reader became free within {_READER_WAIT_SECONDS:g} s")
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        try:
-            with translated():
-                reader = SqliteReader(
-                    self._connect(_READER_CACHE_BYTES), self._give_back, self._mend
-                )
-        except BaseException:
-            self._slots.release()
-            raise
-        with self._lock:
-            self._readers.add(reader)
+            reader = self._idle.pop() if self._idle else None
+        if reader is None:
+            try:
+                with translated():
+                    reader = SqliteReader(
+                        self._connect(_READER_CACHE_BYTES), self._give_back, self._mend
+                    )
+            except BaseException:
+                self._slots.release()
+                raise
+            with self._lock:
+                self._readers.add(reader)
+        self._local.reader = reader
         return reader
 
     def oldest_reader_seconds(self) -> float:
@@ -321,6 +329,7 @@ class SqliteHome:
         self._budget.release("sqlite", charge)
 
     def _give_back(self, reader: "SqliteReader") -> None:
+        self._local.reader = None
         with self._lock:
             self._idle.append(reader)
         self._slots.release()
@@ -399,17 +408,21 @@ class SqliteReader:
         self.connection = connection
         self._mend = mend
         self.since = 0.0
+        self.depth = 0
+        """Blocks that are open, one within the other."""
         self._tables = bind_tables(connection)
         self._execute = connection.execute
         self._give_back = give_back
 
     def __enter__(self) -> Tables:
-        try:
-            self._execute("BEGIN")
-        except apsw.Error as error:
-            self._give_back(self)
-            raise translate(error) from error
-        self.since = time.monotonic()
+        if not self.depth:
+            try:
+                self._execute("BEGIN")
+            except apsw.Error as error:
+                self._give_back(self)
+                raise translate(error) from error
+            self.since = time.monotonic()
+        self.depth += 1
         return self._tables
 
     def __exit__(
@@ -418,14 +431,16 @@ class SqliteReader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.since = 0.0
-        try:
-            # A statement that failed is reported once more by the next call: `error` says it all.
-            with contextlib.suppress(apsw.Error) if error is not None else translated():
-                if not self.connection.get_autocommit():
-                    self._execute("COMMIT")
-        finally:
-            self._give_back(self)
+        self.depth -= 1
+        if not self.depth:
+            self.since = 0.0
+            try:
+                # A statement that failed is reported once more by the next: `error` says it all.
+                with contextlib.suppress(apsw.Error) if error is not None else translated():
+                    if not self.connection.get_autocommit():
+                        self._execute("COMMIT")
+            finally:
+                self._give_back(self)
         if isinstance(error, apsw.Error):
             raise self._judged(error) from error
 

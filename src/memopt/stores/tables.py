@@ -96,6 +96,13 @@ class SqliteScopes(_Table):
         ).fetchall()
         return [(v[0], v[1]) for v in (self._verify("scopes", row) for row in rows)]
 
+    def page(self, start: str, limit: int) -> list[tuple[int, str]]:
+        rows = self._execute(
+            "SELECT scope, path, crc FROM scopes WHERE path >= ? ORDER BY path LIMIT ?",
+            (start, limit),
+        ).fetchall()
+        return [(v[0], v[1]) for v in (self._verify("scopes", row) for row in rows)]
+
     def delete(self, number: int) -> None:
         self._execute("DELETE FROM scopes WHERE scope = ?", (number,))
 
@@ -141,6 +148,14 @@ class SqliteSessions(_Table):
             f"SELECT c.path, {_SESSION_COLUMNS} FROM sessions s JOIN scopes c ON s.scope = c.scope "
             f"WHERE s.session > ?1 {where}ORDER BY s.session LIMIT ?2",
             bindings,
+        ).fetchall()
+        return [self._row(row) for row in rows]
+
+    def by_id(self, scope_number: int, after: str, limit: int) -> list[SessionRow]:
+        rows = self._execute(
+            f"SELECT c.path, {_SESSION_COLUMNS} FROM sessions s JOIN scopes c ON s.scope = c.scope "
+            "WHERE s.scope = ? AND s.id > ? ORDER BY s.id LIMIT ?",
+            (scope_number, after, limit),
         ).fetchall()
         return [self._row(row) for row in rows]
 
