@@ -186,7 +186,7 @@ def rows_of(memory: Memory) -> list[Any]:
     """Every row of every table, and every index in its order."""
     home = memory._parts.directory.home
     with home.snapshot():
-        reader = next(reader for reader in home._readers if reader.since)
+        reader = next(reader for reader in home._readers._all if reader.since)
         return [reader.connection.execute(sql).fetchall() for sql in _every_row()]
 
 

@@ -31,7 +31,8 @@ from memopt.stores.acked import Acked, AckedPage
 from memopt.stores.ballast import Ballast
 from memopt.stores.lock import DirectoryLock
 from memopt.stores.repair import PAGE_BYTES
-from memopt.stores.sqlite import FRAME_BYTES, SqliteHome, translated
+from memopt.stores.sqlite import FRAME_BYTES, SqliteHome
+from memopt.stores.sqlite_errors import translated
 
 DATABASE: Final = "memopt.db"
 _STORE: Final = "store"

@@ -409,6 +409,7 @@ class Memory:
 
     def close(self) -> None:
         """Finish what was begun and let go of the directory. May be called twice."""
+        self._parts.committer.refuse_reentry()
         with self._close_lock:
             if self._closed:
                 return

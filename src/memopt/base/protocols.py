@@ -223,6 +223,9 @@ class Reader(Protocol):
     """Snapshots of a home. None may outlive the call that took it."""
 
     def snapshot(self) -> AbstractContextManager[Tables]: ...
+    def lookup(self) -> AbstractContextManager[Tables]:
+        """The same for a short read of what never changes, also within a snapshot."""
+        ...
 
 
 class Writer(Protocol):

@@ -27,11 +27,13 @@ from memopt.base.events import Committed, Events
 from memopt.base.protocols import Clock, Tables, Writer
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 LSNS_OF_ONE: Final = 2
 """At most so many LSNs does a member of commit_one take: a session and its first message."""
 _PATIENCE_SHARE: Final = 0.5
 _PATIENCE_SECONDS_MIN: Final = 20e-6
+_PATIENCE_SECONDS_MAX: Final = 0.01
 LSN_BLOCK: Final = 1024
 """LSNs are handed out in blocks this large; a crash skips the rest of one."""
 
@@ -125,7 +127,9 @@ class GroupCommitter:
         """How many calls the next batch is likely to have: those of the last one come back."""
         self._commit_seconds = 0.0
         self._lock = threading.Lock()
-        self._queue_lock = threading.Lock()
+        self._holder = 0
+        """The thread that holds the lock, by its ident."""
+        self._queue_lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._failure: MemoptError | None = None
         self._closing = False
@@ -137,31 +141,47 @@ class GroupCommitter:
 
     def commit(self, member: Callable[[CommitTransaction], T]) -> T:
         """Run `member` in a commit and return what it returned, once that is durable."""
-        if self._may_go_alone() and self._lock.acquire(False):
-            try:
-                return self._commit_alone(member)
-            finally:
-                self._lock.release()
+        if self._may_go_alone():
+            return self._alone(self._commit_alone, member)
         return self._commit_queued(member)
 
     def commit_one(self, member: Callable[[CommitTransaction], T]) -> T:
         """The same for a member that makes one write, after everything that may fail: when it is
         alone, that statement is the commit, without a BEGIN and a COMMIT around it. Before a
         second write it calls `transaction.begin()`."""
-        if self._may_go_alone() and self._lock.acquire(False):
-            try:
-                return self._commit_bare(member)
-            finally:
-                self._lock.release()
+        if self._may_go_alone():
+            # `_alone`, written out: this is the path of nearly every append.
+            with self._lock:
+                self._holder = threading.get_ident()
+                try:
+                    return self._commit_bare(member)
+                finally:
+                    self._holder = 0
         return self._commit_queued(member)
 
     def _may_go_alone(self) -> bool:
         # Where commits are slow and others made the last one together, joining them is faster.
-        return self._expected == 1 and self._queue.empty()
+        return self._expected == 1 and self._queue.empty() and not self._lock.locked()
+
+    def _alone(self, run: Callable[[A], T], argument: A) -> T:
+        # In a `with` of a C lock, whose end no Ctrl-C can come between.
+        with self._lock:
+            self._holder = threading.get_ident()
+            try:
+                return run(argument)
+            finally:
+                self._holder = 0
+
+    def refuse_reentry(self) -> None:
+        """Raise rather than wait for oneself: a signal handler runs within whatever its thread was
+        doing, and that may be a commit."""
+        if self._holder == threading.get_ident():
+            raise StoreError("called from within a commit, as a signal handler may be: let it end")
 
     def _commit_queued(self, member: Callable[[CommitTransaction], T]) -> T:
         # A forked child has neither the thread nor whoever held the lock.
         self._ready()
+        self.refuse_reentry()
         waiting = _Waiting(member)
         with self._queue_lock:
             if self._closing:
@@ -182,7 +202,8 @@ class GroupCommitter:
 
     def exclusive(self, action: Callable[[], T]) -> T:
         """Run `action` between commits, on this thread: for what needs the connection itself."""
-        with self._lock:
+
+        def run(action: Callable[[], T]) -> T:
             self._ready()
             try:
                 return action()
@@ -190,8 +211,12 @@ class GroupCommitter:
                 self._disk_failed(error)
                 raise
 
+        self.refuse_reentry()
+        return self._alone(run, action)
+
     def close(self) -> None:
         """Let what waits finish, then refuse everything."""
+        self.refuse_reentry()
         with self._queue_lock:
             self._closing = True
             if self._thread is not None:
@@ -406,28 +431,38 @@ class GroupCommitter:
     # -- the committer thread ---------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="memopt-committer", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="memopt-committer", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise BackpressureError(
+                f"no thread could be started: {error}", limit="threads"
+            ) from error
+        self._thread = thread
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
             batch = [first]
             ended = not self._gather(batch, self._expected, self._patience_seconds())
-            with self._lock:
-                # Callers that arrive while the lock is awaited still join this batch.
-                ended = ended or not self._gather(batch, self._batch_max, 0.0)
-                self._commit_batch(batch)
+            # Callers that arrive while the lock is awaited still join this batch.
+            ended = not self._alone(self._commit_with_more, batch) or ended
             patient = self._patience_seconds() > 0.0
-            self._expected = len(batch) + self._queue.qsize() if patient else 1
+            back = len(batch) + self._queue.qsize() if patient else 1
+            self._expected = min(back, self._batch_max)
             for waiting in batch:
                 waiting.done.release()
             if ended:
                 return
 
+    def _commit_with_more(self, batch: list[_Waiting]) -> bool:
+        goes_on = self._gather(batch, self._batch_max, 0.0)
+        self._commit_batch(batch)
+        return goes_on
+
     def _patience_seconds(self) -> float:
         """How long to wait for those who are expected: less than what a commit of their own would
         cost them, and not at all where a commit is quick."""
-        seconds = self._commit_seconds * _PATIENCE_SHARE
+        seconds = min(self._commit_seconds * _PATIENCE_SHARE, _PATIENCE_SECONDS_MAX)
         return seconds if seconds >= _PATIENCE_SECONDS_MIN else 0.0
 
     def _gather(self, batch: list[_Waiting], count: int, seconds: float) -> bool:

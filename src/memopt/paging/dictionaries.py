@@ -98,7 +98,7 @@ class Dictionaries:
 
     def body(self, dictionary: int) -> bytes | None:
         """For the compressor: the bytes of a dictionary."""
-        with self._home.snapshot() as tables:
+        with self._home.lookup() as tables:
             row = tables.dictionaries.get(dictionary)
         return None if row is None else row.body
 

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
 
 import apsw
@@ -24,19 +23,19 @@ import apsw.sqlite_extra
 from memopt.base.budget import Budget
 from memopt.base.errors import (
     CorruptionError,
-    DiskFullError,
     MemoptError,
     StoreClosedError,
-    StoreError,
     StoreFailedError,
     StoreVersionError,
 )
 from memopt.base.protocols import Tables
 from memopt.base.records import Durability
 from memopt.base.units import KIB, MIB
+from memopt.stores.readers import Readers, Snapshot
 from memopt.stores.repair import PAGE_BYTES as PAGE_BYTES
 from memopt.stores.repair import Mender
 from memopt.stores.schema import APPLICATION_ID, migrate
+from memopt.stores.sqlite_errors import translate, translated
 from memopt.stores.tables import bind_tables
 from memopt.stores.wal_header import HEADER_BYTES, salt_of
 
@@ -44,12 +43,10 @@ T = TypeVar("T")
 
 FRAME_BYTES: Final = PAGE_BYTES + 24
 _CHECKSUM_BYTES: Final = 8
-_READERS_MAX: Final = 4
 _READER_CACHE_BYTES: Final = 512 * KIB
 _WRITER_CACHE_BYTES: Final = 2 * MIB
 _CONNECTION_BYTES: Final = 160 * KIB
 """Schema, statements and lookaside of one connection, measured."""
-_READER_WAIT_SECONDS: Final = 60.0
 _BUSY_MILLISECONDS: Final = 10_000
 
 
@@ -79,11 +76,8 @@ class SqliteHome:
         self.page_checksums = self._vfs == _CHECKSUM_VFS
         self._synchronous = "FULL" if durability is Durability.SYNC else "NORMAL"
         self._charged = 0
-        self._idle: list[SqliteReader] = []
-        self._readers: set[SqliteReader] = set()
-        self._slots = threading.BoundedSemaphore(_READERS_MAX)
         self._lock = threading.Lock()
-        self._local = threading.local()
+        self._readers = Readers(lambda: self._connect(_READER_CACHE_BYTES), self._mend)
         # SQLite answers "busy" at once, without waiting, to the second of two checkpoints.
         self._checkpoint_lock = threading.Lock()
         self.closed = False
@@ -99,39 +93,21 @@ class SqliteHome:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def snapshot(self) -> "SqliteReader":
-        """A `with` block of reads that all see the same moment: on one thread, also those of a
-        block within it."""
+    def snapshot(self) -> Snapshot:
+        """A `with` block of reads that all see the same moment. None of them within another."""
         if self.closed:
             raise StoreClosedError("the store is closed")
-        mine: SqliteReader | None = getattr(self._local, "reader", None)
-        if mine is not None and mine.depth:
-            # A second reader for a thread that holds one: a few such threads would wait for each
-            # other for ever.
-            return mine
-        if not self._slots.acquire(timeout=_READER_WAIT_SECONDS):
-            raise StoreError(f"no reader became free within {_READER_WAIT_SECONDS:g} s")
-        with self._lock:
-            reader = self._idle.pop() if self._idle else None
-        if reader is None:
-            try:
-                with translated():
-                    reader = SqliteReader(
-                        self._connect(_READER_CACHE_BYTES), self._give_back, self._mend
-                    )
-            except BaseException:
-                self._slots.release()
-                raise
-            with self._lock:
-                self._readers.add(reader)
-        self._local.reader = reader
-        return reader
+        return Snapshot(self._readers)
+
+    def lookup(self) -> Snapshot:
+        """The same for a short read of what never changes, also within a snapshot."""
+        if self.closed:
+            raise StoreClosedError("the store is closed")
+        return Snapshot(self._readers, is_lookup=True)
 
     def oldest_reader_seconds(self) -> float:
         """Age of the oldest snapshot that is open now; 0.0 when there is none."""
-        with self._lock:
-            since = [reader.since for reader in self._readers if reader.since]
-        return max(0.0, time.monotonic() - min(since)) if since else 0.0
+        return self._readers.oldest_seconds()
 
     def newest_page(self) -> int:
         """The highest page number in use; 0 when there is none."""
@@ -222,10 +198,10 @@ class SqliteHome:
         """What SQLite itself finds wrong with its structure, once what can be mended is; reads the
         whole file."""
         self._mend()
-        reader = self.snapshot()
         try:
-            with translated(), reader:
-                rows = reader.connection.execute("PRAGMA quick_check(20)").fetchall()
+            snapshot = self.snapshot()
+            with snapshot:
+                rows = snapshot.connection.execute("PRAGMA quick_check(20)").fetchall()
         except CorruptionError as error:
             return [str(error)]
         return [str(row[0]) for row in rows if row[0] != "ok"]
@@ -265,11 +241,12 @@ class SqliteHome:
                 self.checkpoint_restart(truncate=True)
         if not checkpoint:
             self.writer.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        for reader in self._readers:
+        self._readers.close()
+        for connection in self._readers.connections():
             with contextlib.suppress(apsw.Error):
                 if not checkpoint:
-                    reader.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-                reader.connection.close()
+                    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                connection.close()
         if self._checkpointer is not None:
             self._checkpointer.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._checkpointer.close()
@@ -282,7 +259,8 @@ class SqliteHome:
     def abandon(self) -> None:
         """In a forked child: never close, for closing would end the parent's log."""
         self.closed = True
-        connections = [self.writer.connection, *(r.connection for r in self._readers)]
+        self._readers.close()
+        connections = [self.writer.connection, *self._readers.connections()]
         if self._checkpointer is not None:
             connections.append(self._checkpointer)
         for connection in connections:
@@ -327,12 +305,6 @@ class SqliteHome:
         charge = cache_bytes + _CONNECTION_BYTES
         self._charged -= charge
         self._budget.release("sqlite", charge)
-
-    def _give_back(self, reader: "SqliteReader") -> None:
-        self._local.reader = None
-        with self._lock:
-            self._idle.append(reader)
-        self._slots.release()
 
 
 class SqliteWriter:
@@ -396,64 +368,6 @@ class SqliteWriter:
         return apsw.SQLITE_OK
 
 
-class SqliteReader:
-    """One reading connection and its snapshot; used by one thread at a time."""
-
-    def __init__(
-        self,
-        connection: apsw.Connection,
-        give_back: Callable[["SqliteReader"], None],
-        mend: Callable[[], bool],
-    ) -> None:
-        self.connection = connection
-        self._mend = mend
-        self.since = 0.0
-        self.depth = 0
-        """Blocks that are open, one within the other."""
-        self._tables = bind_tables(connection)
-        self._execute = connection.execute
-        self._give_back = give_back
-
-    def __enter__(self) -> Tables:
-        if not self.depth:
-            try:
-                self._execute("BEGIN")
-            except apsw.Error as error:
-                self._give_back(self)
-                raise translate(error) from error
-            self.since = time.monotonic()
-        self.depth += 1
-        return self._tables
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.depth -= 1
-        if not self.depth:
-            self.since = 0.0
-            try:
-                # A statement that failed is reported once more by the next: `error` says it all.
-                with contextlib.suppress(apsw.Error) if error is not None else translated():
-                    if not self.connection.get_autocommit():
-                        self._execute("COMMIT")
-            finally:
-                self._give_back(self)
-        if isinstance(error, apsw.Error):
-            raise self._judged(error) from error
-
-    def _judged(self, error: apsw.Error) -> MemoptError:
-        """Ours for SQLite's; a page that failed its checksum is mended for the next read. This one
-        has lost its snapshot."""
-        judged = translate(error)
-        if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA and self._mend():
-            judged = CorruptionError("a database page failed its checksum, and was mended")
-            judged.mended = True
-        return judged
-
-
 # -- the checksum VFS -----------------------------------------------------------------------------
 
 _CHECKSUM_VFS: Final = "cksmvfs"
@@ -505,47 +419,6 @@ def _reserved_bytes(path: Path) -> int:
     with open(path, "rb") as file:
         header = file.read(21)
     return header[20] if len(header) == 21 else 0
-
-
-# -- errors ---------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Turns SQLite's errors into ours."""
-    try:
-        yield
-    except apsw.Error as error:
-        raise translate(error) from error
-
-
-def translate(error: apsw.Error) -> MemoptError:
-    """The error of ours that tells the caller what to do about one of SQLite's."""
-    extended = getattr(error, "extendedresult", 0)
-    match error:
-        case apsw.FullError():
-            return DiskFullError("the disk is full", limit="disk", retry_after_seconds=5.0)
-        case apsw.CorruptError() | apsw.NotADBError():
-            return CorruptionError(f"the database is damaged: {error}")
-        case apsw.IOError() if extended in _DAMAGED:
-            return CorruptionError("a database page fails its checksum or is cut short")
-        case apsw.IOError() | apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError():
-            code = apsw.mapping_extended_result_codes.get(extended, extended)
-            return StoreFailedError(f"the disk failed: {error} ({code})")
-        case apsw.ConnectionClosedError():
-            return StoreClosedError("the store is closed")
-        case apsw.NoMemError():
-            return StoreError("SQLite found no memory")
-    return StoreError(f"SQLite: {error}")
-
-
-_DAMAGED: Final = frozenset(
-    {
-        apsw.SQLITE_IOERR_DATA,
-        apsw.SQLITE_IOERR_SHORT_READ,
-        apsw.SQLITE_IOERR_CORRUPTFS,
-    }
-)
 
 
 def sqlite_memory_bytes() -> int:
