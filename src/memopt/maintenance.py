@@ -46,13 +46,21 @@ class Maintenance:
 
     def _run(self) -> None:
         while not self._stop.wait(self._period_seconds):
-            try:
-                self.once()
-            except (StoreClosedError, StoreFailedError):
-                return
-            except MemoptError as error:
-                # Full disks and budgets pass; the next round tries again.
-                _log.warning("maintenance was put off: %s", error)
-            except Exception:  # noqa: BLE001 - logged, with its traceback
-                # A door: a defect here must be seen, and must not stop what serves users.
-                _log.exception("maintenance failed")
+            for step in self._steps:
+                if self._stop.is_set() or not self._try(step):
+                    return
+
+    def _try(self, step: Callable[[], None]) -> bool:
+        """One step, which is in no other's way; False once the store is closed."""
+        try:
+            with self._lock:
+                step()
+        except (StoreClosedError, StoreFailedError):
+            return False
+        except MemoptError as error:
+            # Full disks and budgets pass; the next round tries again.
+            _log.warning("maintenance was put off: %s", error)
+        except Exception:  # noqa: BLE001 - logged, with its traceback
+            # A door: a defect here must be seen, and must not stop what serves users.
+            _log.exception("maintenance failed")
+        return True

@@ -423,6 +423,7 @@ class Memory:
             last.callback(parts.committer.close)
             last.callback(parts.subscriptions.close)
             last.callback(parts.maintenance.close)
+            last.callback(parts.dictionaries.stop_learning)
             last.callback(self._stop_serving)
 
     def __enter__(self) -> Self:

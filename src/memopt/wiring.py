@@ -186,7 +186,10 @@ def _wire_parts(
             config=config, clock=clock, budget=budget, metrics=metrics, events=events,
             directory=directory, committer=committer, subscriptions=subscriptions,
             history=History(home, compressor), pager=pager, dictionaries=dictionaries,
-            residents=residents, sessions=Sessions(config, transcripts, branches, reader, states),
+            residents=residents, sessions=Sessions(
+                config, min(config.message_bytes_max, config.budget_bytes // 4), transcripts,
+                branches, reader, states,
+            ),
             forgetting=forgetting, checking=checking, compaction=compaction,
             maintenance=Maintenance(config.maintenance_seconds, steps), serve=serve_owner,
             release=release,
@@ -209,9 +212,15 @@ def _steps(
         return steps
 
     def learn() -> None:
-        for tenant in storage.dictionaries.due():
-            install_learnt(storage.dictionaries, storage.committer, events, tenant, None)
-            trim_heap()
+        dictionaries = storage.dictionaries
+        if not dictionaries.due() or not dictionaries.learning.acquire(blocking=False):
+            return
+        try:
+            for tenant in dictionaries.due():
+                install_learnt(dictionaries, storage.committer, events, tenant, None)
+                trim_heap()
+        finally:
+            dictionaries.learning.release()
 
     def restore_ballast() -> None:
         directory.ballast.restore()

@@ -268,8 +268,10 @@ class RemoteSession(_SessionVerbs):
     def writer(self, message: Any, *, key: str | None = None) -> MessageWriter:
         # It is collected on this side, and travels when it is whole.
         return MessageWriter(
-            dict(message), self._pool.config, lambda whole: self.append(whole, key=key)
-        )
+            dict(message), lambda whole: self.append(whole, key=key),
+            bytes_max=self._pool.config.message_bytes_max,
+            spool_bytes=self._pool.config.spool_bytes,
+        )  # fmt: skip
 
     @_as(Session.fork)
     def fork(self, id: str, *, at: int | None = None) -> Session:

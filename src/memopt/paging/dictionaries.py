@@ -87,6 +87,10 @@ class Dictionaries:
         dictionary they were written with and every version costs its bytes."""
         self._chance = random.Random(0)
         self._lock = threading.Lock()
+        self.learning = threading.RLock()
+        """Held from the first sample read to the install: compact(), which holds it too, must not
+        take a dictionary for newer than what was forgotten while it was learnt."""
+        self._is_closing = False
         self._charge = _CACHED_MAX * _CACHED_BYTES + (
             _SAMPLED_TENANTS_MAX * _SAMPLES_MAX * _SAMPLE_BYTES
         )
@@ -151,6 +155,10 @@ class Dictionaries:
             for scope in scopes:
                 self._current.pop(scope, None)
 
+    def stop_learning(self) -> None:
+        """What is being learnt is not waited for."""
+        self._is_closing = True
+
     def close(self) -> None:
         self._budget.release("dictionaries", self._charge)
 
@@ -186,17 +194,25 @@ class Dictionaries:
             total += row.raw_bytes
         return raws
 
+    def _is_wanted(self) -> bool:
+        return not self._is_closing
+
     def _train(self, tenant: int, raws: list[tuple[int, bytes]]) -> list[Trained]:
         scopes = sorted({scope for scope, _ in raws})
         if len(scopes) >= self._scopes_min:
             common = train_dictionary(
-                raws, size_bytes=self._size_bytes, scopes_min=self._scopes_min
-            )
+                raws, size_bytes=self._size_bytes, scopes_min=self._scopes_min,
+                is_wanted=self._is_wanted,
+            )  # fmt: skip
             return [] if common is None else [Trained(tenant, common, len(raws))]
         trained = []
         for scope in scopes:
             own = [sample for sample in raws if sample[0] == scope]
-            body = train_dictionary(own, size_bytes=self._size_bytes, scopes_min=1)
+            if not self._is_wanted():
+                break
+            body = train_dictionary(
+                own, size_bytes=self._size_bytes, scopes_min=1, is_wanted=self._is_wanted
+            )
             if body is not None:
                 trained.append(Trained(scope, body, len(own)))
         return trained

@@ -73,6 +73,10 @@ class Compaction:
 
     def run(self, progress: Callable[[int, int], None] | None) -> Compacted:
         """All of it, in the order in which a step helps the next."""
+        with self._dictionaries.learning:
+            return self._run(progress)
+
+    def _run(self, progress: Callable[[int, int], None] | None) -> Compacted:
         report = progress or (lambda done, total: None)
         report(0, 100)
         self._expire()
@@ -433,14 +437,27 @@ def install_learnt(
     samples: list[tuple[int, PageRow]] | None,
 ) -> int:  # fmt: skip
     """Learn and install the dictionaries of a tenant; how many."""
+    with dictionaries.learning:
+        return _install_learnt(dictionaries, committer, events, tenant, samples)
+
+
+def _install_learnt(
+    dictionaries: Dictionaries, committer: GroupCommitter, events: Events, tenant: int,
+    samples: list[tuple[int, PageRow]] | None,
+) -> int:  # fmt: skip
+    # What was forgotten later may be in a sample, so a dictionary is as old as its samples are.
+    lsn = committer.lsn
     trained: list[Trained] = dictionaries.learn(tenant, samples)
     for item in trained:
 
         def member(transaction: CommitTransaction, item: Trained = item) -> DictionaryRow | None:
-            # The scope may be gone since.
-            if transaction.tables.scopes.path(item.scope) is None:
+            tables = transaction.tables
+            # The scope may be gone since, or something of it forgotten.
+            if tables.scopes.path(item.scope) is None:
                 return None
-            return dictionaries.install(transaction.tables, item, transaction.lsn)
+            if int(tables.meta.get(f"{SUSPECT}{item.scope}") or b"0") > lsn:
+                return None
+            return dictionaries.install(tables, item, lsn)
 
         row = committer.commit(member)
         dictionaries.refresh(item.scope)

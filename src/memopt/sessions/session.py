@@ -31,6 +31,9 @@ class Sessions(NamedTuple):
     """What handles work on: shared by all of a store."""
 
     config: Config
+    message_bytes_max: int
+    """The config's, or a quarter of the budget: what is stored must be possible to read, and a
+    message is there four times for a moment, as it is sealed or decoded."""
     transcripts: Transcripts
     branches: Branches
     reader: LineReader
@@ -77,8 +80,8 @@ class Session:
         """
         config = self._sessions.config
         body = encode_message(
-            message, bytes_max=config.message_bytes_max, depth_max=config.message_depth_max,
-            field="message",
+            message, bytes_max=self._sessions.message_bytes_max,
+            depth_max=config.message_depth_max, field="message",
         )  # fmt: skip
         said = Said((body,), _said_us(at), _actor(actor), None, _idempotency_key(key))
         return self._sessions.transcripts.append(self._key, self._agent, said)
@@ -89,20 +92,19 @@ class Session:
     ) -> Receipt:  # fmt: skip
         """Add messages in one commit: all of them or none. Raises ConflictError unless `if_head` is
         the session's head (0: it is not there yet)."""
-        config = self._sessions.config
+        config, bytes_max = self._sessions.config, self._sessions.message_bytes_max
         bodies = [
             encode_message(
-                message, bytes_max=config.message_bytes_max, depth_max=config.message_depth_max,
+                message, bytes_max=bytes_max, depth_max=config.message_depth_max,
                 field=f"messages[{index}]",
             )
             for index, message in enumerate(messages)
         ]  # fmt: skip
         if not bodies:
             raise UsageError("expected at least one message", field="messages")
-        if sum(map(len, bodies)) > config.message_bytes_max:
+        if sum(map(len, bodies)) > bytes_max:
             raise UsageError(
-                f"{sum(map(len, bodies))} bytes encoded, at most {config.message_bytes_max} in one "
-                "call",
+                f"{sum(map(len, bodies))} bytes encoded, at most {bytes_max} in one call",
                 field="messages",
             )
         said = Said(bodies, _said_us(at), _actor(actor), if_head, _idempotency_key(key))
@@ -113,7 +115,10 @@ class Session:
         if not isinstance(message, Mapping):
             raise UsageError(f"expected a dict, got {type(message).__name__}", field="message")
         return MessageWriter(
-            dict(message), self._sessions.config, lambda whole: self.append(whole, key=key)
+            dict(message),
+            lambda whole: self.append(whole, key=key),
+            bytes_max=self._sessions.message_bytes_max,
+            spool_bytes=self._sessions.config.spool_bytes,
         )
 
     # -- reading ----------------------------------------------------------------------------------

@@ -234,17 +234,23 @@ class Transcripts:
         is of an earlier run. Looks a little further along all tails at each call."""
         since_us = self._clock.now_us() - round(idle_seconds * 1e6)
         found: list[SessionKey] = []
-        with self._home.snapshot() as tables:
-            for _ in range(_SWEPT_MAX):
-                first = tables.tail.scan((self._swept, SEQ_MASK), 1)
-                self._swept = line = first[0][0] if first else 0
-                if not first:
-                    break
-                last = tables.tail.last(line)
-                ((seq, record),) = tables.tail.range(line, last or 0, SEQ_MASK + 1)
-                with contextlib.suppress(CorruptionError):
-                    if open_record(line, seq, record).committed_us < since_us:
-                        found += self._without_row(tables, line)
+        try:
+            with self._home.snapshot() as tables:
+                for _ in range(_SWEPT_MAX):
+                    first = tables.tail.scan((self._swept, SEQ_MASK), 1)
+                    self._swept = line = first[0][0] if first else 0
+                    if not first:
+                        break
+                    last = tables.tail.last(line)
+                    ((seq, record),) = tables.tail.range(line, last or 0, SEQ_MASK + 1)
+                    with contextlib.suppress(CorruptionError):
+                        if open_record(line, seq, record).committed_us < since_us:
+                            found += self._without_row(tables, line)
+        except CorruptionError:
+            # A page of the tails themselves: go on behind it, at some later session.
+            with self._home.snapshot() as tables:
+                behind = tables.sessions.page(None, self._swept, 1)
+            self._swept = behind[0].session if behind else 0
         return found
 
     def _without_row(self, tables: Tables, line: int) -> list[SessionKey]:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from memopt.base.config import Config
 from memopt.base.errors import UsageError
 from memopt.base.records import Receipt
 
@@ -17,17 +16,18 @@ class MessageWriter:
     """
 
     def __init__(
-        self, message: dict[str, Any], config: Config, append: Callable[[dict[str, Any]], Receipt]
-    ) -> None:
+        self, message: dict[str, Any], append: Callable[[dict[str, Any]], Receipt],
+        *, bytes_max: int, spool_bytes: int,
+    ) -> None:  # fmt: skip
         content = message.get("content")
         if not isinstance(content, str | None):
             raise UsageError("expected text or nothing to begin with", field="message.content")
         self._message = message
         self._append = append
-        self._bytes_max = config.message_bytes_max
+        self._bytes_max = bytes_max
         self._size_bytes = 0
         # Closed by abandon().
-        spool = tempfile.SpooledTemporaryFile[bytes](max_size=config.spool_bytes)
+        spool = tempfile.SpooledTemporaryFile[bytes](max_size=spool_bytes)
         self._spool: tempfile.SpooledTemporaryFile[bytes] | None = spool
         if content:
             self.write(content)
