@@ -11,6 +11,7 @@ from memopt.base.errors import UsageError
 from memopt.base.records import Reach, Selector
 from memopt.codecs.frame import dictionary_of
 from memopt.memory import Memory
+from memopt.sessions import compaction
 from memopt.wiring import open_memory
 
 SETTINGS: dict[str, Any] = {
@@ -278,3 +279,34 @@ def test_forgetting_one_tenant_leaves_the_dictionary_of_another(memory: Memory) 
     assert len(after) == 1
     assert after[0] in before
     assert {info.scope.partition("/")[0] for info in memory.sessions(None)} == {"two"}
+
+
+def test_a_dictionary_that_was_being_learnt_while_somebody_forgot_is_not_kept(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was forgotten is in its samples; its install comes after the forgetting."""
+    secret = "the secret of the red house by the sea, which nobody else may ever hear of"
+    for number in range(40):
+        session = memory.session(f"s{number}", scope="acme/u")
+        session.append({"role": "user", "content": f"{secret} {number} " * 12})
+        session.append({"role": "user", "content": f"{secret} {number} " * 12})
+    parts = memory._parts
+    learn = parts.dictionaries.learn
+    found: list[int] = []
+
+    def meanwhile(tenant: int, samples: Any = None) -> Any:
+        trained = learn(tenant, samples)
+        found.append(sum(secret.encode()[:20] in item.body for item in trained))
+        if len(found) == 1:
+            memory.forget(Selector(scope="acme/u", containing="red house"))
+            memory.session("other", scope="acme/u").append({"role": "user", "content": "hello"})
+        return trained
+
+    with parts.directory.home.snapshot() as tables:
+        tenant = tables.scopes.number("acme")
+    assert tenant is not None
+    samples = list(parts.compaction._samples().get(tenant, []))
+    monkeypatch.setattr(parts.dictionaries, "learn", meanwhile)
+    compaction.install_learnt(parts.dictionaries, parts.committer, parts.events, tenant, samples)
+    assert found[0], "the dictionary would have held it"
+    assert rows(memory, "SELECT body FROM dictionaries") == []

@@ -1,5 +1,7 @@
 """What a committer does when something fails under it: whom it tells, and whether it goes on."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import memopt
 from memopt.base.clock import ManualClock
 from memopt.base.errors import CorruptionError, DiskFullError, StoreFailedError
+from memopt.base.events import Committed
 from memopt.journal.commit import CommitTransaction, _Waiting
 
 
@@ -181,3 +184,78 @@ def test_a_limit_of_lsns_is_stored_with_the_first_of_them(memory: memopt.Memory)
     assert later is not None
     assert later > memory.lsn > limit
     assert memory._parts.directory.acked.record.lsn_limit == later
+
+
+def test_a_signal_handler_within_a_commit_is_refused_rather_than_waited_for(
+    memory: memopt.Memory,
+) -> None:
+    """Here the member stands for the handler: both run on the thread that holds the lock."""
+    session, committer = memory.session("s"), memory._parts.committer
+    refused: list[memopt.StoreError] = []
+
+    def handler(transaction: CommitTransaction) -> None:
+        for call in (lambda: session.append({"n": 1}), memory.close, memory.compact):
+            with pytest.raises(memopt.StoreError, match="within a commit") as caught:
+                call()
+            refused.append(caught.value)
+
+    committer.commit(handler)
+    assert len(refused) == 3
+    assert session.append({"n": 2}).seq == 0
+
+
+def test_a_thread_that_cannot_start_is_said_so_and_is_no_obstacle_later(
+    memory: memopt.Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committer = memory._parts.committer
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(committer, "_may_go_alone", lambda: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(memopt.BackpressureError, match="thread"):
+            memory.session("s").append({"n": 1})
+    assert memory.session("s").append({"n": 2}).seq == 0
+
+
+def test_a_slow_commit_makes_nobody_wait_for_long_and_no_batch_too_large(tmp_path: Path) -> None:
+    with memopt.open(
+        tmp_path / "slow", budget="32MiB", durability="os", maintenance_seconds=0,
+        commit_batch_max=3,
+    ) as memory:  # fmt: skip
+        committer = memory._parts.committer
+        members: list[int] = []
+        emit = committer._events.emit
+
+        def watched(event: Any) -> None:
+            if isinstance(event, Committed):
+                members.append(event.members)
+            emit(event)
+
+        committer._events.emit = watched
+        commit = committer._writer.commit
+
+        def slow() -> None:
+            time.sleep(0.02)
+            commit()
+
+        committer._writer.commit = slow  # type: ignore[method-assign]
+
+        def work(thread: int) -> None:
+            for number in range(12):
+                memory.session(f"s{thread}").append({"n": number})
+
+        threads = [threading.Thread(target=work, args=(each,)) for each in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert max(members) == 3
+        committer._commit_seconds = 600.0
+        committer._expected = 3
+        started = time.monotonic()
+        memory.session("s0").append({"n": 12})
+        assert time.monotonic() - started < 1.0
+        assert len(memory.session("s0")) == 13

@@ -263,3 +263,28 @@ def test_idle_tails_are_sealed_whoever_left_them(tmp_path: Path) -> None:
         assert len(parts.residents) == 1
         touched = {info.id: info.touched_at for info in memory.sessions()}
         assert touched["of a run before"] < touched["resident"]
+
+
+def test_a_damaged_page_of_the_tails_is_not_in_the_way_of_those_behind_it(
+    memory: memopt.Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        memory.session(name).append({"n": 0})
+    parts = memory._parts
+    transcripts = parts.sessions.transcripts
+    with parts.directory.home.snapshot() as tables:
+        first = tables.sessions.find("default", "a")
+        assert first is not None
+        kind = type(tables.tail)
+    scan = kind.scan
+
+    def damaged(tail: Any, after: tuple[int, int], limit: int) -> Any:
+        if after[0] < first.line:
+            raise memopt.CorruptionError("a database page fails its checksum")
+        return scan(tail, after, limit)
+
+    monkeypatch.setattr(kind, "scan", damaged)
+    parts.residents.shrink(0.0)
+    for _ in range(3):
+        transcripts.seal_idle(-1)
+    assert [name for name in ("a", "b", "c") if memory.pages(name)] == ["b", "c"]
