@@ -906,3 +906,45 @@ def test_what_nobody_reads_any_more_leaves_with_its_last_reader(tmp_path: Path, 
             assert tables.scopes.number("default") is None
             assert tables.texts.get(1) is None
         assert [r.kind for r in memory.journal()] == [memopt.RecordKind.SESSION_DELETED] * 3
+
+
+def test_what_is_no_number_no_list_and_no_plan_is_refused_by_its_name(
+    memory: memopt.Memory,
+) -> None:
+    session = memory.session("s")
+    session.append({"n": 0})
+    anything: Any = memory
+    calls: dict[str, list[Callable[[], Any]]] = {
+        "limit": [
+            lambda: anything.sessions(limit="10"), lambda: anything.sessions(limit=2.5),
+            lambda: anything.check(limit=-5),
+        ],
+        "after": [
+            lambda: anything.sessions(after="ab"), lambda: anything.sessions(after={"a": 1}),
+            lambda: anything.check(after=2**80), lambda: anything.check(after="x"),
+        ],
+        "after[0]": [lambda: anything.sessions("acme", after=("beta", "s"))],
+        "since": [lambda: anything.journal("x"), lambda: anything.subscribe(since="x")],
+        "pending_max": [lambda: anything.subscribe(pending_max="x")],
+        "what": [lambda: anything.forget("x")],
+        "messages": [lambda: session.extend(anything), lambda: session.extend({"n": 1})],
+        "if_head": [lambda: session.extend([{"n": 1}], if_head="x")],  # type: ignore[arg-type]
+        "if_version": [lambda: session.save_state(1, if_version="x")],  # type: ignore[arg-type]
+    }  # fmt: skip
+    for field, refused in calls.items():
+        for call in refused:
+            with pytest.raises(memopt.UsageError) as error:
+                call()
+            assert error.value.field == field
+    assert len(session) == 1
+
+
+def test_a_message_that_could_not_be_read_back_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path, budget="16MiB") as memory:
+        with pytest.raises(memopt.UsageError, match=f"at most {4 * MIB}") as refused:
+            memory.session("s").append({"content": "x" * 5 * MIB})
+        assert refused.value.field == "message"
+        whole = {"content": "x" * (4 * MIB - 100)}
+        memory.session("s").append(whole)
+        assert list(memory.session("s").messages()) == [whole]
+        assert memory.check().clean

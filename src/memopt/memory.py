@@ -49,7 +49,7 @@ from memopt.sessions.checking import LOST, Checking
 from memopt.sessions.compaction import Compaction
 from memopt.sessions.forgetting import BACKUPS, Forgetting
 from memopt.sessions.listing import describe, list_sessions, scope_numbers
-from memopt.sessions.names import SessionKey, check_name, check_scope
+from memopt.sessions.names import SessionKey, check_count, check_name, check_scope
 from memopt.sessions.reading import NOW, SEQ_STOP, Bound, line_as_of, segments_of
 from memopt.sessions.residents import Residents
 from memopt.sessions.session import Session, Sessions, SessionView
@@ -203,6 +203,8 @@ class Memory:
     def journal(self, since: int | None = None) -> Iterator[JournalRecord]:
         """Every record above LSN `since`, in order, up to now. Lazy."""
         self._ready()
+        if since is not None:
+            check_count(since, field="since")
         return self._parts.history.read(since, lambda: self.lsn)
 
     def subscribe(
@@ -212,8 +214,9 @@ class Memory:
         `pending_max` records behind loses the oldest and gets a gap record."""
         self._ready()
         limit = self.config.subscription_pending_max if pending_max is None else pending_max
-        if limit < 1:
-            raise UsageError(f"expected at least 1, got {limit}", field="pending_max")
+        check_count(limit, field="pending_max", least=1)
+        if since is not None:
+            check_count(since, field="since")
         parts = self._parts
         subscription, lsn = parts.committer.exclusive(
             lambda: (parts.subscriptions.open(limit), parts.committer.lsn)
@@ -277,6 +280,10 @@ class Memory:
         listed in the receipt, for they cannot be reached."""
         self._writable()
         selector = what.selector if isinstance(what, ForgetPlan) else what
+        if not isinstance(selector, Selector):
+            raise UsageError(
+                f"expected a plan or a Selector, got {type(what).__name__}", field="what"
+            )
         return self._with_room(lambda: self._parts.forgetting.forget(selector))
 
     # -- upkeep -----------------------------------------------------------------------------------
@@ -288,6 +295,10 @@ class Memory:
         """Verify every checksum, length and sequence of up to `limit` sessions behind `after` (the
         cursor of an earlier report). Damaged sessions are quarantined and named."""
         self._ready()
+        if after is not None:
+            check_count(after, field="after")
+        if limit is not None:
+            check_count(limit, field="limit", least=1)
         report = self._parts.checking.check(
             after, limit, self._parts.directory.home.integrity, progress
         )

@@ -1,4 +1,4 @@
-"""Next door or here, the same dictionary; and nothing waits for a neighbour that does not answer."""
+"""Next door or here, the same dictionary; and nobody waits for a neighbour that never answers."""
 
 import logging
 import random

@@ -6,7 +6,7 @@ from typing import Final
 from memopt.base.errors import CorruptionError, UsageError
 from memopt.base.protocols import Tables
 from memopt.base.records import SEQ_BITS, Reach, SessionInfo, SessionRow, to_datetime
-from memopt.sessions.names import ancestors_of, check_name, check_scope
+from memopt.sessions.names import ancestors_of, check_count, check_name, check_scope
 from memopt.sessions.reading import NOW, Bound, LineReader
 
 LIMIT_MAX: Final = 10_000
@@ -28,15 +28,16 @@ def list_sessions(
 ) -> list[SessionRow]:  # fmt: skip
     """Up to `limit` rows behind the place of `after`, a (scope, id) that need not be there any
     more: scope by scope, each by id. `scope` None: all scopes."""
-    if not 0 < limit <= LIMIT_MAX:
-        raise UsageError(f"expected 1 to {LIMIT_MAX}, got {limit}", field="limit")
+    check_count(limit, field="limit", least=1, most=LIMIT_MAX)
     if after is not None:
-        try:
-            at, last = after
-        except (TypeError, ValueError):
-            raise UsageError("expected a scope and an id", field="after") from None
-        check_scope(at, field="after[0]")
-        check_name(last, field="after[1]")
+        if not isinstance(after, tuple | list) or len(after) != 2:
+            raise UsageError("expected a scope and an id", field="after")
+        check_scope(after[0], field="after[0]")
+        check_name(after[1], field="after[1]")
+        if scope is not None and reach is not Reach.SUBTREE:
+            reached = [scope] if reach is Reach.EXACT else ancestors_of(scope)
+            if after[0] not in reached:
+                raise UsageError(f"{after[0]!r} is not among the listed scopes", field="after[0]")
     found: list[SessionRow] = []
     for number, path in _scopes(tables, scope, reach, None if after is None else after[0]):
         last = after[1] if after is not None and path == after[0] else ""

@@ -57,6 +57,17 @@ def check_name(name: object, *, field: str) -> str:
     return str(name)
 
 
+def check_count(value: object, *, field: str, least: int = 0, most: int = 2**63 - 1) -> int:
+    """An integer within its limits: a count, a place, a version, an LSN."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"expected an integer, got {type(value).__name__}", field=field)
+    if value < least:
+        raise UsageError(f"expected {least} or more, got {value}", field=field)
+    if value > most:
+        raise UsageError(f"expected {most} or less, got {value}", field=field)
+    return value
+
+
 def tenant_of(scope: str) -> str:
     return scope.partition("/")[0]
 

@@ -18,7 +18,7 @@ from memopt.base.records import (
 )
 from memopt.codecs.message import encode_json, encode_message
 from memopt.sessions.branches import Branches
-from memopt.sessions.names import SessionKey, check_name
+from memopt.sessions.names import SessionKey, check_count, check_name
 from memopt.sessions.reading import NOW, SEQ_STOP, Bound, LineReader
 from memopt.sessions.states import States
 from memopt.sessions.transcripts import Said, Transcripts
@@ -93,6 +93,10 @@ class Session:
         """Add messages in one commit: all of them or none. Raises ConflictError unless `if_head` is
         the session's head (0: it is not there yet)."""
         config, bytes_max = self._sessions.config, self._sessions.message_bytes_max
+        if isinstance(messages, Mapping | str | bytes) or not isinstance(messages, Iterable):
+            raise UsageError(f"expected messages, got {type(messages).__name__}", field="messages")
+        if if_head is not None:
+            check_count(if_head, field="if_head")
         bodies = [
             encode_message(
                 message, bytes_max=bytes_max, depth_max=config.message_depth_max,
@@ -149,7 +153,9 @@ class Session:
 
     def truncate(self, at: int, *, if_head: int | None = None) -> Receipt:
         """Keep messages [0, at). What is cut off stays in the journal."""
-        return self._sessions.branches.truncate(self._key, _index(at, "at"), if_head)
+        if if_head is not None:
+            check_count(if_head, field="if_head")
+        return self._sessions.branches.truncate(self._key, check_count(at, field="at"), if_head)
 
     def pop(self) -> Message:
         """Take the last message off the session and return it. Raises NotFoundError when empty."""
@@ -168,13 +174,15 @@ class Session:
 
     def redact(self, seq: int) -> Receipt:
         """Take a message's content away, on every branch and for good. Its place stays."""
-        return self._sessions.branches.redact(self._key, _index(seq, "seq"))
+        return self._sessions.branches.redact(self._key, check_count(seq, field="seq"))
 
     def fork(self, id: str, *, at: int | None = None) -> "Session":
         """A new session of the same scope that shares messages [0, at) with this one. Raises
         ConflictError when `id` is taken."""
         key = SessionKey(self.scope, check_name(id, field="id"))
-        self._sessions.branches.fork(self._key, key, None if at is None else _index(at, "at"))
+        self._sessions.branches.fork(
+            self._key, key, None if at is None else check_count(at, field="at")
+        )
         return Session(self._sessions, key, self._agent)
 
     def delete(self) -> None:
@@ -195,6 +203,8 @@ class Session:
             field="value",
         )  # fmt: skip
         name = check_name(name, field="name")
+        if if_version is not None:
+            check_count(if_version, field="if_version")
         return self._sessions.states.save(self._key, self._agent, name, raw, if_version)
 
     def load_state(self, *, name: str = "main", version: int | None = None) -> State | None:
@@ -258,16 +268,8 @@ def _entries(
 
 
 def _range(start: int, stop: int | None) -> tuple[int, int]:
-    first = _index(start, "start")
-    return first, SEQ_STOP if stop is None else _index(stop, "stop")
-
-
-def _index(value: object, field: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"expected an integer, got {type(value).__name__}", field=field)
-    if value < 0:
-        raise UsageError(f"expected 0 or more, got {value}", field=field)
-    return value
+    first = check_count(start, field="start")
+    return first, SEQ_STOP if stop is None else check_count(stop, field="stop")
 
 
 def _said_us(at: datetime | None) -> int | None:
