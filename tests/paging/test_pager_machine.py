@@ -176,7 +176,7 @@ class PagerMachine(RuleBasedStateMachine):
         except BudgetError:
             assert size > self.budget.limit_bytes - self.budget.owners().get("policies", 0)
         else:
-            self.budget.release("pages", size)
+            self.budget.release("reading", size)
 
     @rule(size=st.integers(0, 70 * KIB))
     def room_is_made_for_somebody_else(self, size: int) -> None:

@@ -28,10 +28,12 @@ class Budget:
             used = self.used_bytes + size_bytes
             if used > self.limit_bytes:
                 return False
+            held = self._owners.get(owner, 0)
+            # No call from here on, for a Ctrl-C comes after calls: both or neither.
             self.used_bytes = used
+            self._owners[owner] = held + size_bytes
             if used > self.used_bytes_max:
                 self.used_bytes_max = used
-            self._owners[owner] = self._owners.get(owner, 0) + size_bytes
             return True
 
     def reserve(self, owner: str, size_bytes: int) -> None:
@@ -65,6 +67,13 @@ class Budget:
 
     def free_bytes(self) -> int:
         return self.limit_bytes - self.used_bytes
+
+    def release_all(self, owner: str) -> None:
+        """Give back whatever an owner has."""
+        with self._lock:
+            held = self._owners.get(owner, 0)
+            self._owners[owner] = 0
+            self.used_bytes -= held
 
     def owners(self) -> dict[str, int]:
         """Bytes by owner, largest first."""

@@ -8,9 +8,10 @@ Invariant: what the budget holds for "pages" and "texts" is exactly the table's 
 choosing victims (policies), making pages (page_writer.py), when to be idle (maintenance).
 """
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from memopt.base.budget import Budget
 from memopt.base.errors import CorruptionError
@@ -23,7 +24,27 @@ from memopt.codecs.texts import text_decoder
 from memopt.paging.page_table import ROW_BYTES, PageTable, heap_bytes, row_bytes
 from memopt.paging.text_cache import TextCache
 
-_OWNER = "pages"
+_OWNER: Final = "pages"
+_READING: Final = "reading"
+"""Owner of what is there while a page is brought in."""
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _whole(method: F) -> F:
+    """A Ctrl-C may come between two columns of a row. Everything here can be brought in again, so
+    then everything is let go."""
+
+    @functools.wraps(method)
+    def guarded(self: "Pager", *arguments: Any) -> Any:
+        try:
+            return method(self, *arguments)
+        except Exception:
+            raise
+        except BaseException:
+            self._let_all_go()
+            raise
+
+    return cast("F", guarded)
 
 
 TextRefs = tuple[tuple[bytes, int], ...]
@@ -75,6 +96,7 @@ class Pager:
         self._lock = threading.RLock()
         self._table = PageTable()
         self._texts = TextCache(budget)
+        self._make_policy = make_policy
         self._hot = make_policy()
         self._warm = make_policy()
         self._policy_bytes = 0
@@ -96,6 +118,7 @@ class Pager:
                 found = fetched.pop(row.page)
             yield found
 
+    @_whole
     def _resident(self, row: PageRow) -> OpenPage | None:
         with self._lock:
             table = self._table
@@ -111,6 +134,7 @@ class Pager:
         self._events.emit(Hit(1))
         return OpenPage(row, Page(raw), text_decoder(texts))
 
+    @_whole
     def _fault(self, rows: Sequence[PageRow], scope: int) -> dict[int, OpenPage]:
         """Bring in the first of `rows`, and those after it that are not hot as far as there is
         room for them."""
@@ -134,7 +158,7 @@ class Pager:
                     break
                 raise
             finally:
-                self._budget.release(_OWNER, need)
+                self._budget.release(_READING, need)
             self._admit(fetched, scope)
             texts = {digest: fetched.values[text] for digest, text in fetched.texts}
             found[row.page] = OpenPage(row, fetched.page, text_decoder(texts))
@@ -193,7 +217,7 @@ class Pager:
                 raise CorruptionError(f"a text of page {page} does not decode to its length")
             return raw.decode()
         finally:
-            self._budget.release(_OWNER, 2 * raw_bytes)
+            self._budget.release(_READING, 2 * raw_bytes)
 
     def _held_texts(self, texts: TextRefs) -> dict[bytes, str]:
         held = {}
@@ -206,11 +230,11 @@ class Pager:
     # -- moving -----------------------------------------------------------------------------------
 
     def make_room(self, size_bytes: int) -> None:
-        """Reserve `size_bytes` for pages, demoting and evicting as needed. The caller releases
+        """Reserve `size_bytes` for reading, demoting and evicting as needed. The caller releases
         them. Raises BudgetError when everything evictable is gone and they still do not fit."""
-        while not self._budget.try_reserve(_OWNER, size_bytes):
+        while not self._budget.try_reserve(_READING, size_bytes):
             if not self._let_one_go():
-                self._budget.reserve(_OWNER, size_bytes)
+                self._budget.reserve(_READING, size_bytes)
                 return
 
     def make_free(self, size_bytes: int) -> None:
@@ -221,6 +245,16 @@ class Pager:
     def has_room(self, size_bytes: int) -> bool:
         return self._budget.free_bytes() >= size_bytes
 
+    def _let_all_go(self) -> None:
+        with self._lock:
+            self._table = PageTable()
+            self._hot, self._warm = self._make_policy(), self._make_policy()
+            self._texts.clear()
+            self._budget.release_all(_OWNER)
+            self._budget.release_all("policies")
+            self._policy_bytes = self.l1_bytes = self.l2_bytes = 0
+
+    @_whole
     def _let_one_go(self) -> bool:
         with self._lock:
             pages_bytes = self.l1_bytes + self.l2_bytes
@@ -240,6 +274,7 @@ class Pager:
         assert page is not None, "a tier that holds bytes has a victim"
         return self._table.slots[page]
 
+    @_whole
     def demote_idle(self, l1_seconds: float, l2_seconds: float) -> None:
         """Cool what was not touched for so long: L1 to L2, L2 to nowhere."""
         moment = self._clock.monotonic()
@@ -258,6 +293,7 @@ class Pager:
         if evicted:
             self._events.emit(Evicted(evicted, evicted_bytes, "idle"))
 
+    @_whole
     def drop(self, pages: Sequence[int]) -> None:
         """Pages that are no longer at home: forget them everywhere."""
         with self._lock:

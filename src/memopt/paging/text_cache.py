@@ -51,6 +51,11 @@ class TextCache:
                 del self._texts[text]
                 self._budget.release(_OWNER, self._charges.pop(text))
 
+    def clear(self) -> None:
+        """Let everything go, however it stands."""
+        self._texts, self._users, self._charges = {}, {}, {}
+        self._budget.release_all(_OWNER)
+
     def check(self) -> None:
         assert self._users.keys() == self._texts.keys()
         assert all(users > 0 for users in self._users.values())
