@@ -10,6 +10,11 @@ import pytest
 
 import memopt
 
+# One that comes within a finalizer is only printed, as Python does it.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 SESSIONS = 24
 INTERRUPTS = 250
 

@@ -10,6 +10,11 @@ import pytest
 
 import memopt
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[memopt.Memory]:
