@@ -144,7 +144,7 @@ def _wire_parts(
     budget: Budget, read_only: bool,
 ) -> Memory:  # fmt: skip
     home = directory.home
-    subscriptions = Subscriptions()
+    subscriptions = Subscriptions(budget)
     storage = _wire_storage(directory, config, clock, events, budget, subscriptions)
     committer, dictionaries, compressor, pager, residents, pages, _ = storage
     admit = _admission(directory, config, events, read_only=read_only)

@@ -210,3 +210,23 @@ def test_a_subscription_holds_at_least_one(memory: memopt.Memory, pending_max: i
     with pytest.raises(memopt.UsageError) as refused:
         memory.subscribe(pending_max=pending_max)
     assert refused.value.field == "pending_max"
+
+
+def test_what_a_listener_has_not_read_is_charged_and_limited(tmp_path: Path) -> None:
+    with memopt.open(
+        tmp_path / "small", budget="8MiB", durability="os", maintenance_seconds=0
+    ) as memory:
+        budget = memory._parts.budget
+        with memory.subscribe() as listener:
+            for number in range(400):
+                memory.session("s").append({"n": number, "pad": "x" * 14_000})
+                assert budget.owners()["subscriptions"] <= budget.limit_bytes // 4
+            first = listener.get(timeout=1)
+            assert first is not None
+            assert first.kind is memopt.RecordKind.GAP
+            rest = [listener.get(timeout=1) for _ in range(10)]
+            assert [record.lsn for record in rest if record] == [
+                *range(first.lsn + 1, first.lsn + 11)
+            ]
+        assert budget.owners()["subscriptions"] == 0
+        assert len(memory.session("s")) == 400

@@ -272,7 +272,7 @@ class Transaction(Protocol):
         """Run once the commit has succeeded, still under the commit lock: memory changes here."""
         ...
 
-    def publish(self, record: Any) -> None:
+    def publish(self, record: Any, size_bytes: int) -> None:
         """Hand a journal record to subscribers once the commit has succeeded."""
         ...
 

@@ -74,9 +74,10 @@ class CommitTransaction:
         """Memory that a member changes early is put right if its commit fails."""
         self.undo.append((undo, argument))
 
-    def publish(self, record: Any) -> None:
+    def publish(self, record: Any, size_bytes: int) -> None:
+        """Tell subscribers after the commit; `size_bytes` is what the record occupies."""
         if self.watched:
-            self.records.append(record)
+            self.records.append((record, size_bytes))
 
 
 class _Waiting:

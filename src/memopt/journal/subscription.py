@@ -9,10 +9,15 @@ import collections
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-from memopt.base.errors import StoreClosedError
+from memopt.base.budget import Budget
+from memopt.base.errors import BudgetError, StoreClosedError
 from memopt.base.records import JournalRecord, RecordKind
+
+_OWNER: Final = "subscriptions"
+_BUDGET_PART: Final = 4
+"""One listener that lags may take so much of the budget: a fourth."""
 
 
 class Subscription:
@@ -22,8 +27,12 @@ class Subscription:
         self,
         pending_max: int,
         forget: Callable[["Subscription"], None],
+        budget: Budget,
     ) -> None:
-        self._pending: collections.deque[JournalRecord] = collections.deque()
+        self._pending: collections.deque[tuple[JournalRecord, int]] = collections.deque()
+        self._pending_bytes = 0
+        self._bytes_max = budget.limit_bytes // _BUDGET_PART
+        self._budget = budget
         self._pending_max = pending_max
         self._dropped: JournalRecord | None = None
         self._history: Iterator[JournalRecord] = iter(())
@@ -58,6 +67,8 @@ class Subscription:
         self._forget(self)
         with self._changed:
             self._closed = True
+            while self._pending:
+                self._let_oldest_go()
             self._changed.notify_all()
 
     def __enter__(self) -> Self:
@@ -71,35 +82,54 @@ class Subscription:
     ) -> None:
         self.close()
 
-    def put(self, records: Iterable[JournalRecord]) -> None:
+    def put(self, records: Iterable[tuple[JournalRecord, int]]) -> None:
+        """Records and what each occupies. The oldest go where the number or the listener's part
+        of the budget is used up, and the record itself where there is no room at all."""
         with self._changed:
-            for record in records:
+            if self._closed:
+                return
+            for record, size_bytes in records:
                 if len(self._pending) >= self._pending_max:
-                    self._dropped = self._pending.popleft()
-                self._pending.append(record)
+                    self._dropped = self._let_oldest_go()
+                while self._pending and self._pending_bytes + size_bytes > self._bytes_max:
+                    self._dropped = self._let_oldest_go()
+                try:
+                    self._budget.reserve(_OWNER, size_bytes)
+                except BudgetError:
+                    self._dropped = record
+                    continue
+                self._pending.append((record, size_bytes))
+                self._pending_bytes += size_bytes
             self._changed.notify_all()
 
+    def _let_oldest_go(self) -> JournalRecord:
+        record, size_bytes = self._pending.popleft()
+        self._budget.release(_OWNER, size_bytes)
+        self._pending_bytes -= size_bytes
+        return record
+
     def _has_news(self) -> bool:
-        return self._closed or bool(self._pending)
+        return self._closed or bool(self._pending) or self._dropped is not None
 
     def _take(self) -> JournalRecord:
         if self._dropped is not None:
             dropped, self._dropped = self._dropped, None
             return JournalRecord(lsn=dropped.lsn, at=dropped.at, kind=RecordKind.GAP)
-        return self._pending.popleft()
+        return self._let_oldest_go()
 
 
 class Subscriptions:
     """All listeners of one store. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         self._subscriptions: tuple[Subscription, ...] = ()
         self._lock = threading.Lock()
         self._closed = False
 
     def open(self, pending_max: int) -> Subscription:
         """A new listener. Called between commits, so that it gets all records of the next one."""
-        subscription = Subscription(pending_max, self._remove)
+        subscription = Subscription(pending_max, self._remove, self._budget)
         with self._lock:
             if self._closed:
                 raise StoreClosedError("the store is closed")
@@ -109,7 +139,7 @@ class Subscriptions:
     def has_listeners(self) -> bool:
         return bool(self._subscriptions)
 
-    def deliver(self, records: list[JournalRecord]) -> None:
+    def deliver(self, records: list[tuple[JournalRecord, int]]) -> None:
         for subscription in self._subscriptions:
             subscription.put(records)
 

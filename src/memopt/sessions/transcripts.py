@@ -40,6 +40,9 @@ from memopt.sessions.residents import Resident, Residents, load_resident
 _PAGE_MESSAGES_MAX: Final = 4096
 _IDLE_MAX: Final = 256
 _SWEPT_MAX: Final = 128
+_RECORD_BYTES: Final = 1024
+_DECODED_FACTOR: Final = 3
+"""What a decoded message occupies, over its encoded bytes: at most, for text."""
 _TOUCHES_A_COMMIT: Final = 256
 _TOUCH_SECONDS: Final = 60.0
 QUARANTINE: Final = "quarantine:"
@@ -132,7 +135,8 @@ class Transcripts:
             resident.tail_bytes += len(record)
             transaction.unsealed_delta += len(record)
             if transaction.watched:
-                transaction.publish(_record_of(transaction, key, seq, lsn, said, body))
+                size = _RECORD_BYTES + _DECODED_FACTOR * len(body)
+                transaction.publish(_record_of(transaction, key, seq, lsn, said, body), size)
             seq += 1
         resident.next_seq = seq
         resident.touched = self._clock.monotonic()
@@ -383,7 +387,8 @@ def publish_event(
                 lsn=lsn, at=to_datetime(transaction.at_us), kind=kind,
                 scope=key.scope if key else None, session=key.id if key else None,
                 seq=seq, state=state,
-            )
+            ),
+            _RECORD_BYTES,
         )  # fmt: skip
 
 
