@@ -14,7 +14,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -35,14 +35,15 @@ class ChildFailedError(MemoptError):
 class Child:
     """A running target."""
 
-    def __init__(self, work: Work, argument: Any) -> None:
+    def __init__(self, work: Work, argument: Any, *, prefix: Sequence[str] = ()) -> None:
+        """`prefix` comes before the command, such as what puts it into a control group."""
         target = _target(work)
         source = str(Path(memopt.__file__).resolve().parents[1])
         inherited = os.environ.get("PYTHONPATH")
         path = os.pathsep.join([source, inherited] if inherited else [source])
         self._target = target
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "memopt.bench.child", target],
+            [*prefix, sys.executable, "-m", "memopt.bench.child", target],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
@@ -72,6 +73,14 @@ class Child:
         for line in self._process.stdout:
             if line.endswith(b"\n"):  # a killed child may leave half a line
                 yield msgspec.json.decode(line)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait(self) -> int:
+        """The exit code; below zero, the signal that ended it."""
+        return self._process.wait()
 
     def kill(self) -> None:
         """SIGKILL: no handler runs, nothing is flushed."""

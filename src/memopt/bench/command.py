@@ -21,7 +21,16 @@ from rich.table import Table
 
 from memopt.base.errors import MemoptError, UsageError
 
-NAMES: Final = ("density", "imports", "latency", "opening", "scale", "states", "tiers")
+NAMES: Final = (
+    "agents",
+    "density",
+    "imports",
+    "latency",
+    "opening",
+    "scale",
+    "states",
+    "tiers",
+)
 """Every benchmark with a `run`; `replay` and `demo` have options of their own."""
 
 

@@ -56,6 +56,14 @@ class LatencyHistogram:
         if ns > self.ns_max:
             self.ns_max = ns
 
+    def merge(self, other: "LatencyHistogram") -> None:
+        """Count what another one counted, too."""
+        for index, count in enumerate(other._counts):
+            self._counts[index] += count
+        self.count += other.count
+        self.ns_sum += other.ns_sum
+        self.ns_max = max(self.ns_max, other.ns_max)
+
     def quantile_us(self, share: float) -> float:
         """The middle of the bucket that holds the quantile, so within 0.5 %; 0.0 when empty."""
         rank = share * self.count
