@@ -26,7 +26,7 @@ class Config:
     """The one hard limit on everything resident."""
     durability: Durability = Durability.SYNC
     policy: str = "lru"
-    """Who leaves a tier: lru, clock, lfu, sieve or s3fifo."""
+    """Who leaves a tier, by one of the names in `docs/policies.md`."""
     seal: Seal = Seal.IDLE
     page_target_bytes: int = 16 * KIB
     """A tail of this many encoded bytes becomes a page."""

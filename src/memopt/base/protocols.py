@@ -43,15 +43,53 @@ class Policy(Protocol):
     removal is a deletion and leaves none. Asked again while the one it named is still a member,
     `victim` takes that one for held and names another, so asking goes round all members. A key
     that is admitted twice, or touched or removed without being a member, is an assert.
+
+    `cost` is what bringing the page back would cost, above 0 and in any unit that all pages share,
+    such as seconds; `importance` is from 0 to 1, and 1 is a pin. A policy heeds them where its
+    algorithm knows them.
     """
 
-    def admitted(self, key: int, size_bytes: int) -> None: ...
+    def admitted(
+        self, key: int, size_bytes: int, cost: float = 1.0, importance: float = 0.0
+    ) -> None: ...
     def touched(self, key: int) -> None: ...
     def removed(self, key: int) -> None: ...
     def victim(self) -> int | None: ...
     def charged_bytes(self) -> int:
         """What the policy itself occupies, ghosts included: charged to the budget."""
         ...
+
+
+class TimedLocks(Protocol):
+    """Of a policy that can be asked to keep a member for a while.
+
+    A locked member is named only where all members are locked: the budget is the one hard limit.
+    A lock ends by itself, and with the member. Locking or unlocking a stranger is an assert.
+    """
+
+    def lock(self, key: int, until: float) -> None:
+        """Keep `key` until that moment of the policy's own time; a second lock replaces it."""
+        ...
+
+    def unlock(self, key: int) -> None: ...
+
+
+class Admission(Protocol):
+    """Says who may stay when room is short: a newcomer, or who would go for it."""
+
+    def accessed(self, key: int) -> None:
+        """`key` was asked for, whether it was there or not."""
+        ...
+
+    def admits(self, key: int, size_bytes: int, victim: int) -> bool:
+        """Whether newcomer `key` may have the place of `victim`."""
+        ...
+
+    def resized(self, members: int, resident_bytes: int) -> None:
+        """How much there is now, so that what is remembered keeps its proportion."""
+        ...
+
+    def charged_bytes(self) -> int: ...
 
 
 class Compressor(Protocol):

@@ -27,6 +27,8 @@ from memopt.paging.text_cache import TextCache
 _OWNER: Final = "pages"
 _READING: Final = "reading"
 """Owner of what is there while a page is brought in."""
+_DECODED_BYTES: Final = 16 * 1024
+"""Decoding so many bytes takes about as long as all else about a fault."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -45,6 +47,12 @@ def _whole(method: F) -> F:
             raise
 
     return cast("F", guarded)
+
+
+def _fault_cost(raw_bytes: int) -> float:
+    """What bringing a page back costs, relative to an empty one. An estimate and not what the last
+    fault took: that varies a hundredfold with the disk's cache, and would make choices chance."""
+    return 1.0 + raw_bytes / _DECODED_BYTES
 
 
 TextRefs = tuple[tuple[bytes, int], ...]
@@ -323,7 +331,7 @@ class Pager:
                 now = self._clock.monotonic()
                 slot = table.add(row.page, scope, fetched.frame, fetched.texts, now)
                 self.l2_bytes += size
-                self._warm.admitted(row.page, size)
+                self._warm.admitted(row.page, size, _fault_cost(row.raw_bytes))
             if table.raws[slot] is None and self._budget.try_reserve(_OWNER, raw_bytes):
                 if not self._texts.try_hold(fetched.values):
                     self._budget.release(_OWNER, raw_bytes)
@@ -334,7 +342,7 @@ class Pager:
                     self._warm.removed(row.page)
                     self.l2_bytes -= size
                     self.l1_bytes += size + raw_bytes
-                    self._hot.admitted(row.page, size + raw_bytes)
+                    self._hot.admitted(row.page, size + raw_bytes, _fault_cost(row.raw_bytes))
             self._charge_policies()
 
     def _demote(self, slot: int) -> int:
@@ -351,7 +359,7 @@ class Pager:
         self.freed_bytes += raw_bytes
         self.l1_bytes -= size + raw_bytes
         self.l2_bytes += size
-        self._warm.admitted(table.pages[slot], size)
+        self._warm.admitted(table.pages[slot], size, _fault_cost(len(raw)))
         self._charge_policies()
         return raw_bytes
 

@@ -9,14 +9,26 @@ from typing import Final
 
 from memopt.base.errors import UsageError
 from memopt.base.protocols import Policy
+from memopt.policies.arc import Arc
 from memopt.policies.clock import Clock
+from memopt.policies.gdsf import Gdsf
 from memopt.policies.lfu import Lfu
 from memopt.policies.lru import Lru
 from memopt.policies.s3fifo import S3Fifo
 from memopt.policies.sieve import Sieve
+from memopt.policies.wtinylfu import WTinyLfu
 
 POLICIES: Final[Mapping[str, Callable[[], Policy]]] = MappingProxyType(
-    {"lru": Lru, "clock": Clock, "lfu": Lfu, "sieve": Sieve, "s3fifo": S3Fifo}
+    {
+        "lru": Lru,
+        "clock": Clock,
+        "lfu": Lfu,
+        "sieve": Sieve,
+        "s3fifo": S3Fifo,
+        "arc": Arc,
+        "wtinylfu": WTinyLfu,
+        "gdsf": Gdsf,
+    }
 )
 
 

@@ -23,7 +23,9 @@ class Clock:
         """Key to "touched since the hand passed"."""
         self._named: int | None = None
 
-    def admitted(self, key: int, size_bytes: int) -> None:
+    def admitted(
+        self, key: int, size_bytes: int, cost: float = 1.0, importance: float = 0.0
+    ) -> None:
         assert key not in self._ring, f"{key} is admitted twice"
         self._ring[key] = False
 

@@ -22,7 +22,9 @@ class Lru:
         self._order: OrderedDict[int, None] = OrderedDict()
         self._named: int | None = None
 
-    def admitted(self, key: int, size_bytes: int) -> None:
+    def admitted(
+        self, key: int, size_bytes: int, cost: float = 1.0, importance: float = 0.0
+    ) -> None:
         assert key not in self._order, f"{key} is admitted twice"
         self._order[key] = None
 

@@ -52,7 +52,9 @@ class S3Fifo:
         self._passed_over = 0
         """Members named since the last removal, and held."""
 
-    def admitted(self, key: int, size_bytes: int) -> None:
+    def admitted(
+        self, key: int, size_bytes: int, cost: float = 1.0, importance: float = 0.0
+    ) -> None:
         assert key not in self._small, f"{key} is admitted twice"
         assert key not in self._main, f"{key} is admitted twice"
         assert size_bytes >= 0, f"{key} has {size_bytes} bytes"

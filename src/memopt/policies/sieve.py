@@ -29,7 +29,9 @@ class Sieve:
         self._behind: OrderedDict[int, bool] = OrderedDict()
         self._named: int | None = None
 
-    def admitted(self, key: int, size_bytes: int) -> None:
+    def admitted(
+        self, key: int, size_bytes: int, cost: float = 1.0, importance: float = 0.0
+    ) -> None:
         assert key not in self._ahead, f"{key} is admitted twice"
         assert key not in self._behind, f"{key} is admitted twice"
         self._ahead[key] = False

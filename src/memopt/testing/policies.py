@@ -42,6 +42,8 @@ _BYTES_OF_AN_EMPTY_POLICY_MAX: Final = 16 * 1024
 
 _KEYS: Final = st.integers(min_value=0, max_value=40)
 _SIZES: Final = st.sampled_from([1, 100, 1500, 4096, 16_384, 1_000_000])
+_COSTS: Final = st.sampled_from([1.0, 0.004, 25.0])
+_IMPORTANCES: Final = st.sampled_from([0.0, 0.3, 1.0])
 _OPERATIONS: Final = st.lists(
     st.tuples(st.sampled_from(["admit", "admit", "touch", "evict", "delete"]), _KEYS, _SIZES),
     max_size=120,
@@ -102,7 +104,7 @@ class PolicyConformance(ABC):
             # Above the small integers that the interpreter keeps anyway.
             first = 1 << 40
             for count in range(1, 12_001):
-                policy.admitted(first + count, 4096)
+                policy.admitted(first + count, 4096 + count, 1.0 + count, count % 8 / 7)
                 for _ in range(count % 3):
                     policy.touched(first + count)
                 if count > 6_000:
@@ -207,13 +209,13 @@ class PolicyMachine(RuleBasedStateMachine):
         self.policy, self.twin = self._make(), self._make()
         self.members: dict[int, int] = {}
 
-    @rule(key=_KEYS, size_bytes=_SIZES)
-    def admit(self, key: int, size_bytes: int) -> None:
+    @rule(key=_KEYS, size_bytes=_SIZES, cost=_COSTS, importance=_IMPORTANCES)
+    def admit(self, key: int, size_bytes: int, cost: float, importance: float) -> None:
         if key in self.members:
-            _refuses(self.policy.admitted, key, size_bytes)
+            _refuses(self.policy.admitted, key, size_bytes, cost, importance)
             return
-        self.policy.admitted(key, size_bytes)
-        self.twin.admitted(key, size_bytes)
+        self.policy.admitted(key, size_bytes, cost, importance)
+        self.twin.admitted(key, size_bytes, cost=cost, importance=importance)
         self.members[key] = size_bytes
 
     @rule(key=_KEYS, times=st.integers(min_value=1, max_value=5))
@@ -287,7 +289,7 @@ class PolicyMachine(RuleBasedStateMachine):
         del self.members[key]
 
 
-def _refuses(call: Callable[..., Any], *arguments: int) -> None:
+def _refuses(call: Callable[..., Any], *arguments: float) -> None:
     """A call that breaks the contract is an assert, where asserts are on, and changes nothing."""
     if not __debug__:
         return
