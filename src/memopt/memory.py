@@ -399,6 +399,16 @@ class Memory:
             tiers=tiers,
             scopes=scopes,
             faults={"minor": counters["faults_minor"], "major": counters["faults_major"]},
+            thrashing=parts.pager.sets.refaults.is_thrashing,
+            refault_distance_p50=parts.pager.sets.refaults.distance_p50(),
+            working_sets={
+                one.agent or "": {
+                    "resident": one.resident_bytes,
+                    "touched": one.touched_bytes,
+                    "predicted": one.predicted_bytes,
+                }
+                for one in parts.pager.working_sets()
+            },
             hit_ratio=counters["page_hits"] / touches if touches else 0.0,
             compression_ratio=_ratio(counters["sealed_raw_bytes"], counters["sealed_stored_bytes"]),
             delta_ratio=_ratio(counters["state_raw_bytes"], counters["state_stored_bytes"]),

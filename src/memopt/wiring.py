@@ -1,5 +1,6 @@
 """The one place that knows every class: puts a Memory together, and takes care of its order."""
 
+import contextlib
 import logging
 import os
 import threading
@@ -12,6 +13,7 @@ from memopt.base.clock import SystemClock
 from memopt.base.config import Config
 from memopt.base.errors import (
     BackpressureError,
+    CorruptionError,
     DiskFullError,
     MemoptError,
     QuotaError,
@@ -19,7 +21,7 @@ from memopt.base.errors import (
 )
 from memopt.base.events import Events, Refused
 from memopt.base.metrics import Metrics
-from memopt.base.protocols import Clock, Tables
+from memopt.base.protocols import Clock, Reader, Tables
 from memopt.base.records import PageRow, Seal
 from memopt.base.units import MIB
 from memopt.codecs.keys import page_key
@@ -34,6 +36,7 @@ from memopt.owner import serve_owner
 from memopt.paging.dictionaries import Dictionaries
 from memopt.paging.page_writer import PageWriter
 from memopt.paging.pager import Pager
+from memopt.paging.working_set import WorkingSets
 from memopt.policies.catalog import make_policy
 from memopt.sessions.branches import Branches
 from memopt.sessions.checking import Checking
@@ -47,6 +50,10 @@ from memopt.sessions.transcripts import Transcripts
 from memopt.upkeep import Upkeep, trim_heap
 
 _RAW_BYTES_MAX = 1024 * MIB
+_WORKING_SETS = "working_sets"
+"""Meta entry: the history that predictions start from."""
+_SHADOW_PER_BYTES = 8192
+_SHADOWS_MAX = 32768
 _FIXED_BYTES = 1 * MIB
 """Threads' stacks in use, metrics, the commit queue, the acked page: measured, not itemised."""
 
@@ -124,10 +131,17 @@ def _wire_storage(
         scopes_min=config.dictionary_scopes_min, training_pages=config.dictionary_training_pages,
     )  # fmt: skip
     compressor = Zstd(budget, dictionary=dictionaries.body, raw_bytes_max=_RAW_BYTES_MAX)
+    sets = WorkingSets(
+        clock.monotonic(), window_seconds=config.working_set_seconds,
+        thrashing_share=config.thrashing_share,
+        shadows_max=min(max(budget.limit_bytes // _SHADOW_PER_BYTES, 1024), _SHADOWS_MAX),
+    )  # fmt: skip
+    budget.reserve("working sets", sets.charged_bytes())
+    _restore_sets(home, sets)
     pager = Pager(
         home, compressor, budget, make_policy=lambda: make_policy(config.policy), clock=clock,
         events=events, promotion_batch_pages=config.promotion_batch_pages,
-        l1_share=config.l1_share,
+        l1_share=config.l1_share, sets=sets,
     )  # fmt: skip
     residents = Residents(budget, config.resident_sessions_max)
     upkeep = Upkeep(pager, residents, compressor)
@@ -175,6 +189,7 @@ def _wire_parts(
 
     def release() -> None:
         pager.clear()
+        budget.release_all("working sets")
         states.close()
         compressor.close()
         residents.close()
@@ -206,6 +221,7 @@ def _steps(
     steps: list[Callable[[], None]] = [
         directory.checkpoint_passive,
         lambda: storage.pager.demote_idle(config.l1_idle_seconds, config.l2_idle_seconds),
+        storage.pager.observe,
         storage.upkeep.trim,
     ]
     if read_only:
@@ -222,12 +238,26 @@ def _steps(
         finally:
             dictionaries.learning.release()
 
+    def save_sets() -> None:
+        packed = storage.pager.unsaved_sets()
+        if packed is not None:
+            storage.committer.commit(lambda t: t.tables.meta.put(_WORKING_SETS, packed))
+
     def restore_ballast() -> None:
         directory.ballast.restore()
 
     if config.seal is not Seal.FULL:
         steps.append(lambda: transcripts.seal_idle(config.l1_idle_seconds))
-    return [*steps, learn, transcripts.write_touches, restore_ballast]
+    return [*steps, learn, transcripts.write_touches, save_sets, restore_ballast]
+
+
+def _restore_sets(home: Reader, sets: WorkingSets) -> None:
+    """What was predicted when the store was closed. It is a hint: one that is damaged is begun
+    anew."""
+    with contextlib.suppress(CorruptionError), home.snapshot() as tables:
+        packed = tables.meta.get(_WORKING_SETS)
+        if packed is not None:
+            sets.restore(packed)
 
 
 def _admission(

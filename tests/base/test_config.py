@@ -99,6 +99,7 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
         "seal": ("full", Seal.FULL),
         "policy": ("clock", "clock"),
         "l1_share": ("0.75", 0.75),
+        "thrashing_share": ("0.25", 0.25),
         "budget_bytes": ("9MiB", 9 * MIB),
     }
     text, expected = values.get(name, ("17", 17))
@@ -156,6 +157,7 @@ def test_none_is_for_optional_limits_alone(name: str) -> None:
     [
         ("budget_bytes", 8 * MIB - 1),
         ("l1_share", 1.01),
+        ("thrashing_share", 1.01),
         ("message_bytes_max", "513MiB"),
         ("state_bytes_max", "1GiB"),
         ("message_depth_max", 201),

@@ -91,6 +91,13 @@ EMITTED: list[tuple[Any, dict[str, int], str | None]] = [
         {"faults_major": 2, "fault_bytes": 300},
         "fault_seconds",
     ),
+    (
+        events.Faulted(kind="major", pages=2, size_bytes=300, seconds=0.1, refaults=1),
+        {"faults_major": 2, "fault_bytes": 300, "refaults": 1},
+        "fault_seconds",
+    ),
+    (events.Thrashing(is_on=True, refaults=60, faults=100), {"thrashing": 1}, None),
+    (events.Thrashing(is_on=False, refaults=0, faults=100), {}, None),
     (events.Hit(pages=5), {"page_hits": 5}, None),
     (events.Demoted(pages=2, size_bytes=10, reason="idle"), {"pages_demoted": 2}, None),
     (events.Evicted(pages=3, size_bytes=10, reason="room"), {"pages_evicted": 3}, None),

@@ -34,6 +34,10 @@ class Config:
     """A fault also brings in this many minus one of the session's next pages."""
     l1_share: float = 0.5
     """Of the bytes that pages occupy, at most this share is uncompressed once room is short."""
+    working_set_seconds: float = 60.0
+    """The window in which touched pages are counted, by agent type."""
+    thrashing_share: float = 0.5
+    """Thrashing begins when more than this share of the major faults are refaults."""
     l1_idle_seconds: float = 300.0
     l2_idle_seconds: float = 900.0
     resident_sessions_max: int = 8192
@@ -82,8 +86,11 @@ class Config:
                 f"at least {_SMALLEST_BUDGET_BYTES} bytes are needed, got {self.budget_bytes}",
                 field="budget_bytes",
             )
-        if not 0 < self.l1_share <= 1:
-            raise UsageError(f"expected a share in (0, 1], got {self.l1_share}", field="l1_share")
+        for name in _SHARES:
+            if not 0 < getattr(self, name) <= 1:
+                raise UsageError(
+                    f"expected a share in (0, 1], got {getattr(self, name)}", field=name
+                )
 
     @classmethod
     def load(
@@ -125,6 +132,7 @@ _OPTIONAL = frozenset(
     }
 )
 _MAY_BE_ZERO = frozenset({"maintenance_seconds", "ballast_bytes", "l1_idle_seconds"})
+_SHARES = ("l1_share", "thrashing_share")
 _LARGEST = {
     "message_bytes_max": 512 * MIB,
     "state_bytes_max": 512 * MIB,
@@ -152,7 +160,7 @@ def _checked(name: str, value: Any) -> Any:
     number: float
     if name.endswith("_seconds"):
         number = parse_seconds(value, field=name)
-    elif name == "l1_share":
+    elif name in _SHARES:
         number = _number(name, value)
     elif "_bytes" in name:
         number = parse_bytes(value, field=name)

@@ -42,6 +42,8 @@ class Faulted(Event, frozen=True):
     pages: int
     size_bytes: int
     seconds: float
+    refaults: int = 0
+    """Of the pages, those that had left for room not long ago."""
 
 
 class Hit(Event, frozen=True):
@@ -59,6 +61,15 @@ class Evicted(Event, frozen=True):
     pages: int
     size_bytes: int
     reason: str
+
+
+class Thrashing(Event, frozen=True):
+    """It began, or it ended."""
+
+    is_on: bool
+    refaults: int
+    """In the window that was judged."""
+    faults: int
 
 
 class StateSaved(Event, frozen=True):

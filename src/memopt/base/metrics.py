@@ -23,6 +23,7 @@ from memopt.base.events import (
     Refused,
     Sealed,
     StateSaved,
+    Thrashing,
 )
 
 METRICS: Final = {
@@ -38,6 +39,8 @@ METRICS: Final = {
     "faults_minor": "page touches answered from L2",
     "faults_major": "page touches answered from L3",
     "fault_bytes": "bytes brought into L1 by faults",
+    "refaults": "major faults on what was evicted for room not long ago",
+    "thrashing": "times that thrashing began",
     "pages_demoted": "pages moved from L1 to L2",
     "pages_evicted": "pages dropped from RAM",
     "states_saved": "state versions saved",
@@ -127,6 +130,7 @@ class Metrics:
     def _faulted(self, event: Faulted) -> None:
         self.counters["faults_" + event.kind] += event.pages
         self.counters["fault_bytes"] += event.size_bytes
+        self.counters["refaults"] += event.refaults
         self.histograms["fault_seconds"].add(event.seconds)
 
     def _sealed(self, event: Sealed) -> None:
@@ -140,6 +144,9 @@ class Metrics:
 
     def _evicted(self, event: Evicted) -> None:
         self.counters["pages_evicted"] += event.pages
+
+    def _thrashing(self, event: Thrashing) -> None:
+        self.counters["thrashing"] += event.is_on
 
     def _state_saved(self, event: StateSaved) -> None:
         self.counters["states_saved"] += 1
@@ -183,4 +190,5 @@ _COUNTING: Final[dict[type, Callable[[Metrics, Any], None]]] = {
     PageRepaired: Metrics._page_repaired,
     Quarantined: Metrics._quarantined,
     Refused: Metrics._refused,
+    Thrashing: Metrics._thrashing,
 }

@@ -353,6 +353,12 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Resident bytes and objects of the largest scopes."""
     faults: dict[str, int]
     """minor (from L2), major (from L3)."""
+    thrashing: bool
+    """Now: most major faults are on what was evicted for room not long ago."""
+    refault_distance_p50: int
+    """Evictions between a page's own and its return, rounded up to a power of two; 0: none did."""
+    working_sets: dict[str, dict[str, int]]
+    """By agent type ("" for none): bytes resident, touched in the last window, and predicted."""
     hit_ratio: float
     compression_ratio: float
     """Raw ÷ stored bytes of the pages encoded since the store was opened; 0 when none were."""

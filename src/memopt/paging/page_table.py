@@ -13,8 +13,8 @@ from array import array
 from collections.abc import Iterator
 from typing import Final
 
-ROW_BYTES: Final = 320
-"""Upper estimate of one row: 45 bytes of columns, two list entries, an index entry with its two
+ROW_BYTES: Final = 328
+"""Upper estimate of one row: 52 bytes of columns, two list entries, an index entry with its two
 integers, and the headers and rounding of two byte strings; measured in the tests."""
 _TEXT_REF_BYTES: Final = 192
 """Of one digest and text number in a row; measured in the tests."""
@@ -43,14 +43,19 @@ class PageTable:
         self.pages = array("q")
         self.scopes = array("q")
         self.touched = array("d")
+        self.agents = array("B")
+        """The agent type that a row's page was brought in for (working_set.py)."""
+        self.windows = array("I")
+        """In which it was touched last."""
         self._free: list[int] = []
 
     def __len__(self) -> int:
         return len(self.slots)
 
     def add(
-        self, page: int, scope: int, frame: bytes, texts: tuple[tuple[bytes, int], ...], now: float
-    ) -> int:
+        self, page: int, scope: int, frame: bytes, texts: tuple[tuple[bytes, int], ...], now: float,
+        agent: int = 0,
+    ) -> int:  # fmt: skip
         """A new row in L2; its slot."""
         assert page not in self.slots
         if self._free:
@@ -60,6 +65,8 @@ class PageTable:
             self.pages[slot] = page
             self.scopes[slot] = scope
             self.touched[slot] = now
+            self.agents[slot] = agent
+            self.windows[slot] = 0
         else:
             slot = len(self.frames)
             self.frames.append(frame)
@@ -68,6 +75,8 @@ class PageTable:
             self.pages.append(page)
             self.scopes.append(scope)
             self.touched.append(now)
+            self.agents.append(agent)
+            self.windows.append(0)
         self.slots[page] = slot
         return slot
 

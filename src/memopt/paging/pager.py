@@ -23,6 +23,7 @@ from memopt.codecs.page import Page
 from memopt.codecs.texts import text_decoder
 from memopt.paging.page_table import ROW_BYTES, PageTable, heap_bytes, row_bytes
 from memopt.paging.text_cache import TextCache
+from memopt.paging.working_set import WorkingSet, WorkingSets
 
 _OWNER: Final = "pages"
 _READING: Final = "reading"
@@ -93,6 +94,7 @@ class Pager:
         events: Events,
         promotion_batch_pages: int,
         l1_share: float,
+        sets: WorkingSets | None = None,
     ) -> None:
         self._home = home
         self._compressor = compressor
@@ -108,6 +110,10 @@ class Pager:
         self._hot = make_policy()
         self._warm = make_policy()
         self._policy_bytes = 0
+        self.sets = sets or WorkingSets(clock.monotonic())
+        """Changed under the pager's lock alone."""
+        self._drops = 0
+        """Calls of `drop`: what was read before one is not kept after it."""
         self.freed_bytes = 0
         """Of everything that was demoted or evicted so far."""
         self.l1_bytes = 0
@@ -115,14 +121,17 @@ class Pager:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def open(self, rows: Sequence[PageRow], scope: int) -> Iterator[OpenPage]:
-        """The pages of `rows`, which are neighbours, one after the other. Raises PageGoneError
-        when one is no longer there, CorruptionError when its bytes are damaged."""
+    def open(
+        self, rows: Sequence[PageRow], scope: int, agent: str | None = None
+    ) -> Iterator[OpenPage]:
+        """The pages of `rows`, which are neighbours, one after the other, for a session of an agent
+        type. Raises PageGoneError when one is no longer there, CorruptionError when its bytes are
+        damaged."""
         fetched: dict[int, OpenPage] = {}
         for index, row in enumerate(rows):
             found = fetched.pop(row.page, None) or self._resident(row)
             if found is None:
-                fetched = self._fault(rows[index : index + self._batch], scope)
+                fetched = self._fault(rows[index : index + self._batch], scope, agent)
                 found = fetched.pop(row.page)
             yield found
 
@@ -138,12 +147,15 @@ class Pager:
                 return None
             table.touched[slot] = self._clock.monotonic()
             self._hot.touched(row.page)
+            self.sets.hits += 1
+            if table.windows[slot] != self.sets.window:
+                self._touch_first(slot, table.row_bytes(slot) + heap_bytes(len(raw)))
             texts = self._held_texts(table.texts[slot])
         self._events.emit(Hit(1))
         return OpenPage(row, Page(raw), text_decoder(texts))
 
     @_whole
-    def _fault(self, rows: Sequence[PageRow], scope: int) -> dict[int, OpenPage]:
+    def _fault(self, rows: Sequence[PageRow], scope: int, agent: str | None) -> dict[int, OpenPage]:
         """Bring in the first of `rows`, and those after it that are not hot as far as there is
         room for them."""
         found: dict[int, OpenPage] = {}
@@ -153,6 +165,7 @@ class Pager:
                 slot = self._table.slots.get(row.page)
                 frame = None if slot is None else self._table.frames[slot]
                 refs = () if slot is None else self._table.texts[slot]
+                drops = self._drops
                 if index and slot is not None and self._table.raws[slot] is not None:
                     continue
             need = row.raw_bytes + row.stored_bytes + ROW_BYTES
@@ -167,13 +180,19 @@ class Pager:
                 raise
             finally:
                 self._budget.release(_READING, need)
-            self._admit(fetched, scope)
+            refaults = self._admit(fetched, scope, agent, drops, is_major=frame is None)
             texts = {digest: fetched.values[text] for digest, text in fetched.texts}
             found[row.page] = OpenPage(row, fetched.page, text_decoder(texts))
             kind = "major" if frame is None else "minor"
             seconds = self._clock.monotonic() - started
-            self._events.emit(Faulted(kind, 1, row.raw_bytes, seconds))
+            self._events.emit(Faulted(kind, 1, row.raw_bytes, seconds, refaults))
+        self.observe()
         return found
+
+    def _touch_first(self, slot: int, size_bytes: int) -> None:
+        """The first touch of a page in RAM in this window."""
+        self._table.windows[slot] = self.sets.window
+        self.sets.touched(self._table.agents[slot], size_bytes)
 
     def _fetch(self, row: PageRow, frame: bytes | None, refs: TextRefs) -> _Fetched:
         """The page and its texts: its frame and what it refers to from L2, or from home."""
@@ -261,6 +280,7 @@ class Pager:
             self._budget.release_all(_OWNER)
             self._budget.release_all("policies")
             self._policy_bytes = self.l1_bytes = self.l2_bytes = 0
+            self.sets.resident_bytes[:] = [0] * len(self.sets.resident_bytes)
 
     @_whole
     def _let_one_go(self) -> bool:
@@ -273,7 +293,9 @@ class Pager:
             if self.l1_bytes > self._l1_share * pages_bytes or not self.l2_bytes:
                 event = Demoted(1, self._demote(self._victim(self._hot)), "room")
             else:
-                event = Evicted(1, self._evict(self._victim(self._warm)), "room")
+                slot = self._victim(self._warm)
+                self.sets.refaults.left(self._table.pages[slot], self._table.windows[slot])
+                event = Evicted(1, self._evict(slot), "room")
         self._events.emit(event)
         return True
 
@@ -305,6 +327,7 @@ class Pager:
     def drop(self, pages: Sequence[int]) -> None:
         """Pages that are no longer at home: forget them everywhere."""
         with self._lock:
+            self._drops += 1
             for page in pages:
                 slot = self._table.slots.get(page)
                 if slot is not None:
@@ -318,32 +341,58 @@ class Pager:
             self._budget.release("policies", self._policy_bytes)
             self._policy_bytes = 0
 
-    def _admit(self, fetched: _Fetched, scope: int) -> None:
-        """Keep a page that was just brought in, as hot as there is room for."""
-        row, raw_bytes = fetched.row, heap_bytes(fetched.row.raw_bytes)
+    def _admit(
+        self, fetched: _Fetched, scope: int, agent: str | None, drops: int, *, is_major: bool
+    ) -> int:
+        """Keep a page that was just brought in for a touch, unless pages were dropped meanwhile,
+        for then it may be gone. How many refaults that was."""
+        size_bytes = row_bytes(fetched.frame, fetched.texts) + heap_bytes(fetched.row.raw_bytes)
         with self._lock:
-            table = self._table
-            slot = table.slots.get(row.page)
+            sets, agent_type = self.sets, self.sets.type_of(agent)
+            window, is_refault = 0, False
+            if is_major:
+                window, is_refault = sets.faulted(fetched.row.page, len(self._table))
+            else:
+                sets.faults += 1
+            slot = self._keep(fetched, scope, agent_type) if drops == self._drops else None
             if slot is None:
-                size = row_bytes(fetched.frame, fetched.texts)
-                if not self._budget.try_reserve(_OWNER, size):
-                    return
-                now = self._clock.monotonic()
-                slot = table.add(row.page, scope, fetched.frame, fetched.texts, now)
-                self.l2_bytes += size
-                self._warm.admitted(row.page, size, _fault_cost(row.raw_bytes))
-            if table.raws[slot] is None and self._budget.try_reserve(_OWNER, raw_bytes):
-                if not self._texts.try_hold(fetched.values):
-                    self._budget.release(_OWNER, raw_bytes)
-                else:
-                    size = table.row_bytes(slot)
-                    table.raws[slot] = fetched.page.raw
-                    table.touched[slot] = self._clock.monotonic()
-                    self._warm.removed(row.page)
-                    self.l2_bytes -= size
-                    self.l1_bytes += size + raw_bytes
-                    self._hot.admitted(row.page, size + raw_bytes, _fault_cost(row.raw_bytes))
-            self._charge_policies()
+                if window != sets.window:
+                    sets.touched(agent_type, size_bytes)
+                return is_refault
+            if is_major and window == sets.window:
+                self._table.windows[slot] = window
+            if self._table.windows[slot] != sets.window:
+                self._touch_first(slot, size_bytes)
+            return is_refault
+
+    def _keep(self, fetched: _Fetched, scope: int, agent_type: int) -> int | None:
+        """A page as hot as there is room for: its slot, or None where there is no room at all."""
+        row, raw_bytes = fetched.row, heap_bytes(fetched.row.raw_bytes)
+        table = self._table
+        slot = table.slots.get(row.page)
+        if slot is None:
+            size = row_bytes(fetched.frame, fetched.texts)
+            if not self._budget.try_reserve(_OWNER, size):
+                return None
+            now = self._clock.monotonic()
+            slot = table.add(row.page, scope, fetched.frame, fetched.texts, now, agent_type)
+            self.l2_bytes += size
+            self.sets.resident_bytes[agent_type] += size
+            self._warm.admitted(row.page, size, _fault_cost(row.raw_bytes))
+        if table.raws[slot] is None and self._budget.try_reserve(_OWNER, raw_bytes):
+            if not self._texts.try_hold(fetched.values):
+                self._budget.release(_OWNER, raw_bytes)
+            else:
+                size = table.row_bytes(slot)
+                table.raws[slot] = fetched.page.raw
+                table.touched[slot] = self._clock.monotonic()
+                self._warm.removed(row.page)
+                self.l2_bytes -= size
+                self.l1_bytes += size + raw_bytes
+                self.sets.resident_bytes[table.agents[slot]] += raw_bytes
+                self._hot.admitted(row.page, size + raw_bytes, _fault_cost(row.raw_bytes))
+        self._charge_policies()
+        return slot
 
     def _demote(self, slot: int) -> int:
         """L1 to L2: drop the raw bytes; how many."""
@@ -359,6 +408,7 @@ class Pager:
         self.freed_bytes += raw_bytes
         self.l1_bytes -= size + raw_bytes
         self.l2_bytes += size
+        self.sets.resident_bytes[table.agents[slot]] -= raw_bytes
         self._warm.admitted(table.pages[slot], size, _fault_cost(len(raw)))
         self._charge_policies()
         return raw_bytes
@@ -366,6 +416,7 @@ class Pager:
     def _evict(self, slot: int) -> int:
         """L2 to nowhere: drop the row; how many bytes."""
         size = self._table.row_bytes(slot)
+        self.sets.resident_bytes[self._table.agents[slot]] -= size
         self._warm.removed(self._table.pages[slot])
         self._table.remove(slot)
         self._budget.release(_OWNER, size)
@@ -386,6 +437,22 @@ class Pager:
         self._policy_bytes = wanted
 
     # -- figures ----------------------------------------------------------------------------------
+
+    def observe(self) -> None:
+        """End the window of the working sets when it is time, and judge whether it thrashes."""
+        with self._lock:
+            event = self.sets.ended(self._clock.monotonic())
+        if event is not None:
+            self._events.emit(event)
+
+    def unsaved_sets(self) -> bytes | None:
+        """The history of the working sets, when it is to be stored now."""
+        with self._lock:
+            return self.sets.unsaved(self._clock.monotonic())
+
+    def working_sets(self) -> list[WorkingSet]:
+        with self._lock:
+            return self.sets.sets()
 
     def tiers(self) -> dict[str, dict[str, int]]:
         with self._lock:
@@ -421,5 +488,6 @@ class Pager:
                 else:
                     warm += size
             assert (hot, warm) == (self.l1_bytes, self.l2_bytes)
+            assert sum(self.sets.resident_bytes) == hot + warm
             assert self._budget.owners().get(_OWNER, 0) == hot + warm
             self._texts.check()

@@ -196,7 +196,7 @@ class LineReader:
         if not index:
             return line.base
         last = pages[index - 1]
-        (opened,) = self._pager.open([last], row.scope_number)
+        (opened,) = self._pager.open([last], row.scope_number, row.agent)
         columns = list(zip(opened.page.lsns(), opened.page.committed_us(), strict=True))
         return last.start + bisect.bisect_left(
             columns, True, key=lambda column: not bound.sees(*column)
@@ -205,12 +205,13 @@ class LineReader:
     def _sees_first(self, page: PageRow, row: SessionRow, bound: Bound) -> bool:
         if page.first_lsn > bound.lsn or bound.at_us == NOW.at_us:
             return page.first_lsn <= bound.lsn
-        (opened,) = self._pager.open([page], row.scope_number)
+        (opened,) = self._pager.open([page], row.scope_number, row.agent)
         return bound.sees(page.first_lsn, opened.page.committed_us()[0])
 
     def _read_window(self, window: _Window, row: SessionRow, seq: int, stop: int) -> Iterator[Run]:
         try:
-            opened = self._pager.open([page for _, page in window.pages], window.scope)
+            pages = [page for _, page in window.pages]
+            opened = self._pager.open(pages, window.scope, row.agent)
             for segment, page in window.pages:
                 if seq >= stop:
                     return
