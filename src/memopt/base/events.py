@@ -72,6 +72,22 @@ class Thrashing(Event, frozen=True):
     faults: int
 
 
+class Collected(Event, frozen=True):
+    """One bounded slice of the arena's cleaner."""
+
+    moved_bytes: int
+    """Live bytes copied out of extents that were mostly dead."""
+    freed_bytes: int
+    extents: int
+    """Extents that were closed, so that their memory is back with the system."""
+    seconds: float
+    """The pause: for so long nobody else could use the arena."""
+    reason: str
+    """The trigger's name, `room` for a put that found none, or what the caller says."""
+    more: bool = False
+    """Another slice would find something to do."""
+
+
 class StateSaved(Event, frozen=True):
     raw_bytes: int
     stored_bytes: int

@@ -77,6 +77,26 @@ class Tier(enum.StrEnum):
     """Cold: the durable home."""
 
 
+class Lifetime(enum.StrEnum):
+    """How long a value in the arena is expected to live: those that die together lie together."""
+
+    EPHEMERAL = "ephemeral"
+    """A turn."""
+    SESSION = "session"
+    PERSISTENT = "persistent"
+
+
+class ArenaUsage(NamedTuple):
+    """What an arena holds, for whoever decides when to collect."""
+
+    live_bytes: int
+    """Of values that were not deleted."""
+    dead_bytes: int
+    """Of values that were, in extents that are still mapped."""
+    resident_bytes: int
+    """Everything that is mapped, room that was never filled included."""
+
+
 class RecordKind(enum.StrEnum):
     """What a journal record says happened."""
 
