@@ -33,6 +33,7 @@ from memopt.journal.subscription import Subscriptions
 from memopt.maintenance import Maintenance
 from memopt.memory import Memory, Parts
 from memopt.owner import serve_owner
+from memopt.paging.access_log import AccessLog
 from memopt.paging.dictionaries import Dictionaries
 from memopt.paging.page_writer import PageWriter
 from memopt.paging.pager import Pager
@@ -108,6 +109,7 @@ class _Storage(NamedTuple):
     residents: Residents
     pages: PageWriter
     upkeep: Upkeep
+    access_log: AccessLog | None
 
 
 def _wire_storage(
@@ -138,10 +140,15 @@ def _wire_storage(
     )  # fmt: skip
     budget.reserve("working sets", sets.charged_bytes())
     _restore_sets(home, sets)
+    access_log = None
+    if config.access_log is not None:
+        access_log = AccessLog(
+            config.access_log, bytes_max=config.access_log_bytes_max, clock=clock, budget=budget
+        )
     pager = Pager(
         home, compressor, budget, make_policy=lambda: make_policy(config.policy), clock=clock,
         events=events, promotion_batch_pages=config.promotion_batch_pages,
-        l1_share=config.l1_share, sets=sets,
+        l1_share=config.l1_share, sets=sets, access_log=access_log,
     )  # fmt: skip
     residents = Residents(budget, config.resident_sessions_max)
     upkeep = Upkeep(pager, residents, compressor)
@@ -150,7 +157,9 @@ def _wire_storage(
         compressor, dictionaries.of, next_page=home.newest_page() + 1,
         text_bytes_min=config.text_bytes_min,
     )  # fmt: skip
-    return _Storage(committer, dictionaries, compressor, pager, residents, pages, upkeep)
+    return _Storage(
+        committer, dictionaries, compressor, pager, residents, pages, upkeep, access_log
+    )
 
 
 def _wire_parts(
@@ -160,7 +169,7 @@ def _wire_parts(
     home = directory.home
     subscriptions = Subscriptions(budget)
     storage = _wire_storage(directory, config, clock, events, budget, subscriptions)
-    committer, dictionaries, compressor, pager, residents, pages, _ = storage
+    committer, dictionaries, compressor, pager, residents, pages, _, access_log = storage
     admit = _admission(directory, config, events, read_only=read_only)
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
@@ -188,6 +197,8 @@ def _wire_parts(
     steps = _steps(directory, config, events, storage, transcripts, read_only=read_only)
 
     def release() -> None:
+        if access_log is not None:
+            access_log.close()
         pager.clear()
         budget.release_all("working sets")
         states.close()
@@ -224,6 +235,8 @@ def _steps(
         storage.pager.observe,
         storage.upkeep.trim,
     ]
+    if storage.access_log is not None:
+        steps.append(storage.access_log.flush)
     if read_only:
         return steps
 

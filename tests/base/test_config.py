@@ -13,13 +13,14 @@ from memopt.base.units import GIB, KIB, MIB
 
 NAMES = [field.name for field in dataclasses.fields(Config)]
 OPTIONAL = {
+    "access_log",
     "disk_quota_bytes",
     "state_versions_max",
     "journal_retention_seconds",
     "journal_retention_records",
 }
 MAY_BE_ZERO = {"maintenance_seconds", "ballast_bytes", "l1_idle_seconds"}
-WORDS = {"durability", "seal", "policy"}
+WORDS = {"durability", "seal", "policy", "access_log"}
 NUMBERS = [name for name in NAMES if name not in WORDS]
 every_name = pytest.mark.parametrize("name", NAMES)
 
@@ -98,6 +99,7 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
         "durability": ("os", Durability.OS),
         "seal": ("full", Seal.FULL),
         "policy": ("clock", "clock"),
+        "access_log": ("here/accesses", "here/accesses"),
         "l1_share": ("0.75", 0.75),
         "thrashing_share": ("0.25", 0.25),
         "budget_bytes": ("9MiB", 9 * MIB),
@@ -126,6 +128,10 @@ def test_a_bad_value_names_its_setting(name: str, value: object) -> None:
     if name == "policy" and isinstance(value, str):
         # Whether there is a policy of that name is asked on the floor where policies are known.
         assert Config(policy=value).policy == value
+        return
+    if name == "access_log" and isinstance(value, str):
+        # Whether a file can be made there is known when the store is opened.
+        assert Config(access_log=value).access_log == value
         return
     with pytest.raises(UsageError) as caught:
         having(name, value)

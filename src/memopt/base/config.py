@@ -77,6 +77,11 @@ class Config:
     maintenance_seconds: float = 1.0
     """The background thread's period; 0 runs none, and maintenance happens in compact() alone."""
     socket_clients_max: int = 32
+    access_log: str | None = None
+    """A file to which the touches of pages are recorded, for `memopt simulate`; None records
+    none."""
+    access_log_bytes_max: int = 64 * MIB
+    """Of the recording and the one before it, which is named `….1`, together."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -125,6 +130,7 @@ class Config:
 
 _OPTIONAL = frozenset(
     {
+        "access_log",
         "disk_quota_bytes",
         "state_versions_max",
         "journal_retention_seconds",
@@ -157,6 +163,10 @@ def _checked(name: str, value: Any) -> Any:
         if not isinstance(value, str):
             raise UsageError(f"expected a policy's name, got {value!r}", field=name)
         return value
+    if name == "access_log":
+        if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+            raise UsageError(f"expected a file's path, got {value!r}", field=name)
+        return os.fsdecode(value)
     number: float
     if name.endswith("_seconds"):
         number = parse_seconds(value, field=name)

@@ -50,6 +50,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     seal: Seal
     promotion_batch: int
     compact: bool
+    access_log: str | None = None
+    """Where the touches of pages are recorded while the schedule is played, and not after."""
     acked_file: str | None = None
     """One unsigned integer of 32 bits a session: messages acknowledged, written after each was."""
 
@@ -234,6 +236,10 @@ class Player:
             **others,
         )
 
+    def keep_in(self, keeper: Keeper) -> None:
+        """Go on with another keeper of the same conversations."""
+        self._keeper = keeper
+
     def report(self) -> None:
         """Say how far it is, and how much memory that took."""
         self._report({"done": self._steps, "rss_growth_bytes": self._meter.growth_bytes})
@@ -251,7 +257,13 @@ def play_memopt(argument: Any, report: Report) -> Any:
     script = msgspec.convert(argument, Script)
     with _on_stage(script, report) as (player, memory, meter):
         player.play()
-        return msgspec.to_builtins(_finished(player, memory, script, meter))
+        if script.access_log is None:
+            return msgspec.to_builtins(_finished(player, memory, script, meter))
+    # Opened anew, so that reading all back to compare is not taken for what agents did.
+    silent = msgspec.structs.replace(script, access_log=None)
+    with opened(silent) as memory:
+        player.keep_in(MemoptKeeper(memory))
+        return msgspec.to_builtins(_finished(player, memory, silent, meter))
 
 
 def play_until_killed(argument: Any, report: Report) -> Any:
@@ -328,6 +340,7 @@ def opened(script: Script) -> memopt.Memory:
             policy=script.policy,
             seal=script.seal,
             promotion_batch_pages=script.promotion_batch,
+            access_log=script.access_log,
         ),
     )
 

@@ -56,6 +56,9 @@ class ReplayOptions:
     compact: bool = True
     """Compact at the end, to report the disk it leaves."""
     seed: int = 0
+    access_log: Path | None = None
+    """Where the touches of pages are recorded, for `memopt simulate`. The store is then opened anew
+    for the comparison, so resident bytes and tiers are those of reading all back."""
 
     def __post_init__(self) -> None:
         if self.sessions < 1:
@@ -165,6 +168,7 @@ def script_of(options: ReplayOptions, *, home: Path, acked_file: Path | None = N
         seal=options.seal,
         promotion_batch=options.promotion_batch,
         compact=options.compact,
+        access_log=str(options.access_log.resolve()) if options.access_log else None,
         acked_file=str(acked_file) if acked_file else None,
     )
 
@@ -314,6 +318,7 @@ def options_parser(
     parser.add_argument("--seal", default=defaults.seal, choices=list(Seal))
     parser.add_argument("--promotion-batch", type=int, default=defaults.promotion_batch)
     parser.add_argument("--home", type=Path, help="an empty directory, kept afterwards")
+    parser.add_argument("--access-log", type=Path, help="record the touches of pages here")
     parser.add_argument("--no-baseline", dest="baseline", action="store_false")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
@@ -332,6 +337,7 @@ def replay_options(given: argparse.Namespace) -> ReplayOptions:
         home=given.home,
         baseline=given.baseline,
         seed=given.seed,
+        access_log=given.access_log,
     )
 
 

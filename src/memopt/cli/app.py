@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from memopt.base.errors import MemoptError
-from memopt.cli import forget, inspect, measure, top, transfer, upkeep
+from memopt.cli import forget, inspect, measure, simulate, top, transfer, upkeep
 from memopt.cli.directory import config_file
 from memopt.cli.terminal import EXIT_PIPE, describe, exit_code, fail
 
@@ -74,6 +74,7 @@ def options(
 
 
 app.command("replay")(measure.replay)
+app.command("simulate")(simulate.simulate)
 app.command("inspect")(inspect.inspect)
 app.command("top")(top.top)
 app.command("check")(upkeep.check)

@@ -52,6 +52,12 @@ def replay(
     home: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the store here. [default: temporary]")
     ] = None,
+    access_log: Annotated[
+        Path | None,
+        typer.Option(
+            "--access-log", metavar="FILE", help="Record the touches of pages, for simulate."
+        ),
+    ] = None,
     baseline: Annotated[
         bool, typer.Option("--baseline/--no-baseline", help="The same with a dict of lists.")
     ] = True,
@@ -70,6 +76,7 @@ def replay(
         home=home,
         baseline=baseline,
         seed=seed,
+        access_log=access_log,
     )
     with progress("Replaying messages") as bar:
         result = play(chosen, bar)

@@ -21,6 +21,7 @@ from memopt.base.records import PageRow
 from memopt.codecs.keys import page_key, text_key
 from memopt.codecs.page import Page
 from memopt.codecs.texts import text_decoder
+from memopt.paging.access_log import AccessLog
 from memopt.paging.page_table import ROW_BYTES, PageTable, heap_bytes, row_bytes
 from memopt.paging.text_cache import TextCache
 from memopt.paging.working_set import WorkingSet, WorkingSets
@@ -95,6 +96,7 @@ class Pager:
         promotion_batch_pages: int,
         l1_share: float,
         sets: WorkingSets | None = None,
+        access_log: AccessLog | None = None,
     ) -> None:
         self._home = home
         self._compressor = compressor
@@ -103,6 +105,7 @@ class Pager:
         self._events = events
         self._batch = promotion_batch_pages
         self._l1_share = l1_share
+        self._access_log = access_log
         self._lock = threading.RLock()
         self._table = PageTable()
         self._texts = TextCache(budget)
@@ -129,6 +132,8 @@ class Pager:
         damaged."""
         fetched: dict[int, OpenPage] = {}
         for index, row in enumerate(rows):
+            if self._access_log is not None:
+                self._access_log.touched(row)
             found = fetched.pop(row.page, None) or self._resident(row)
             if found is None:
                 fetched = self._fault(rows[index : index + self._batch], scope, agent)
