@@ -312,17 +312,21 @@ def _in_child(entry: _Entry, task: Task, tell: Callable[[int], None]) -> list[Ru
         if entry.seconds_max is None:
             child.result(found)
             return found.runs
-        watch = threading.Timer(entry.seconds_max, child.kill)
+        reason = ""
+
+        def stop() -> None:
+            nonlocal reason
+            reason = f"stopped after {entry.seconds_max:g} s"
+            child.kill()
+
+        watch = threading.Timer(entry.seconds_max, stop)
         watch.daemon = True
         watch.start()
-        reason = f"stopped after {entry.seconds_max:g} s"
-        begun = time.monotonic()
         try:
             child.result(found)
         except ChildFailedError as error:
             # Somebody else's code: that it fails is said in its row, and is no failure of ours.
-            if time.monotonic() - begun < entry.seconds_max:
-                reason = str(error)
+            reason = reason or str(error)
         finally:
             watch.cancel()
     done = {run.capacity_bytes for run in found.runs}
