@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 from memopt.base.budget import Budget
@@ -34,11 +35,14 @@ from memopt.maintenance import Maintenance
 from memopt.memory import Memory, Parts
 from memopt.owner import serve_owner
 from memopt.paging.access_log import AccessLog
+from memopt.paging.arena import Arena, extent_bytes_for
 from memopt.paging.dictionaries import Dictionaries
 from memopt.paging.page_writer import PageWriter
 from memopt.paging.pager import Pager
 from memopt.paging.working_set import WorkingSets
 from memopt.policies.catalog import make_policy
+from memopt.pressure.collector import Collector
+from memopt.pressure.triggers import make_trigger
 from memopt.sessions.branches import Branches
 from memopt.sessions.checking import Checking
 from memopt.sessions.compaction import Compaction, install_learnt
@@ -78,6 +82,7 @@ def open_memory(
     else:
         whole = Config.load(config, **given)
     make_policy(whole.policy)
+    make_trigger(whole.collection_trigger, Random())
     return _wire(
         Path(path), whole, clock or SystemClock(), vfs, create=create and not read_only,
         read_only=read_only,
@@ -110,6 +115,8 @@ class _Storage(NamedTuple):
     pages: PageWriter
     upkeep: Upkeep
     access_log: AccessLog | None
+    arena: Arena
+    collector: Collector
 
 
 def _wire_storage(
@@ -157,9 +164,17 @@ def _wire_storage(
         compressor, dictionaries.of, next_page=home.newest_page() + 1,
         text_bytes_min=config.text_bytes_min,
     )  # fmt: skip
-    return _Storage(
-        committer, dictionaries, compressor, pager, residents, pages, upkeep, access_log
+    arena = Arena(
+        budget, clock=clock, events=events, extent_bytes=extent_bytes_for(budget.limit_bytes)
     )
+    collector = Collector(
+        arena, make_trigger(config.collection_trigger, Random()), name=config.collection_trigger,
+        clock=clock, wait=threading.Event().wait,
+    )  # fmt: skip
+    return _Storage(
+        committer, dictionaries, compressor, pager, residents, pages, upkeep, access_log, arena,
+        collector,
+    )  # fmt: skip
 
 
 def _wire_parts(
@@ -169,7 +184,7 @@ def _wire_parts(
     home = directory.home
     subscriptions = Subscriptions(budget)
     storage = _wire_storage(directory, config, clock, events, budget, subscriptions)
-    committer, dictionaries, compressor, pager, residents, pages, _, access_log = storage
+    committer, dictionaries, compressor, pager, residents, pages, _, access_log, *_ = storage
     admit = _admission(directory, config, events, read_only=read_only)
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
@@ -200,6 +215,7 @@ def _wire_parts(
         if access_log is not None:
             access_log.close()
         pager.clear()
+        storage.arena.close()
         budget.release_all("working sets")
         states.close()
         compressor.close()
@@ -234,6 +250,7 @@ def _steps(
         lambda: storage.pager.demote_idle(config.l1_idle_seconds, config.l2_idle_seconds),
         storage.pager.observe,
         storage.upkeep.trim,
+        storage.collector.step,
     ]
     if storage.access_log is not None:
         steps.append(storage.access_log.flush)

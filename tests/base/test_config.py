@@ -20,7 +20,7 @@ OPTIONAL = {
     "journal_retention_records",
 }
 MAY_BE_ZERO = {"maintenance_seconds", "ballast_bytes", "l1_idle_seconds"}
-WORDS = {"durability", "seal", "policy", "access_log"}
+WORDS = {"durability", "seal", "policy", "access_log", "collection_trigger"}
 NUMBERS = [name for name in NAMES if name not in WORDS]
 every_name = pytest.mark.parametrize("name", NAMES)
 
@@ -100,6 +100,7 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
         "seal": ("full", Seal.FULL),
         "policy": ("clock", "clock"),
         "access_log": ("here/accesses", "here/accesses"),
+        "collection_trigger": ("growth", "growth"),
         "l1_share": ("0.75", 0.75),
         "thrashing_share": ("0.25", 0.25),
         "budget_bytes": ("9MiB", 9 * MIB),
@@ -125,9 +126,9 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
     ],
 )
 def test_a_bad_value_names_its_setting(name: str, value: object) -> None:
-    if name == "policy" and isinstance(value, str):
-        # Whether there is a policy of that name is asked on the floor where policies are known.
-        assert Config(policy=value).policy == value
+    if name in ("policy", "collection_trigger") and isinstance(value, str):
+        # Whether there is one of that name is asked on the floor where they are known.
+        assert getattr(having(name, value), name) == value
         return
     if name == "access_log" and isinstance(value, str):
         # Whether a file can be made there is known when the store is opened.

@@ -100,6 +100,11 @@ EMITTED: list[tuple[Any, dict[str, int], str | None]] = [
     (events.Thrashing(is_on=False, refaults=0, faults=100), {}, None),
     (events.Hit(pages=5), {"page_hits": 5}, None),
     (events.Demoted(pages=2, size_bytes=10, reason="idle"), {"pages_demoted": 2}, None),
+    (
+        events.Collected(moved_bytes=7, freed_bytes=9, extents=1, seconds=0.1, reason="room"),
+        {"collections": 1, "collected_bytes": 9, "collection_moved_bytes": 7},
+        "collection_seconds",
+    ),
     (events.Evicted(pages=3, size_bytes=10, reason="room"), {"pages_evicted": 3}, None),
     (
         events.StateSaved(raw_bytes=100, stored_bytes=20),

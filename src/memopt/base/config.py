@@ -38,6 +38,9 @@ class Config:
     """The window in which touched pages are counted, by agent type."""
     thrashing_share: float = 0.5
     """Thrashing begins when more than this share of the major faults are refaults."""
+    collection_trigger: str = "fragmentation"
+    """When the arena of small values is collected: periodic, fragmentation, growth, bandit or
+    bandit_ucb."""
     l1_idle_seconds: float = 300.0
     l2_idle_seconds: float = 900.0
     resident_sessions_max: int = 8192
@@ -138,6 +141,7 @@ _OPTIONAL = frozenset(
     }
 )
 _MAY_BE_ZERO = frozenset({"maintenance_seconds", "ballast_bytes", "l1_idle_seconds"})
+_NAMES = {"policy": "policy", "collection_trigger": "trigger"}
 _SHARES = ("l1_share", "thrashing_share")
 _LARGEST = {
     "message_bytes_max": 512 * MIB,
@@ -159,9 +163,9 @@ def _checked(name: str, value: Any) -> Any:
         return _member(Durability, name, value)
     if name == "seal":
         return _member(Seal, name, value)
-    if name == "policy":
+    if name in _NAMES:
         if not isinstance(value, str):
-            raise UsageError(f"expected a policy's name, got {value!r}", field=name)
+            raise UsageError(f"expected a {_NAMES[name]}'s name, got {value!r}", field=name)
         return value
     if name == "access_log":
         if not isinstance(value, str | os.PathLike) or not os.fspath(value):

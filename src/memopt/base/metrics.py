@@ -11,6 +11,7 @@ from typing import Any, Final
 from memopt.base.events import (
     Appended,
     Checkpointed,
+    Collected,
     Committed,
     Demoted,
     DictionaryTrained,
@@ -43,6 +44,9 @@ METRICS: Final = {
     "thrashing": "times that thrashing began",
     "pages_demoted": "pages moved from L1 to L2",
     "pages_evicted": "pages dropped from RAM",
+    "collections": "slices of the arena's cleaner that moved or closed something",
+    "collected_bytes": "bytes that those slices gave back to the system",
+    "collection_moved_bytes": "live bytes that they copied for it",
     "states_saved": "state versions saved",
     "state_raw_bytes": "bytes of those versions before delta encoding",
     "state_stored_bytes": "bytes of those versions as stored",
@@ -58,6 +62,7 @@ METRICS: Final = {
     "seal_seconds": "histogram: one seal",
     "fault_seconds": "histogram: one fault",
     "checkpoint_seconds": "histogram: one checkpoint",
+    "collection_seconds": "histogram: one slice of the arena's cleaner, its pause",
 }
 
 _BUCKETS_PER_DOUBLING: Final = 4
@@ -148,6 +153,12 @@ class Metrics:
     def _thrashing(self, event: Thrashing) -> None:
         self.counters["thrashing"] += event.is_on
 
+    def _collected(self, event: Collected) -> None:
+        self.counters["collections"] += 1
+        self.counters["collected_bytes"] += event.freed_bytes
+        self.counters["collection_moved_bytes"] += event.moved_bytes
+        self.histograms["collection_seconds"].add(event.seconds)
+
     def _state_saved(self, event: StateSaved) -> None:
         self.counters["states_saved"] += 1
         self.counters["state_raw_bytes"] += event.raw_bytes
@@ -185,6 +196,7 @@ _COUNTING: Final[dict[type, Callable[[Metrics, Any], None]]] = {
     Evicted: Metrics._evicted,
     StateSaved: Metrics._state_saved,
     Checkpointed: Metrics._checkpointed,
+    Collected: Metrics._collected,
     DictionaryTrained: Metrics._trained,
     RecordsLost: Metrics._lost,
     PageRepaired: Metrics._page_repaired,

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from memopt.base.records import (
+    ArenaUsage,
     DictionaryRow,
     EventRow,
     KeyRow,
@@ -90,6 +91,25 @@ class Admission(Protocol):
         ...
 
     def charged_bytes(self) -> int: ...
+
+
+class Trigger(Protocol):
+    """Says when the arena is collected. Moves nothing, and is asked again and again: `now` is
+    monotonic seconds and never falls. Where nothing is dead, nothing is due."""
+
+    def due(self, usage: ArenaUsage, now: float) -> bool: ...
+    def collected(self, usage: ArenaUsage, pause_seconds: float, now: float) -> None:
+        """A collection ended, whoever began it: what is left, and all its pauses together."""
+        ...
+
+
+class Collectable(Protocol):
+    """What can be collected in slices."""
+
+    def usage(self) -> ArenaUsage: ...
+    def collect(self, bytes_max: int, *, reason: str) -> Any:
+        """One slice, of about so many bytes of work; the event `Collected`, which was emitted."""
+        ...
 
 
 class Compressor(Protocol):
