@@ -45,6 +45,7 @@ from memopt.journal.subscription import Subscription, Subscriptions
 from memopt.maintenance import Maintenance
 from memopt.paging.dictionaries import Dictionaries
 from memopt.paging.pager import Pager
+from memopt.paging.prefetch import Prefetcher
 from memopt.sessions.checking import LOST, Checking
 from memopt.sessions.compaction import Compaction
 from memopt.sessions.forgetting import BACKUPS, Forgetting
@@ -77,6 +78,7 @@ class Parts(NamedTuple):
     subscriptions: Subscriptions
     history: History
     pager: Pager
+    prefetcher: Prefetcher
     dictionaries: Dictionaries
     residents: Residents
     sessions: Sessions
@@ -443,6 +445,7 @@ class Memory:
             last.callback(lambda: parts.directory.close(self.lsn, failed=parts.committer.failed))
             last.callback(parts.committer.close)
             last.callback(parts.subscriptions.close)
+            last.callback(parts.prefetcher.close)
             last.callback(parts.maintenance.close)
             last.callback(parts.dictionaries.stop_learning)
             last.callback(self._stop_serving)

@@ -39,6 +39,7 @@ from memopt.paging.arena import Arena, extent_bytes_for
 from memopt.paging.dictionaries import Dictionaries
 from memopt.paging.page_writer import PageWriter
 from memopt.paging.pager import Pager
+from memopt.paging.prefetch import Prefetcher
 from memopt.paging.working_set import WorkingSets
 from memopt.policies.catalog import make_policy
 from memopt.pressure.collector import Collector
@@ -111,6 +112,7 @@ class _Storage(NamedTuple):
     dictionaries: Dictionaries
     compressor: Zstd
     pager: Pager
+    prefetcher: Prefetcher
     residents: Residents
     pages: PageWriter
     upkeep: Upkeep
@@ -157,6 +159,10 @@ def _wire_storage(
         events=events, promotion_batch_pages=config.promotion_batch_pages,
         l1_share=config.l1_share, sets=sets, access_log=access_log,
     )  # fmt: skip
+    prefetcher = Prefetcher(
+        home, pager, budget, clock=clock, events=events, kind=config.prefetch,
+        recent_seconds=config.l1_idle_seconds,
+    )  # fmt: skip
     residents = Residents(budget, config.resident_sessions_max)
     upkeep = Upkeep(pager, residents, compressor)
     budget.on_shortage(upkeep.make_free)
@@ -172,8 +178,8 @@ def _wire_storage(
         clock=clock, wait=threading.Event().wait,
     )  # fmt: skip
     return _Storage(
-        committer, dictionaries, compressor, pager, residents, pages, upkeep, access_log, arena,
-        collector,
+        committer, dictionaries, compressor, pager, prefetcher, residents, pages, upkeep,
+        access_log, arena, collector,
     )  # fmt: skip
 
 
@@ -184,7 +190,8 @@ def _wire_parts(
     home = directory.home
     subscriptions = Subscriptions(budget)
     storage = _wire_storage(directory, config, clock, events, budget, subscriptions)
-    committer, dictionaries, compressor, pager, residents, pages, _, access_log, *_ = storage
+    committer, dictionaries, compressor, pager, prefetcher, residents, pages, _, *_ = storage
+    access_log = storage.access_log
     admit = _admission(directory, config, events, read_only=read_only)
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
@@ -227,7 +234,8 @@ def _wire_parts(
         Parts(
             config=config, clock=clock, budget=budget, metrics=metrics, events=events,
             directory=directory, committer=committer, subscriptions=subscriptions,
-            history=History(home, compressor), pager=pager, dictionaries=dictionaries,
+            history=History(home, compressor), pager=pager, prefetcher=prefetcher,
+            dictionaries=dictionaries,
             residents=residents, sessions=Sessions(
                 config, min(config.message_bytes_max, config.budget_bytes // 4), transcripts,
                 branches, reader, states,
@@ -249,6 +257,7 @@ def _steps(
         directory.checkpoint_passive,
         lambda: storage.pager.demote_idle(config.l1_idle_seconds, config.l2_idle_seconds),
         storage.pager.observe,
+        storage.prefetcher.refill,
         storage.upkeep.trim,
         storage.collector.step,
     ]

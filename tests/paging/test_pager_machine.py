@@ -6,6 +6,7 @@ import random
 import shutil
 import tempfile
 import tracemalloc
+import unittest.mock
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,14 @@ from memopt.base.clock import ManualClock
 from memopt.base.errors import BudgetError, CorruptionError
 from memopt.base.events import Events
 from memopt.base.metrics import Metrics
-from memopt.base.records import Durability, LineRow, PageRow, SessionRow
+from memopt.base.records import Durability, LineRow, PageRow, Prefetch, SessionRow
 from memopt.base.units import KIB, MIB
 from memopt.codecs.record import TailRecord
 from memopt.codecs.zstd import Zstd
+from memopt.paging.fetching import PageGoneError
 from memopt.paging.page_table import PageTable
 from memopt.paging.page_writer import Owner, PageWriter
-from memopt.paging.pager import PageGoneError, Pager
+from memopt.paging.pager import Pager
 from memopt.paging.text_cache import TextCache
 from memopt.policies.catalog import POLICIES, make_policy
 from memopt.sessions.names import SessionKey
@@ -168,6 +170,49 @@ class PagerMachine(RuleBasedStateMachine):
         except BudgetError:
             # Nothing else was left to let go.
             assert self.pager.l1_bytes + self.pager.l2_bytes == 0
+
+    @rule(
+        line=st.integers(1, LINES), index=st.integers(0, PAGES - 1),
+        by=st.sampled_from([Prefetch.NEXT, Prefetch.ORDER, Prefetch.RECENCY]),
+    )  # fmt: skip
+    def a_page_is_prefetched(self, line: int, index: int, by: Prefetch) -> None:
+        row = self.store.pages.get((line, index))
+        if row is None:
+            return
+        tiers = {row.page: self.pager.tier_of(row.page) for row in self.store.pages.values()}
+        came = self.pager.prefetch(row, SCOPE, None, by)
+        assert not (came and tiers.pop(row.page) == "l1")
+        left = [page for page, tier in tiers.items() if self.pager.tier_of(page) > tier]
+        assert len(left) <= (0 if by is Prefetch.RECENCY else 4)
+        assert not came or self.pager.tier_of(row.page) != "l3"
+
+    @rule(line=st.integers(1, LINES), index=st.integers(0, PAGES - 1), early=st.booleans())
+    def a_page_is_rewritten_while_it_is_brought_in(
+        self, line: int, index: int, early: bool
+    ) -> None:
+        old = self.store.pages.get((line, index))
+        if old is None or self.pager.tier_of(old.page) == "l1":
+            return
+        fetch = self.pager._fetcher.fetch
+
+        def fetch_and_rewrite(*arguments: Any) -> Any:
+            fetched = fetch(*arguments)
+            self.store.put(line, index, self.chance)
+            self.pager.drop([old.page])
+            return fetched
+
+        messages = self.store.messages[old.page]
+        with unittest.mock.patch.object(self.pager._fetcher, "fetch", fetch_and_rewrite):
+            if early:
+                assert not self.pager.prefetch(old, SCOPE, None, Prefetch.NEXT)
+            else:
+                with contextlib.suppress(BudgetError):
+                    # It was there when the read began, so it may be read; it is not kept.
+                    [opened] = self.pager.open([old], SCOPE)
+                    assert opened.page.messages(0, 4, opened.decode) == messages
+                    self.touches += 1
+        if self.store.pages[line, index] != old:
+            self.is_gone(old)
 
     @rule(size=st.integers(0, 70 * KIB))
     def an_outsider_makes_room(self, size: int) -> None:

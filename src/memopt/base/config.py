@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from memopt.base.errors import UsageError
-from memopt.base.records import Durability, Seal
+from memopt.base.records import Durability, Prefetch, Seal
 from memopt.base.units import GIB, KIB, MIB, parse_bytes, parse_seconds
 
 _SMALLEST_BUDGET_BYTES = 8 * MIB
@@ -32,6 +32,8 @@ class Config:
     """A tail of this many encoded bytes becomes a page."""
     promotion_batch_pages: int = 1
     """A fault also brings in this many minus one of the session's next pages."""
+    prefetch: Prefetch = Prefetch.OFF
+    """Which pages are brought in before they are asked for: off, next, order, recency or all."""
     l1_share: float = 0.5
     """Of the bytes that pages occupy, at most this share is uncompressed once room is short."""
     working_set_seconds: float = 60.0
@@ -163,6 +165,8 @@ def _checked(name: str, value: Any) -> Any:
         return _member(Durability, name, value)
     if name == "seal":
         return _member(Seal, name, value)
+    if name == "prefetch":
+        return _member(Prefetch, name, value)
     if name in _NAMES:
         if not isinstance(value, str):
             raise UsageError(f"expected a {_NAMES[name]}'s name, got {value!r}", field=name)
@@ -189,7 +193,9 @@ def _checked(name: str, value: Any) -> Any:
     return number
 
 
-def _member(kind: type[Durability] | type[Seal], name: str, value: Any) -> Durability | Seal:
+def _member(
+    kind: type[Durability] | type[Seal] | type[Prefetch], name: str, value: Any
+) -> Durability | Seal | Prefetch:
     try:
         return kind(value)
     except ValueError:

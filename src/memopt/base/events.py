@@ -88,6 +88,22 @@ class Collected(Event, frozen=True):
     """Another slice would find something to do."""
 
 
+class Prefetched(Event, frozen=True):
+    by: str
+    """next, order or recency."""
+    pages: int
+    size_bytes: int
+    seconds: float
+
+
+class PrefetchSettled(Event, frozen=True):
+    """Pages that were prefetched were touched, or left untouched."""
+
+    by: str
+    pages: int
+    was_used: bool
+
+
 class StateSaved(Event, frozen=True):
     raw_bytes: int
     stored_bytes: int

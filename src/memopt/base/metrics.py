@@ -19,6 +19,8 @@ from memopt.base.events import (
     Faulted,
     Hit,
     PageRepaired,
+    Prefetched,
+    PrefetchSettled,
     Quarantined,
     RecordsLost,
     Refused,
@@ -41,6 +43,9 @@ METRICS: Final = {
     "faults_major": "page touches answered from L3",
     "fault_bytes": "bytes brought into L1 by faults",
     "refaults": "major faults on what was evicted for room not long ago",
+    "pages_prefetched": "pages brought in before they were asked for",
+    "prefetch_hits": "those that were touched then",
+    "prefetch_wasted": "those that left untouched",
     "thrashing": "times that thrashing began",
     "pages_demoted": "pages moved from L1 to L2",
     "pages_evicted": "pages dropped from RAM",
@@ -150,6 +155,12 @@ class Metrics:
     def _evicted(self, event: Evicted) -> None:
         self.counters["pages_evicted"] += event.pages
 
+    def _prefetched(self, event: Prefetched) -> None:
+        self.counters["pages_prefetched"] += event.pages
+
+    def _prefetch_settled(self, event: PrefetchSettled) -> None:
+        self.counters["prefetch_hits" if event.was_used else "prefetch_wasted"] += event.pages
+
     def _thrashing(self, event: Thrashing) -> None:
         self.counters["thrashing"] += event.is_on
 
@@ -201,6 +212,8 @@ _COUNTING: Final[dict[type, Callable[[Metrics, Any], None]]] = {
     RecordsLost: Metrics._lost,
     PageRepaired: Metrics._page_repaired,
     Quarantined: Metrics._quarantined,
+    Prefetched: Metrics._prefetched,
+    PrefetchSettled: Metrics._prefetch_settled,
     Refused: Metrics._refused,
     Thrashing: Metrics._thrashing,
 }

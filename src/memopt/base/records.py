@@ -59,6 +59,23 @@ class Seal(enum.StrEnum):
     """After every append."""
 
 
+class Prefetch(enum.StrEnum):
+    """Which pages are brought in before they are asked for."""
+
+    OFF = "off"
+    NEXT = "next"
+    """A session's next pages, while the ones before are read."""
+    ORDER = "order"
+    """The sessions that came after this one the last times, within its scope."""
+    RECENCY = "recency"
+    """Pages of sessions used lately that fell out, once there is free room."""
+    ALL = "all"
+
+
+PREFETCHES: Final = tuple(Prefetch)
+"""By the number that is kept for a page."""
+
+
 class Durability(enum.StrEnum):
     """What an acknowledged write survives."""
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 ROW_BYTES: Final = 328
-"""Upper estimate of one row: 52 bytes of columns, two list entries, an index entry with its two
+"""Upper estimate of one row: 53 bytes of columns, two list entries, an index entry with its two
 integers, and the headers and rounding of two byte strings; measured in the tests."""
 _TEXT_REF_BYTES: Final = 192
 """Of one digest and text number in a row; measured in the tests."""
@@ -47,6 +47,8 @@ class PageTable:
         """The agent type that a row's page was brought in for (working_set.py)."""
         self.windows = array("I")
         """In which it was touched last."""
+        self.marks = array("B")
+        """Which predictor brought it in, until it is touched; 0 for none."""
         self._free: list[int] = []
 
     def __len__(self) -> int:
@@ -67,6 +69,7 @@ class PageTable:
             self.touched[slot] = now
             self.agents[slot] = agent
             self.windows[slot] = 0
+            self.marks[slot] = 0
         else:
             slot = len(self.frames)
             self.frames.append(frame)
@@ -77,6 +80,7 @@ class PageTable:
             self.touched.append(now)
             self.agents.append(agent)
             self.windows.append(0)
+            self.marks.append(0)
         self.slots[page] = slot
         return slot
 

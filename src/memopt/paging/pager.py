@@ -14,23 +14,25 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from memopt.base.budget import Budget
-from memopt.base.errors import CorruptionError
-from memopt.base.events import Demoted, Events, Evicted, Faulted, Hit
+from memopt.base.errors import BudgetError, MemoptError
+from memopt.base.events import Demoted, Events, Evicted, Faulted, Hit, PrefetchSettled
 from memopt.base.protocols import Clock, Compressor, Policy, Reader
-from memopt.base.records import PageRow
-from memopt.codecs.keys import page_key, text_key
+from memopt.base.records import PREFETCHES, PageRow, Prefetch
 from memopt.codecs.page import Page
 from memopt.codecs.texts import text_decoder
 from memopt.paging.access_log import AccessLog
+from memopt.paging.fetching import READING, Fetched, Fetcher, PageGoneError, TextRefs
 from memopt.paging.page_table import ROW_BYTES, PageTable, heap_bytes, row_bytes
 from memopt.paging.text_cache import TextCache
 from memopt.paging.working_set import WorkingSet, WorkingSets
 
 _OWNER: Final = "pages"
-_READING: Final = "reading"
-"""Owner of what is there while a page is brought in."""
 _DECODED_BYTES: Final = 16 * 1024
 """Decoding so many bytes takes about as long as all else about a fault."""
+_PREFETCHED_SHARE: Final = 1 / 16
+"""Of the pages in RAM: so many may have been brought in at others' cost and wait for a touch."""
+_PREFETCH_VICTIMS: Final = 4
+"""That go at most for one page that is brought in early."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -57,28 +59,12 @@ def _fault_cost(raw_bytes: int) -> float:
     return 1.0 + raw_bytes / _DECODED_BYTES
 
 
-TextRefs = tuple[tuple[bytes, int], ...]
-"""(digest, text number) of each shared text that a page refers to."""
-
-
 class OpenPage(NamedTuple):
     """A page ready to read: its columns and bodies, and how to decode a body."""
 
     row: PageRow
     page: Page
     decode: Callable[[Any], Any]
-
-
-class PageGoneError(LookupError):
-    """The page was rewritten or deleted since the map was read: read the map again."""
-
-
-class _Fetched(NamedTuple):
-    row: PageRow
-    frame: bytes
-    page: Page
-    texts: TextRefs
-    values: dict[int, str]
 
 
 class Pager:
@@ -98,9 +84,8 @@ class Pager:
         sets: WorkingSets | None = None,
         access_log: AccessLog | None = None,
     ) -> None:
-        self._home = home
-        self._compressor = compressor
         self._budget = budget
+        self._fetcher = Fetcher(home, compressor, budget, self._cached_texts)
         self._clock = clock
         self._events = events
         self._batch = promotion_batch_pages
@@ -115,6 +100,11 @@ class Pager:
         self._policy_bytes = 0
         self.sets = sets or WorkingSets(clock.monotonic())
         """Changed under the pager's lock alone."""
+        self.on_open: Callable[[Sequence[PageRow], int, int, str | None], None] | None = None
+        """Told of the rows that are read, from which one on, for which scope and agent: at the
+        first one, and at each that faults."""
+        self.prefetched_pages = 0
+        """In RAM, brought in before they were asked for, and not asked for since."""
         self._drops = 0
         """Calls of `drop`: what was read before one is not kept after it."""
         self.freed_bytes = 0
@@ -135,6 +125,8 @@ class Pager:
             if self._access_log is not None:
                 self._access_log.touched(row)
             found = fetched.pop(row.page, None) or self._resident(row)
+            if self.on_open is not None and (found is None or index == 0):
+                self.on_open(rows, index, scope, agent)
             if found is None:
                 fetched = self._fault(rows[index : index + self._batch], scope, agent)
                 found = fetched.pop(row.page)
@@ -178,13 +170,13 @@ class Pager:
                 break
             self.make_room(need)
             try:
-                fetched = self._fetch(row, frame, refs)
+                fetched = self._fetcher.fetch(row, frame, refs, self.make_room)
             except PageGoneError:
                 if index:
                     break
                 raise
             finally:
-                self._budget.release(_READING, need)
+                self._budget.release(READING, need)
             refaults = self._admit(fetched, scope, agent, drops, is_major=frame is None)
             texts = {digest: fetched.values[text] for digest, text in fetched.texts}
             found[row.page] = OpenPage(row, fetched.page, text_decoder(texts))
@@ -196,60 +188,77 @@ class Pager:
 
     def _touch_first(self, slot: int, size_bytes: int) -> None:
         """The first touch of a page in RAM in this window."""
+        self._settle(slot, was_used=True)
         self._table.windows[slot] = self.sets.window
         self.sets.touched(self._table.agents[slot], size_bytes)
 
-    def _fetch(self, row: PageRow, frame: bytes | None, refs: TextRefs) -> _Fetched:
-        """The page and its texts: its frame and what it refers to from L2, or from home."""
-        values = self._cached_texts(refs)
-        bodies: dict[int, tuple[bytes, int]] = {}
-        if frame is None or len(values) < len(refs):
-            with self._home.snapshot() as tables:
-                frame = frame or tables.pages.body(row.page)
-                found = tables.texts.of_page(row.page)
-                refs = tuple((digest, text) for text, digest, _ in found)
-                values = self._cached_texts(refs)
-                for text, _, raw_bytes in found:
-                    if text not in values:
-                        bodies[text] = (tables.texts.get(text) or b"", raw_bytes)
-            if frame is None:
-                raise PageGoneError(row.page)
-        # Outside the snapshot: decoding may take one of its own, for a dictionary, and readers
-        # that each hold one and want another would wait for each other.
-        page = self._decode(row, frame)
-        if page.has_texts and not refs:
-            raise PageGoneError(row.page)
-        for digest, text in refs:
-            if text not in values:
-                values[text] = self._decode_text(row.page, digest, *bodies[text])
-        return _Fetched(row, frame, page, refs, values)
+    @_whole
+    def prefetch(self, row: PageRow, scope: int, agent: str | None, by: Prefetch) -> bool:
+        """Bring a page in that may be asked for; whether it was. Takes free room, and that of
+        others only while few pages that were brought in so have not been asked for yet."""
+        with self._lock:
+            slot = self._table.slots.get(row.page)
+            if slot is not None and self._table.raws[slot] is not None:
+                return False
+            frame = None if slot is None else self._table.frames[slot]
+            refs = () if slot is None else self._table.texts[slot]
+            drops = self._drops
+            few = self.prefetched_pages < len(self._table) * _PREFETCHED_SHARE
+            may_evict = few and by is not Prefetch.RECENCY
+        need = row.raw_bytes + row.stored_bytes + ROW_BYTES
+
+        def make_room(size_bytes: int) -> None:
+            # Twice, because what is read is kept as well.
+            victims = _PREFETCH_VICTIMS if may_evict else 0
+            while self._budget.free_bytes() < 2 * size_bytes and victims and self._let_one_go():
+                victims -= 1
+            free_bytes = self._budget.free_bytes()
+            if free_bytes < 2 * size_bytes or not self._budget.try_reserve(READING, size_bytes):
+                raise BudgetError("no room to bring a page in early", limit="budget")
+
+        try:
+            make_room(need)
+            try:
+                fetched = self._fetcher.fetch(row, frame, refs, make_room)
+            finally:
+                self._budget.release(READING, need)
+        except (PageGoneError, MemoptError):
+            # Whoever asks for the page hears of it, if it is damaged.
+            return False
+        with self._lock:
+            slot = self._table.slots.get(row.page)
+            if drops != self._drops or (slot is not None and self._table.raws[slot] is not None):
+                return False
+            slot = self._keep(fetched, scope, self.sets.type_of(agent))
+            if slot is None:
+                return False
+            self._expect(slot, by)
+        return True
+
+    def _expect(self, slot: int, by: Prefetch) -> None:
+        """Mark a page that was brought in before it was asked for."""
+        table = self._table
+        if table.windows[slot] == self.sets.window:
+            # Its next touch must be seen, and will be counted again.
+            size = row_bytes(table.frames[slot] or b"", table.texts[slot])
+            self.sets.touched(table.agents[slot], -size - heap_bytes(len(table.raws[slot] or b"")))
+        table.windows[slot] = 0
+        if not table.marks[slot]:
+            self.prefetched_pages += 1
+        table.marks[slot] = PREFETCHES.index(by)
+
+    def _settle(self, slot: int, *, was_used: bool) -> None:
+        """A page that was expected was touched, or is leaving untouched."""
+        mark = self._table.marks[slot]
+        if mark:
+            self._table.marks[slot] = 0
+            self.prefetched_pages -= 1
+            self._events.emit(PrefetchSettled(PREFETCHES[mark], 1, was_used))
 
     def _cached_texts(self, refs: TextRefs) -> dict[int, str]:
         with self._lock:
             found = ((text, self._texts.get(text)) for _, text in refs)
             return {text: value for text, value in found if value is not None}
-
-    def _decode(self, row: PageRow, frame: bytes) -> Page:
-        if len(frame) != row.stored_bytes:
-            raise CorruptionError(f"page {row.page} is not as long as the page map says")
-        raw = self._compressor.decode(frame, key=page_key(row))
-        if len(raw) != row.raw_bytes:
-            raise CorruptionError(f"page {row.page} does not decode to its length")
-        page = Page(raw)
-        if page.count != row.stop - row.start:
-            raise CorruptionError(f"page {row.page} does not hold the messages its map says")
-        return page
-
-    def _decode_text(self, page: int, digest: bytes, body: bytes, raw_bytes: int) -> str:
-        # Twice: the UTF-8 bytes and the string are there at once.
-        self.make_room(2 * raw_bytes)
-        try:
-            raw = self._compressor.decode(body, key=text_key(digest))
-            if len(raw) != raw_bytes:
-                raise CorruptionError(f"a text of page {page} does not decode to its length")
-            return raw.decode()
-        finally:
-            self._budget.release(_READING, 2 * raw_bytes)
 
     def _held_texts(self, texts: TextRefs) -> dict[bytes, str]:
         held = {}
@@ -264,9 +273,9 @@ class Pager:
     def make_room(self, size_bytes: int) -> None:
         """Reserve `size_bytes` for reading, demoting and evicting as needed. The caller releases
         them. Raises BudgetError when everything evictable is gone and they still do not fit."""
-        while not self._budget.try_reserve(_READING, size_bytes):
+        while not self._budget.try_reserve(READING, size_bytes):
             if not self._let_one_go():
-                self._budget.reserve(_READING, size_bytes)
+                self._budget.reserve(READING, size_bytes)
                 return
 
     def make_free(self, size_bytes: int) -> None:
@@ -285,6 +294,7 @@ class Pager:
             self._budget.release_all(_OWNER)
             self._budget.release_all("policies")
             self._policy_bytes = self.l1_bytes = self.l2_bytes = 0
+            self.prefetched_pages = 0
             self.sets.resident_bytes[:] = [0] * len(self.sets.resident_bytes)
 
     @_whole
@@ -347,7 +357,7 @@ class Pager:
             self._policy_bytes = 0
 
     def _admit(
-        self, fetched: _Fetched, scope: int, agent: str | None, drops: int, *, is_major: bool
+        self, fetched: Fetched, scope: int, agent: str | None, drops: int, *, is_major: bool
     ) -> int:
         """Keep a page that was just brought in for a touch, unless pages were dropped meanwhile,
         for then it may be gone. How many refaults that was."""
@@ -370,7 +380,7 @@ class Pager:
                 self._touch_first(slot, size_bytes)
             return is_refault
 
-    def _keep(self, fetched: _Fetched, scope: int, agent_type: int) -> int | None:
+    def _keep(self, fetched: Fetched, scope: int, agent_type: int) -> int | None:
         """A page as hot as there is room for: its slot, or None where there is no room at all."""
         row, raw_bytes = fetched.row, heap_bytes(fetched.row.raw_bytes)
         table = self._table
@@ -420,6 +430,7 @@ class Pager:
 
     def _evict(self, slot: int) -> int:
         """L2 to nowhere: drop the row; how many bytes."""
+        self._settle(slot, was_used=False)
         size = self._table.row_bytes(slot)
         self.sets.resident_bytes[self._table.agents[slot]] -= size
         self._warm.removed(self._table.pages[slot])
@@ -494,5 +505,7 @@ class Pager:
                     warm += size
             assert (hot, warm) == (self.l1_bytes, self.l2_bytes)
             assert sum(self.sets.resident_bytes) == hot + warm
+            marks = [self._table.marks[slot] for slot in self._table.slots.values()]
+            assert sum(mark > 0 for mark in marks) == self.prefetched_pages
             assert self._budget.owners().get(_OWNER, 0) == hot + warm
             self._texts.check()

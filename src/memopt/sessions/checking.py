@@ -15,8 +15,8 @@ from memopt.base.protocols import Clock, Compressor, Reader
 from memopt.base.records import CheckReport, Damage, LineRow, SessionRow
 from memopt.codecs.keys import text_key
 from memopt.journal.commit import GroupCommitter
+from memopt.paging.fetching import PageGoneError
 from memopt.paging.page_writer import PageWriter
-from memopt.paging.pager import PageGoneError
 from memopt.sessions.reading import SEQ_STOP, LineReader, open_tail
 from memopt.sessions.states import chain_of, decode_chain
 from memopt.sessions.transcripts import QUARANTINE

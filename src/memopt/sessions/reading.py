@@ -16,7 +16,8 @@ from memopt.base.protocols import Tables
 from memopt.base.records import SEQ_MASK, LineRow, Message, PageRow, SessionRow
 from memopt.codecs.message import decode_array, decode_json
 from memopt.codecs.record import TailRecord, open_record
-from memopt.paging.pager import OpenPage, PageGoneError, Pager
+from memopt.paging.fetching import PageGoneError
+from memopt.paging.pager import OpenPage, Pager
 from memopt.sessions.names import SessionKey, naming
 
 SEQ_STOP: Final = SEQ_MASK + 1
