@@ -40,6 +40,7 @@ from memopt.base.records import (
     State,
     StateVersion,
     Stats,
+    Stored,
 )
 from memopt.client import connect
 from memopt.memory import Memory
@@ -86,6 +87,7 @@ __all__ = [
     "StoreFailedError",
     "StoreLockedError",
     "StoreVersionError",
+    "Stored",
     "UsageError",
     "aio",
     "connect",

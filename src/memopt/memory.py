@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from memopt.base.budget import Budget
 from memopt.base.config import Config
+from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import (
     ConflictError,
     DiskFullError,
@@ -156,6 +157,16 @@ class Memory:
             with contextlib.suppress(NotFoundError):
                 found.append(describe(self._parts.sessions.reader, row, bound))
         return found
+
+    def mapping(self, name: str, *, scope: str = "default") -> StoredMapping:
+        """A dict of a scope, by name, which spills instead of growing: as durable as messages."""
+        self._ready()
+        return self._parts.sessions.collections.mapping(name, check_scope(scope))
+
+    def sequence(self, name: str, *, scope: str = "default") -> StoredSequence:
+        """The same as a list."""
+        self._ready()
+        return self._parts.sessions.collections.sequence(name, check_scope(scope))
 
     def pages(self, id: str, *, scope: str = "default") -> list[PageInfo]:
         """The pages that hold a session's messages, and the tier each is in now."""

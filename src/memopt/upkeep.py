@@ -1,6 +1,7 @@
 """Finding room when a reservation does not fit: what is cheapest to make again goes first."""
 
 import ctypes
+from collections.abc import Callable
 from typing import Final
 
 from memopt.base.units import MIB
@@ -19,11 +20,20 @@ class Upkeep:
         self._pager = pager
         self._residents = residents
         self._compressor = compressor
+        self._others: list[Callable[[int], None]] = []
         self._freed_bytes = 0
         """Freed by the pager when the heap was trimmed last."""
 
+    def ask_also(self, make_free: Callable[[int], None]) -> None:
+        """`make_free(size_bytes)` is asked when pages alone do not do."""
+        self._others.append(make_free)
+
     def make_free(self, size_bytes: int) -> None:
         self._pager.make_free(size_bytes)
+        for make_free in self._others:
+            if self._pager.has_room(size_bytes):
+                return
+            make_free(size_bytes)
         if self._pager.has_room(size_bytes):
             return
         self._residents.shrink(_RESIDENTS_KEPT)

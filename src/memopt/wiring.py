@@ -27,6 +27,8 @@ from memopt.base.records import PageRow, Seal
 from memopt.base.units import MIB
 from memopt.codecs.keys import page_key
 from memopt.codecs.zstd import Zstd
+from memopt.collections.cache import EntryCache
+from memopt.collections.maker import Collections
 from memopt.directory import Directory
 from memopt.journal.commit import GroupCommitter
 from memopt.journal.history import History
@@ -48,6 +50,7 @@ from memopt.sessions.branches import Branches
 from memopt.sessions.checking import Checking
 from memopt.sessions.compaction import Compaction, install_learnt
 from memopt.sessions.forgetting import Forgetting
+from memopt.sessions.owners import Owners
 from memopt.sessions.reading import LineReader
 from memopt.sessions.residents import Residents
 from memopt.sessions.session import Sessions
@@ -205,6 +208,12 @@ def _wire_parts(
     states = States(
         home, committer, transcripts, compressor, budget, config=config, events=events, admit=admit
     )
+    cache = EntryCache(budget, lambda: make_policy(config.policy), events)
+    collections = Collections(
+        home, committer, Owners(transcripts), compressor, cache, budget, config=config,
+        events=events, admit=admit,
+    )  # fmt: skip
+    storage.upkeep.ask_also(collections.make_free)
     compaction = Compaction(
         home, committer, transcripts, pages, pager, dictionaries, compressor, config=config,
         clock=clock, events=events, drop_dictionary=compressor.drop,
@@ -222,6 +231,7 @@ def _wire_parts(
         if access_log is not None:
             access_log.close()
         pager.clear()
+        collections.close()
         storage.arena.close()
         budget.release_all("working sets")
         states.close()
@@ -238,7 +248,7 @@ def _wire_parts(
             dictionaries=dictionaries,
             residents=residents, sessions=Sessions(
                 config, min(config.message_bytes_max, config.budget_bytes // 4), transcripts,
-                branches, reader, states,
+                branches, reader, states, collections,
             ),
             forgetting=forgetting, checking=checking, compaction=compaction,
             maintenance=Maintenance(config.maintenance_seconds, steps), serve=serve_owner,

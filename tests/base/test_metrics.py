@@ -109,6 +109,18 @@ EMITTED: list[tuple[Any, dict[str, int], str | None]] = [
         "collection_seconds",
     ),
     (events.Evicted(pages=3, size_bytes=10, reason="room"), {"pages_evicted": 3}, None),
+    (events.EntriesHit(entries=3), {"entries_hit": 3}, None),
+    (
+        events.EntriesFaulted(entries=2, size_bytes=300, seconds=0.1),
+        {"entries_faulted": 2},
+        "entry_fault_seconds",
+    ),
+    (
+        events.EntriesWritten(entries=2, size_bytes=300, seconds=0.1),
+        {"entries_written": 2, "entry_bytes": 300},
+        "entry_write_seconds",
+    ),
+    (events.EntriesEvicted(entries=4, size_bytes=300), {"entries_evicted": 4}, None),
     (
         events.StateSaved(raw_bytes=100, stored_bytes=20),
         {"states_saved": 1, "state_raw_bytes": 100, "state_stored_bytes": 20},

@@ -41,8 +41,7 @@ class Budget:
         BudgetError when there is none."""
         if self.try_reserve(owner, size_bytes):
             return
-        if self._reclaim is not None and size_bytes <= self.limit_bytes:
-            self._reclaim(size_bytes)
+        self.ask(size_bytes)
         if not self.try_reserve(owner, size_bytes):
             raise BudgetError(
                 f"{owner} wants {size_bytes} bytes, {self.limit_bytes - self.used_bytes} of "
@@ -51,6 +50,11 @@ class Budget:
                 wanted_bytes=size_bytes,
                 limit_bytes=self.limit_bytes,
             )
+
+    def ask(self, size_bytes: int) -> None:
+        """Ask whoever holds what can be made again to give up so much. Call it without a lock."""
+        if self._reclaim is not None and size_bytes <= self.limit_bytes:
+            self._reclaim(size_bytes)
 
     def release(self, owner: str, size_bytes: int) -> None:
         """Give back bytes that were reserved by the same owner."""

@@ -109,6 +109,29 @@ class StateSaved(Event, frozen=True):
     stored_bytes: int
 
 
+class EntriesHit(Event, frozen=True):
+    """Reads of collections that RAM answered."""
+
+    entries: int
+
+
+class EntriesFaulted(Event, frozen=True):
+    entries: int
+    size_bytes: int
+    seconds: float
+
+
+class EntriesWritten(Event, frozen=True):
+    entries: int
+    size_bytes: int
+    seconds: float
+
+
+class EntriesEvicted(Event, frozen=True):
+    entries: int
+    size_bytes: int
+
+
 class Checkpointed(Event, frozen=True):
     wal_bytes: int
     seconds: float

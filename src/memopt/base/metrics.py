@@ -15,6 +15,10 @@ from memopt.base.events import (
     Committed,
     Demoted,
     DictionaryTrained,
+    EntriesEvicted,
+    EntriesFaulted,
+    EntriesHit,
+    EntriesWritten,
     Evicted,
     Faulted,
     Hit,
@@ -55,6 +59,11 @@ METRICS: Final = {
     "states_saved": "state versions saved",
     "state_raw_bytes": "bytes of those versions before delta encoding",
     "state_stored_bytes": "bytes of those versions as stored",
+    "entries_hit": "reads of collections answered from RAM",
+    "entries_faulted": "reads of collections answered from the home",
+    "entries_written": "values set in collections",
+    "entry_bytes": "encoded bytes of those values",
+    "entries_evicted": "values of collections dropped from RAM",
     "checkpoints": "write-ahead log checkpoints",
     "checkpoints_forced": "checkpoints the writer had to wait for",
     "dictionaries_trained": "compression dictionaries trained",
@@ -66,6 +75,8 @@ METRICS: Final = {
     "commit_seconds": "histogram: one COMMIT, with its sync",
     "seal_seconds": "histogram: one seal",
     "fault_seconds": "histogram: one fault",
+    "entry_fault_seconds": "histogram: one read of a collection from the home",
+    "entry_write_seconds": "histogram: one write to a collection, commit included",
     "checkpoint_seconds": "histogram: one checkpoint",
     "collection_seconds": "histogram: one slice of the arena's cleaner, its pause",
 }
@@ -175,6 +186,21 @@ class Metrics:
         self.counters["state_raw_bytes"] += event.raw_bytes
         self.counters["state_stored_bytes"] += event.stored_bytes
 
+    def _entries_hit(self, event: EntriesHit) -> None:
+        self.counters["entries_hit"] += event.entries
+
+    def _entries_faulted(self, event: EntriesFaulted) -> None:
+        self.counters["entries_faulted"] += event.entries
+        self.histograms["entry_fault_seconds"].add(event.seconds)
+
+    def _entries_written(self, event: EntriesWritten) -> None:
+        self.counters["entries_written"] += event.entries
+        self.counters["entry_bytes"] += event.size_bytes
+        self.histograms["entry_write_seconds"].add(event.seconds)
+
+    def _entries_evicted(self, event: EntriesEvicted) -> None:
+        self.counters["entries_evicted"] += event.entries
+
     def _checkpointed(self, event: Checkpointed) -> None:
         self.counters["checkpoints"] += 1
         self.counters["checkpoints_forced"] += event.forced
@@ -206,6 +232,10 @@ _COUNTING: Final[dict[type, Callable[[Metrics, Any], None]]] = {
     Demoted: Metrics._demoted,
     Evicted: Metrics._evicted,
     StateSaved: Metrics._state_saved,
+    EntriesHit: Metrics._entries_hit,
+    EntriesFaulted: Metrics._entries_faulted,
+    EntriesWritten: Metrics._entries_written,
+    EntriesEvicted: Metrics._entries_evicted,
     Checkpointed: Metrics._checkpointed,
     Collected: Metrics._collected,
     DictionaryTrained: Metrics._trained,

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.records import (
     ArenaUsage,
+    CollectionRow,
     DictionaryRow,
+    EntryRow,
     EventRow,
     KeyRow,
     LineRow,
@@ -226,8 +229,9 @@ class EventTable(Protocol):
     def since(self, after_lsn: int, limit: int) -> list[EventRow]: ...
     def of_session(self, session: int) -> list[EventRow]: ...
     def delete(self, up_to_lsn: int, limit: int) -> int: ...
-    def purge(self, session: int) -> None:
-        """Delete the events of a session."""
+    def purge(self, session: int, kind: str | None = None) -> None:
+        """Delete the events of a session, of one kind or all. Those of a collection are under
+        minus its number."""
         ...
 
 
@@ -250,6 +254,65 @@ class DictionaryTable(Protocol):
         ...
 
     def delete(self, dictionary: int) -> None: ...
+
+
+class CollectionTable(Protocol):
+    """Mappings and sequences by owner and name."""
+
+    def find(
+        self, scope_number: int, session: int, kind: str, name: str
+    ) -> CollectionRow | None: ...
+    def get(self, collection: int) -> CollectionRow | None: ...
+    def create(self, row: CollectionRow) -> int:
+        """Store a new one, whose number is given by the table and returned."""
+        ...
+
+    def delete(self, collection: int) -> None: ...
+    def owned(self, scope_number: int, session: int) -> list[CollectionRow]:
+        """Those of a session; with session 0, those of the scope itself."""
+        ...
+
+
+class EntryTable(Protocol):
+    """The values of collections, in the order of their places."""
+
+    def find(self, collection: int, key: bytes) -> EntryRow | None: ...
+    def range(
+        self, collection: int, start: int, stop: int, *, limit: int, descending: bool = False
+    ) -> list[EntryRow]:
+        """Up to `limit` entries with places in [start, stop)."""
+        ...
+
+    def put(self, row: EntryRow) -> None:
+        """Store an entry, in the place of what was there."""
+        ...
+
+    def delete(self, collection: int, start: int, stop: int) -> int:
+        """Delete the entries with places in [start, stop): how many."""
+        ...
+
+    def bounds(self, collection: int) -> tuple[int, int] | None:
+        """The lowest place in use and the one behind the highest; None when there is none."""
+        ...
+
+
+class EntryIndex(Protocol):
+    """The same entries seen from their keys and from their LSNs."""
+
+    def place(self, collection: int, key: bytes) -> int | None: ...
+    def keys(
+        self, collection: int, start: int, stop: int, *, limit: int, descending: bool = False
+    ) -> list[tuple[int, bytes]]:
+        """Up to `limit` (place, key) with places in [start, stop)."""
+        ...
+
+    def count(self, collection: int) -> int: ...
+    def since(self, after_lsn: int, limit: int) -> list[tuple[int, int, int]]:
+        """(LSN, collection, place) of up to `limit` entries with LSNs above `after_lsn`, in order.
+        Looks at every entry: an index by LSN would make each overwrite half as slow again."""
+        ...
+
+    def highest_lsn(self) -> int: ...
 
 
 class MetaTable(Protocol):
@@ -275,6 +338,9 @@ class Tables(NamedTuple):
     keys: KeyTable
     dictionaries: DictionaryTable
     meta: MetaTable
+    collections: CollectionTable
+    entries: EntryTable
+    entry_index: EntryIndex
 
 
 class Reader(Protocol):
@@ -333,6 +399,31 @@ class Transaction(Protocol):
     def publish(self, record: Any, size_bytes: int) -> None:
         """Hand a journal record to subscribers once the commit has succeeded."""
         ...
+
+
+class CollectionOwners(Protocol):
+    """Whose collections are: the numbers of a scope and of a session, by their names."""
+
+    def find(self, tables: Tables, scope: str, session: str | None) -> tuple[int, int] | None:
+        """(scope number, session number or 0); None where it is not there yet."""
+        ...
+
+    def make(
+        self, transaction: Any, scope: str, session: str | None, agent: str | None
+    ) -> tuple[int, int]:
+        """In a commit, with its transaction: the same, made where it is not there."""
+        ...
+
+
+class CollectionMaker(Protocol):
+    """Makes handles on collections. `session` None: the scope's own."""
+
+    def mapping(
+        self, name: str, scope: str, session: str | None = None, agent: str | None = None
+    ) -> StoredMapping: ...
+    def sequence(
+        self, name: str, scope: str, session: str | None = None, agent: str | None = None
+    ) -> StoredSequence: ...
 
 
 class PageSource(Protocol):

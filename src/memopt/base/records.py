@@ -24,6 +24,11 @@ SEQ_BITS: Final = 24
 """A line holds at most 2^24 messages, and there are at most 2^39 lines."""
 SEQ_MASK: Final = (1 << SEQ_BITS) - 1
 
+PLACE_BITS: Final = 33
+"""A collection has 2^33 places, and there are at most 2^30 collections. A place is never used for a
+second key, so this also limits how many keys a mapping sees in its life."""
+PLACE_MASK: Final = (1 << PLACE_BITS) - 1
+
 Message = dict[str, Any]
 """Any JSON object."""
 
@@ -124,6 +129,11 @@ class RecordKind(enum.StrEnum):
     SESSION_DELETED = "session_deleted"
     REDACTED = "redacted"
     STATE_SAVED = "state_saved"
+    COLLECTION_CREATED = "collection_created"
+    ENTRY_SET = "entry_set"
+    ENTRY_DELETED = "entry_deleted"
+    """Of a collection, the last time it lost entries; which ones is not said."""
+    COLLECTION_DELETED = "collection_deleted"
     GAP = "gap"
     """Not stored: a subscriber fell behind, and records up to this LSN were dropped for it."""
 
@@ -212,6 +222,30 @@ class DictionaryRow(NamedTuple):
     body: bytes
 
 
+class CollectionRow(NamedTuple):
+    """A mapping or a sequence. Its number is never used again."""
+
+    collection: int
+    scope_number: int
+    session: int
+    """0 when the scope itself owns it."""
+    kind: str
+    name: str
+    made_lsn: int
+    made_us: int
+
+
+class EntryRow(NamedTuple):
+    """One value of a collection. The order of places is the order of the collection."""
+
+    collection: int
+    place: int
+    key: bytes | None
+    """None in a sequence."""
+    lsn: int
+    record: bytes
+
+
 # -- values: what a caller gets -------------------------------------------------------------------
 
 
@@ -224,6 +258,15 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Of its last message; -1 when the session holds none."""
     head: int
     """Opaque; pass it as `if_head` to write only if nobody else did."""
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """A value was set in a mapping."""
+
+    raw_bytes: int
+    """Encoded, before compression."""
+    error_max: float
+    """Largest absolute difference from what was given; 0.0 unless int8 or int4 was asked for."""
 
 
 class StateVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -267,6 +310,10 @@ class JournalRecord(msgspec.Struct, frozen=True, kw_only=True):
     actor: str | None = None
     message: Message | None = None
     state: str | None = None
+    collection: str | None = None
+    """The name of a mapping or a sequence."""
+    key: str | int | bytes | None = None
+    """Of an entry that was set in a mapping; in a sequence, `seq` is its position."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from memopt.base.config import Config
+from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import NotFoundError, UsageError
 from memopt.client.connection import Pool
 from memopt.codecs.message import encode_json, encode_message
@@ -159,6 +160,10 @@ def _sendable(arguments: dict[str, Any], config: Config) -> dict[str, Any]:
     return arguments
 
 
+def _not_here(verb: str) -> UsageError:
+    return UsageError("collections are at hand in the process that owns the store", field=verb)
+
+
 # -- memory and its handles -----------------------------------------------------------------------
 
 
@@ -191,6 +196,14 @@ class RemoteMemory(_MemoryVerbs):
         key = SessionKey(check_scope(scope), check_name(id, field="id"))
         name = None if agent is None else check_name(agent, field="agent")
         return RemoteSession(self._pool, key, name)
+
+    @_as(Memory.mapping)
+    def mapping(self, name: str, *, scope: str = "default") -> StoredMapping:
+        raise _not_here("memory.mapping")
+
+    @_as(Memory.sequence)
+    def sequence(self, name: str, *, scope: str = "default") -> StoredSequence:
+        raise _not_here("memory.sequence")
 
     @_as(Memory.at)
     def at(self, moment: int | datetime) -> MemoryView:
@@ -272,6 +285,14 @@ class RemoteSession(_SessionVerbs):
             bytes_max=self._pool.config.message_bytes_max,
             spool_bytes=self._pool.config.spool_bytes,
         )  # fmt: skip
+
+    @_as(Session.mapping)
+    def mapping(self, name: str) -> StoredMapping:
+        raise _not_here("session.mapping")
+
+    @_as(Session.sequence)
+    def sequence(self, name: str) -> StoredSequence:
+        raise _not_here("session.sequence")
 
     @_as(Session.fork)
     def fork(self, id: str, *, at: int | None = None) -> Session:

@@ -5,7 +5,9 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from memopt.base.config import Config
+from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import BackpressureError, ConflictError, NotFoundError, UsageError
+from memopt.base.protocols import CollectionMaker
 from memopt.base.records import (
     SEQ_BITS,
     Entry,
@@ -38,6 +40,7 @@ class Sessions(NamedTuple):
     branches: Branches
     reader: LineReader
     states: States
+    collections: CollectionMaker
 
 
 class Session:
@@ -148,6 +151,17 @@ class Session:
         """Opaque; changes whenever the current line does. 0 when the session is not there."""
         line, length = self._sessions.reader.length(*self._key)
         return line.line << SEQ_BITS | length if line is not None else 0
+
+    # -- collections ------------------------------------------------------------------------------
+
+    def mapping(self, name: str) -> StoredMapping:
+        """A dict of this session, by name, which spills instead of growing. Reads and writes
+        nothing; it goes with the session, and a fork does not copy it."""
+        return self._sessions.collections.mapping(name, *self._key, self._agent)
+
+    def sequence(self, name: str) -> StoredSequence:
+        """The same as a list."""
+        return self._sessions.collections.sequence(name, *self._key, self._agent)
 
     # -- branches ---------------------------------------------------------------------------------
 

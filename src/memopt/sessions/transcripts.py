@@ -192,13 +192,7 @@ class Transcripts:
         self, transaction: CommitTransaction, key: SessionKey, agent: str | None, lsn: int
     ) -> SessionRow:
         """The row of a new session, with the scopes it needs."""
-        scopes = transaction.tables.scopes
-        number = scopes.number(key.scope)
-        if number is None:
-            tenant = tenant_of(key.scope)
-            if tenant != key.scope and scopes.number(tenant) is None:
-                scopes.create(tenant)
-            number = scopes.create(key.scope)
+        number = scope_number(transaction.tables, key.scope)
         at_us = transaction.at_us
         return SessionRow(lsn, number, key.scope, key.id, agent, lsn, lsn, at_us, at_us)
 
@@ -367,6 +361,17 @@ class Transcripts:
         if chunk and all_of_it:
             chunks.append((chunk, size))
         return chunks
+
+
+def scope_number(tables: Tables, scope: str) -> int:
+    """In a commit: the number of a scope, made if it is not there, with its tenant."""
+    number = tables.scopes.number(scope)
+    if number is None:
+        tenant = tenant_of(scope)
+        if tenant != scope and tables.scopes.number(tenant) is None:
+            tables.scopes.create(tenant)
+        number = tables.scopes.create(scope)
+    return number
 
 
 def _touch(transaction: CommitTransaction, keys: Sequence[SessionKey]) -> None:

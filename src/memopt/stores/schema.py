@@ -10,8 +10,19 @@ import apsw
 
 from memopt.base.errors import StoreVersionError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = 0x6D656D6F  # "memo", so that file(1) and check() know whose it is
+
+COLLECTION_TABLES: Final = """
+    CREATE TABLE collections (collection INTEGER PRIMARY KEY AUTOINCREMENT,
+        scope INTEGER NOT NULL, session INTEGER NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
+        made_lsn INTEGER NOT NULL, made_us INTEGER NOT NULL, crc INTEGER NOT NULL) STRICT;
+    CREATE UNIQUE INDEX collections_by_name ON collections (scope, session, kind, name);
+    CREATE TABLE entries (entry INTEGER PRIMARY KEY, key BLOB, lsn INTEGER NOT NULL,
+        record BLOB NOT NULL) STRICT;
+    CREATE UNIQUE INDEX entries_by_key ON entries (entry >> 33, key) WHERE key IS NOT NULL;
+    """
+"""Of the home and of the scratch file, where collections of a turn are."""
 
 _MIGRATIONS: Final = {
     1: """
@@ -58,6 +69,7 @@ _MIGRATIONS: Final = {
         version INTEGER NOT NULL, made_lsn INTEGER NOT NULL, retired INTEGER NOT NULL,
         crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
     """,
+    2: COLLECTION_TABLES,
 }
 
 

@@ -5,14 +5,11 @@ whenever it is read; pages, tail records, texts and states check themselves in t
 here: transactions, connections and files (sqlite.py), or what a frame holds (codecs/).
 """
 
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import apsw
-import msgspec
 
-from memopt.base.errors import CorruptionError
 from memopt.base.protocols import Tables
 from memopt.base.records import (
     SEQ_BITS,
@@ -25,8 +22,8 @@ from memopt.base.records import (
     SessionRow,
     StateRow,
 )
-
-_encode: Final = msgspec.msgpack.Encoder().encode
+from memopt.stores.entry_tables import SqliteCollections, SqliteEntries, SqliteEntryIndex
+from memopt.stores.table import Table, crc_of
 
 
 def bind_tables(connection: apsw.Connection) -> Tables:
@@ -43,33 +40,13 @@ def bind_tables(connection: apsw.Connection) -> Tables:
         keys=SqliteKeys(connection),
         dictionaries=SqliteDictionaries(connection),
         meta=SqliteMeta(connection),
+        collections=SqliteCollections(connection),
+        entries=SqliteEntries(connection),
+        entry_index=SqliteEntryIndex(connection),
     )
 
 
-def _crc(*values: Any) -> int:
-    return zlib.crc32(_encode(values))
-
-
-class _Table:
-    def __init__(self, connection: apsw.Connection) -> None:
-        self._execute: Any = connection.execute
-        self._connection = connection
-
-    def _next_number(self, table: str) -> int:
-        """The number of a table's next row. Numbers are never used twice: a cache may still hold
-        what an old one stood for."""
-        row = self._execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
-        return 1 if row is None else int(row[0]) + 1
-
-    def _verify(self, what: str, row: Sequence[Any]) -> Sequence[Any]:
-        """The row without its checksum, which comes last."""
-        values = row[:-1]
-        if zlib.crc32(_encode(tuple(values))) != row[-1]:
-            raise CorruptionError(f"checksum mismatch in a row of {what}")
-        return values
-
-
-class SqliteScopes(_Table):
+class SqliteScopes(Table):
     def number(self, path: str) -> int | None:
         row = self._execute(
             "SELECT scope, path, crc FROM scopes WHERE path = ?", (path,)
@@ -84,7 +61,7 @@ class SqliteScopes(_Table):
 
     def create(self, path: str) -> int:
         number = self._next_number("scopes")
-        self._execute("INSERT INTO scopes VALUES (?, ?, ?)", (number, path, _crc(number, path)))
+        self._execute("INSERT INTO scopes VALUES (?, ?, ?)", (number, path, crc_of(number, path)))
         return number
 
     def subtree(self, path: str) -> list[tuple[int, str]]:
@@ -112,7 +89,7 @@ _SESSION_COLUMNS: Final = (
 )
 
 
-class SqliteSessions(_Table):
+class SqliteSessions(Table):
     def find(self, scope: str, id: str) -> SessionRow | None:
         row = self._execute(
             f"SELECT c.path, {_SESSION_COLUMNS} FROM scopes c JOIN sessions s ON s.scope = c.scope "
@@ -133,7 +110,7 @@ class SqliteSessions(_Table):
         values = (row[0], row[1], *row[3:])
         self._execute(
             "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*values, _crc(*values)),
+            (*values, crc_of(*values)),
         )
 
     def delete(self, session: int) -> None:
@@ -164,14 +141,14 @@ class SqliteSessions(_Table):
         return SessionRow(v[0], v[1], row[0], *v[2:])
 
 
-class SqliteLines(_Table):
+class SqliteLines(Table):
     def get(self, line: int) -> LineRow | None:
         row = self._execute("SELECT * FROM lines WHERE line = ?", (line,)).fetchone()
         return None if row is None else LineRow(*self._verify("lines", row))
 
     def put(self, row: LineRow) -> None:
         self._execute(
-            "INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _crc(*row))
+            "INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, crc_of(*row))
         )
 
     def delete(self, line: int) -> None:
@@ -188,7 +165,7 @@ class SqliteLines(_Table):
         return [LineRow(*self._verify("lines", row)) for row in rows.fetchall()]
 
 
-class SqliteTail(_Table):
+class SqliteTail(Table):
     def put(self, line: int, seq: int, record: bytes) -> None:
         self._execute("INSERT OR REPLACE INTO tail VALUES (?, ?)", (line << SEQ_BITS | seq, record))
 
@@ -219,7 +196,7 @@ class SqliteTail(_Table):
         return [(key >> SEQ_BITS, key & SEQ_MASK, record) for key, record in rows]
 
 
-class SqlitePages(_Table):
+class SqlitePages(Table):
     def map(self, line: int, start: int, stop: int, *, last: int | None = None) -> list[PageRow]:
         if last is None:
             rows = self._execute(
@@ -242,7 +219,9 @@ class SqlitePages(_Table):
         self._execute(
             "INSERT INTO pages VALUES (?, ?, ?, ?)", (row.page, row.line, row.start, body)
         )
-        self._execute("INSERT INTO page_map VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, _crc(*row)))
+        self._execute(
+            "INSERT INTO page_map VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, crc_of(*row))
+        )
 
     def delete(self, row: PageRow) -> None:
         self._execute("DELETE FROM page_map WHERE line = ? AND start = ?", (row.line, row.start))
@@ -257,7 +236,7 @@ class SqlitePages(_Table):
         return [PageRow(*self._verify("page_map", row)) for row in rows]
 
 
-class SqliteTexts(_Table):
+class SqliteTexts(Table):
     def intern(
         self, scope_number: int, digest: bytes, raw_bytes: int, make: Callable[[], bytes]
     ) -> int:
@@ -307,7 +286,7 @@ class SqliteTexts(_Table):
 _STATE_COLUMNS: Final = "session, name, version, lsn, at_us, base, raw_bytes"
 
 
-class SqliteStates(_Table):
+class SqliteStates(Table):
     def latest(self, session: int, name: str) -> StateRow | None:
         return self._one(
             f"SELECT {_STATE_COLUMNS}, crc, body FROM states WHERE session = ? AND name = ? "
@@ -325,7 +304,7 @@ class SqliteStates(_Table):
     def put(self, row: StateRow) -> None:
         self._execute(
             f"INSERT INTO states ({_STATE_COLUMNS}, crc, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*row[:7], _crc(*row[:7]), row.body),
+            (*row[:7], crc_of(*row[:7]), row.body),
         )
 
     def versions(self, session: int, name: str | None) -> list[StateRow]:
@@ -351,9 +330,9 @@ class SqliteStates(_Table):
         return StateRow(*(*self._verify("states", row[:-1]), row[-1]))
 
 
-class SqliteEvents(_Table):
+class SqliteEvents(Table):
     def put(self, row: EventRow) -> None:
-        self._execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, _crc(*row)))
+        self._execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, crc_of(*row)))
 
     def since(self, after_lsn: int, limit: int) -> list[EventRow]:
         rows = self._execute(
@@ -375,11 +354,13 @@ class SqliteEvents(_Table):
         )
         return self._connection.changes()
 
-    def purge(self, session: int) -> None:
-        self._execute("DELETE FROM events WHERE session = ?", (session,))
+    def purge(self, session: int, kind: str | None = None) -> None:
+        self._execute(
+            "DELETE FROM events WHERE session = ?1 AND (?2 IS NULL OR kind = ?2)", (session, kind)
+        )
 
 
-class SqliteKeys(_Table):
+class SqliteKeys(Table):
     def find(self, session: int, key: str) -> KeyRow | None:
         row = self._execute(
             "SELECT * FROM keys WHERE session = ? AND key = ?", (session, key)
@@ -387,7 +368,7 @@ class SqliteKeys(_Table):
         return None if row is None else KeyRow(*self._verify("keys", row))
 
     def put(self, row: KeyRow) -> None:
-        self._execute("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _crc(*row)))
+        self._execute("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, crc_of(*row)))
 
     def delete(self, session: int) -> None:
         self._execute("DELETE FROM keys WHERE session = ?", (session,))
@@ -401,7 +382,7 @@ class SqliteKeys(_Table):
         return self._connection.changes()
 
 
-class SqliteDictionaries(_Table):
+class SqliteDictionaries(Table):
     def get(self, dictionary: int) -> DictionaryRow | None:
         row = self._execute(
             "SELECT dictionary, scope, version, made_lsn, retired, body, crc FROM dictionaries "
@@ -426,7 +407,7 @@ class SqliteDictionaries(_Table):
         row = row._replace(dictionary=number)
         self._execute(
             "INSERT OR REPLACE INTO dictionaries VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*row[:5], _crc(*row), row.body),
+            (*row[:5], crc_of(*row), row.body),
         )
         return number
 
@@ -440,14 +421,14 @@ class SqliteDictionaries(_Table):
         self._execute("DELETE FROM dictionaries WHERE dictionary = ?", (dictionary,))
 
 
-class SqliteMeta(_Table):
+class SqliteMeta(Table):
     def get(self, name: str) -> bytes | None:
         row = self._execute("SELECT name, value, crc FROM meta WHERE name = ?", (name,)).fetchone()
         return None if row is None else self._verify("meta", row)[1]
 
     def put(self, name: str, value: bytes) -> None:
         self._execute(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, value, _crc(name, value))
+            "INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, value, crc_of(name, value))
         )
 
     def delete(self, name: str) -> None:

@@ -1,0 +1,205 @@
+"""What mappings and sequences have in common: reading an entry, writing one, deleting a range.
+
+Everything here is in terms of places and encoded values; keys are mappings.py's, positions are
+sequences.py's, Python objects are the handles'.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+from memopt.base.budget import Budget
+from memopt.base.config import Config
+from memopt.base.errors import CapacityError, CorruptionError, UsageError
+from memopt.base.events import EntriesFaulted, EntriesHit, EntriesWritten, Events
+from memopt.base.protocols import Compressor, Reader, Tables
+from memopt.base.records import PLACE_MASK, EntryRow, EventRow, RecordKind
+from memopt.base.units import KIB
+from memopt.codecs.entry import (
+    Packed,
+    pack_entry,
+    pack_value,
+    raw_bytes_of,
+    raw_of,
+    verify_entry,
+)
+from memopt.collections.cache import OWNER, EntryCache, Name, name_of_key, name_of_place
+from memopt.collections.rows import SEQUENCE, Draft, Ref, Rows, publish
+from memopt.journal.commit import CommitTransaction, GroupCommitter
+
+T = TypeVar("T")
+
+_LARGE_BYTES: Final = 64 * KIB
+"""Values from here on are reserved while they are encoded and decoded."""
+BATCH_ROWS: Final = 128
+BATCH_BYTES: Final = 256 * KIB
+"""A scan reads up to so many entries at a time, and fewer where they are large."""
+
+
+class Figures(NamedTuple):
+    """Limits of one store."""
+
+    value_bytes_max: int
+    """As for messages: the config's, or a quarter of the budget."""
+    depth_max: int
+
+
+class Engine:
+    """Thread-safe. One for a store's own collections, another for those of turns."""
+
+    def __init__(
+        self, home: Reader, committer: GroupCommitter, rows: Rows, cache: EntryCache,
+        compressor: Compressor, budget: Budget, *, config: Config, events: Events,
+        admit: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self.home = home
+        self.committer = committer
+        self.rows = rows
+        self.cache = cache
+        self.compressor = compressor
+        self.budget = budget
+        self.events = events
+        self.limits = Figures(
+            min(config.message_bytes_max, config.budget_bytes // 4), config.message_depth_max
+        )
+        self._admit = admit
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def raw(self, record: bytes) -> bytes:
+        """The raw value of a record that was verified."""
+        size = raw_bytes_of(record)
+        if size < _LARGE_BYTES:
+            return raw_of(self.compressor, record)
+        self.budget.reserve(OWNER, size)
+        try:
+            return raw_of(self.compressor, record)
+        finally:
+            self.budget.release(OWNER, size)
+
+    def cached(self, name: Name) -> bytes | None:
+        """The record of an entry, if RAM has it."""
+        record = self.cache.get(name)
+        if record is not None:
+            self.events.emit(EntriesHit(1))
+        return record
+
+    def faulted(
+        self, collection: int, name: Name, read: Callable[[Tables], EntryRow | None]
+    ) -> bytes | None:
+        """The record that `read` finds in the home, verified and kept for the next time."""
+        started = time.perf_counter()
+        ticket = self.cache.ticket(name)
+        try:
+            with self.home.snapshot() as tables:
+                row = read(tables)
+            if row is None:
+                return None
+            verify_entry(row)
+            self.cache.fill(collection, name, ticket, row.place, row.record)
+        finally:
+            self.cache.give_back(name, ticket)
+        self.events.emit(EntriesFaulted(1, len(row.record), time.perf_counter() - started))
+        return row.record
+
+    def scan(
+        self, tables: Tables, collection: int, start: int, stop: int, *, descending: bool = False
+    ) -> list[EntryRow]:
+        """The next entries in [start, stop), verified: a bounded number of rows, and of bytes."""
+        rows: list[EntryRow] = []
+        size, limit = 0, 8
+        while start < stop:
+            more = tables.entries.range(collection, start, stop, limit=limit, descending=descending)
+            for row in more:
+                verify_entry(row)
+                size += len(row.record)
+            rows += more
+            if len(more) < limit or size > BATCH_BYTES or len(rows) >= BATCH_ROWS:
+                break
+            if descending:
+                stop = more[-1].place
+            else:
+                start = more[-1].place + 1
+            # Small ones are read more at a time, large ones are never many.
+            limit = 8 if size > BATCH_BYTES // 8 else BATCH_ROWS - len(rows)
+        return rows
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def write(
+        self, raws: Sequence[bytes], member: Callable[[CommitTransaction, list[Packed]], T],
+        *, is_one_write: bool,
+    ) -> T:  # fmt: skip
+        """Pack values and commit `member`, which is given them. `is_one_write`: it makes a single
+        write where the collection is there already, see `commit_one`."""
+        started = time.perf_counter()
+        size = sum(map(len, raws))
+        if size > self.limits.value_bytes_max:
+            raise UsageError(
+                f"{size} bytes encoded, at most {self.limits.value_bytes_max} in one call",
+                field="values",
+            )
+        self._admit(size)
+        large = 2 * size if size >= _LARGE_BYTES else 0
+        if large:
+            self.budget.reserve(OWNER, large)
+        try:
+            packed = [pack_value(self.compressor, raw) for raw in raws]
+            commit = self.committer.commit_one if is_one_write else self.committer.commit
+            result = commit(lambda transaction: member(transaction, packed))
+        finally:
+            if large:
+                self.budget.release(OWNER, large)
+        self.events.emit(EntriesWritten(len(raws), size, time.perf_counter() - started))
+        return result
+
+    def change(self, member: Callable[[CommitTransaction], T]) -> T:
+        """Commit a member that writes no values."""
+        self._admit(0)
+        return self.committer.commit(member)
+
+    def put(
+        self, transaction: CommitTransaction, draft: Draft, place: int, key: bytes | None,
+        packed: Packed,
+    ) -> int:  # fmt: skip
+        """In a commit: one entry, written; its LSN."""
+        number = draft.row.number
+        name = name_of_place(number, place) if key is None else name_of_key(number, key)
+        lsn = transaction.next_lsn()
+        record = pack_entry(number, place, key, lsn=lsn, at_us=transaction.at_us, packed=packed)
+        self.cache.invalidate(number, name)
+        transaction.tables.entries.put(EntryRow(number, place, key, lsn, record))
+        cache = self.cache
+        transaction.after_commit(lambda: cache.written(number, name, place, record))
+        return lsn
+
+    def deleted(self, transaction: CommitTransaction, ref: Ref, number: int) -> None:
+        """In a commit: note that entries went. One record for all deletions of a collection, the
+        last: what is gone is gone from the journal, too, and so is how often."""
+        tables = transaction.tables
+        lsn, kind = transaction.next_lsn(), RecordKind.ENTRY_DELETED
+        tables.events.purge(-number, kind)
+        tables.events.put(EventRow(lsn, transaction.at_us, kind, -number, 0, -1, None))
+        publish(transaction, lsn, kind, ref)
+
+    def uncache(self, transaction: CommitTransaction, number: int, name: Name) -> None:
+        """In a commit: an entry is gone from its place."""
+        cache = self.cache
+        cache.invalidate(number, name)
+        transaction.after_commit(lambda: cache.invalidate(number, name))
+
+    def uncache_all(self, transaction: CommitTransaction, number: int) -> None:
+        cache = self.cache
+        cache.drop(number)
+        transaction.after_commit(lambda: cache.drop(number))
+
+    def damaged(self, error: CorruptionError, ref: Ref) -> CorruptionError:
+        """The same, saying whose bytes they are."""
+        said = CorruptionError(f"{ref.kind} {ref.name!r}: {error.reason}")
+        return said.named(ref.scope, ref.session) if ref.session is not None else said
+
+
+def check_place(place: int, kind: str) -> None:
+    if not 0 <= place <= PLACE_MASK:
+        what = "its places are used up" if kind == SEQUENCE else "it has seen 2^33 keys"
+        raise CapacityError(f"the {kind} is full: {what}", limit="places of a collection")

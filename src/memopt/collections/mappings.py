@@ -1,0 +1,243 @@
+"""Entries by key. Keys and values are encoded already; every change is one commit."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from memopt.base.errors import CorruptionError
+from memopt.base.records import PLACE_MASK, EntryRow, RecordKind
+from memopt.codecs.entry import Packed, decode_key, verify_entry
+from memopt.collections.cache import name_of_key
+from memopt.collections.engine import BATCH_ROWS, Engine, check_place
+from memopt.collections.rows import MAPPING, Draft, Ref, Row, publish
+from memopt.journal.commit import CommitTransaction
+
+
+class Item(NamedTuple):
+    key: bytes
+    raw: bytes
+
+
+class Mappings:
+    """Thread-safe."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.limits = engine.limits
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def get(self, ref: Ref, key: bytes) -> bytes | None:
+        """The raw value of a key."""
+        engine = self._engine
+        row = engine.rows.find(ref)
+        if row is None:
+            return None
+        number = row.number
+        name = name_of_key(number, key)
+        record = engine.cached(name)
+        try:
+            if record is None:
+                record = engine.faulted(
+                    number, name, lambda tables: tables.entries.find(number, key)
+                )
+            return None if record is None else engine.raw(record)
+        except CorruptionError as error:
+            raise engine.damaged(error, ref) from error
+
+    def has(self, ref: Ref, key: bytes) -> bool:
+        row = self._engine.rows.find(ref)
+        if row is None:
+            return False
+        if self._engine.cache.place(name_of_key(row.number, key)) is not None:
+            return True
+        with self._engine.home.snapshot() as tables:
+            return tables.entry_index.place(row.number, key) is not None
+
+    def count(self, ref: Ref) -> int:
+        row = self._engine.rows.find(ref)
+        if row is None:
+            return 0
+        count = row.count
+        return count if count is not None else self._counted(ref, row)
+
+    def _counted(self, ref: Ref, row: Row) -> int:
+        """Once a run: between commits, so that it is not of another moment than what is added."""
+        engine, number = self._engine, row.number
+        if engine.committer.refusing:
+            with engine.home.snapshot() as tables:
+                row.count = tables.entry_index.count(number)
+            return row.count
+
+        def member(transaction: CommitTransaction) -> int:
+            count = transaction.tables.entry_index.count(number)
+            if not transaction.undo:
+                # Alone in its batch so far, so this is what was committed last.
+                row.count = count
+            return count
+
+        return engine.committer.commit(member)
+
+    def is_empty(self, ref: Ref) -> bool:
+        row = self._engine.rows.find(ref)
+        if row is None:
+            return True
+        with self._engine.home.snapshot() as tables:
+            return tables.entries.bounds(row.number) is None
+
+    def row(self, ref: Ref) -> Row | None:
+        """For who goes over it: says whether it has changed."""
+        return self._engine.rows.find(ref)
+
+    def keys(self, row: Row, at: int | None, *, descending: bool) -> list[tuple[int, bytes]]:
+        """The next (place, key) behind place `at`; None begins."""
+        start, stop = _behind(at, descending)
+        with self._engine.home.snapshot() as tables:
+            return tables.entry_index.keys(
+                row.number, start, stop, limit=BATCH_ROWS, descending=descending
+            )
+
+    def entries(self, ref: Ref, row: Row, at: int | None, *, descending: bool) -> list[EntryRow]:
+        """The next entries behind place `at`."""
+        start, stop = _behind(at, descending)
+        try:
+            with self._engine.home.snapshot() as tables:
+                return self._engine.scan(tables, row.number, start, stop, descending=descending)
+        except CorruptionError as error:
+            raise self._engine.damaged(error, ref) from error
+
+    def raw(self, entry: EntryRow) -> bytes:
+        return self._engine.raw(entry.record)
+
+    # -- changing ---------------------------------------------------------------------------------
+
+    def put(self, ref: Ref, agent: str | None, items: Sequence[Item]) -> None:
+        """Set keys, each once, in one commit."""
+
+        def member(transaction: CommitTransaction, packed: list[Packed]) -> None:
+            draft = self._engine.rows.draft(transaction, ref, agent=agent)
+            for (key, _), value in zip(items, packed, strict=True):
+                self._put(transaction, ref, draft, key, value)
+
+        self._engine.write([item.raw for item in items], member, is_one_write=len(items) == 1)
+
+    def setdefault(self, ref: Ref, agent: str | None, item: Item) -> bytes | None:
+        """Set a key that is not there; what is there, raw, if it is."""
+        engine = self._engine
+
+        def member(transaction: CommitTransaction, packed: list[Packed]) -> bytes | None:
+            number = engine.rows.peek(transaction, ref)
+            found = None if number is None else transaction.tables.entries.find(number, item.key)
+            if found is not None:
+                verify_entry(found)
+                return found.record
+            draft = engine.rows.draft(transaction, ref, agent=agent)
+            self._put(transaction, ref, draft, item.key, packed[0])
+            return None
+
+        record = engine.write([item.raw], member, is_one_write=True)
+        return None if record is None else engine.raw(record)
+
+    def _put(
+        self, transaction: CommitTransaction, ref: Ref, draft: Draft, key: bytes, value: Packed
+    ) -> None:
+        engine, number = self._engine, draft.row.number
+        # What the cache says is so unless somebody in this batch took keys away.
+        place = None if draft.moves else engine.cache.place(name_of_key(number, key))
+        if place is None:
+            place = transaction.tables.entry_index.place(number, key)
+        if place is None:
+            check_place(draft.next, MAPPING)
+            place = draft.next
+            draft.next += 1
+            draft.count += 1
+            draft.moves += 1
+        lsn = engine.put(transaction, draft, place, key, value)
+        if transaction.watched:
+            publish(transaction, lsn, RecordKind.ENTRY_SET, ref, key=decode_key(key))
+
+    def delete(self, ref: Ref, key: bytes) -> bool:
+        """Whether it was there. What is damaged can be deleted, too."""
+
+        def member(transaction: CommitTransaction) -> bool:
+            number = self._engine.rows.peek(transaction, ref)
+            if number is None:
+                return False
+            place = transaction.tables.entry_index.place(number, key)
+            if place is None:
+                return False
+            self._delete(transaction, ref, place, key)
+            return True
+
+        return self._engine.change(member)
+
+    def pop(self, ref: Ref, key: bytes) -> bytes | None:
+        """The raw value of a key, which is deleted."""
+
+        def member(transaction: CommitTransaction) -> bytes | None:
+            number = self._engine.rows.peek(transaction, ref)
+            row = None if number is None else transaction.tables.entries.find(number, key)
+            if row is None:
+                return None
+            verify_entry(row)
+            self._delete(transaction, ref, row.place, key)
+            return row.record
+
+        record = self._engine.change(member)
+        return None if record is None else self._engine.raw(record)
+
+    def pop_last(self, ref: Ref) -> Item | None:
+        """The item that was put last, which is deleted."""
+
+        def member(transaction: CommitTransaction) -> EntryRow | None:
+            number = self._engine.rows.peek(transaction, ref)
+            if number is None:
+                return None
+            rows = transaction.tables.entries.range(
+                number, 0, PLACE_MASK + 1, limit=1, descending=True
+            )
+            if not rows:
+                return None
+            verify_entry(rows[0])
+            assert rows[0].key is not None
+            self._delete(transaction, ref, rows[0].place, rows[0].key)
+            return rows[0]
+
+        row = self._engine.change(member)
+        if row is None:
+            return None
+        assert row.key is not None
+        return Item(row.key, self._engine.raw(row.record))
+
+    def clear(self, ref: Ref) -> None:
+        """Delete everything, in one commit."""
+        engine = self._engine
+
+        def member(transaction: CommitTransaction) -> None:
+            number = engine.rows.peek(transaction, ref)
+            if number is None or transaction.tables.entries.bounds(number) is None:
+                return
+            draft = engine.rows.draft(transaction, ref)
+            gone = transaction.tables.entries.delete(number, 0, PLACE_MASK + 1)
+            draft.first = draft.next = 0
+            draft.count -= gone
+            draft.moves += 1
+            engine.uncache_all(transaction, number)
+            engine.deleted(transaction, ref, number)
+
+        engine.change(member)
+
+    def _delete(self, transaction: CommitTransaction, ref: Ref, place: int, key: bytes) -> None:
+        engine = self._engine
+        draft = engine.rows.draft(transaction, ref)
+        number = draft.row.number
+        transaction.tables.entries.delete(number, place, place + 1)
+        draft.count -= 1
+        draft.moves += 1
+        engine.uncache(transaction, number, name_of_key(number, key))
+        engine.deleted(transaction, ref, number)
+
+
+def _behind(at: int | None, descending: bool) -> tuple[int, int]:
+    if descending:
+        return 0, PLACE_MASK + 1 if at is None else at
+    return 0 if at is None else at + 1, PLACE_MASK + 1

@@ -1,0 +1,322 @@
+"""What is known in RAM about a collection that is in use: its number, its bounds, its length.
+
+A row is derived from the home and can be dropped at any time. Readers see rows as they were
+committed last. Members of a commit change drafts, which become the rows' content after the commit;
+a member that fails marks its draft, and whoever comes behind it in the same batch reads the tables.
+
+Invariant: there is one Row for a collection's number at a time, however often it was let go of and
+loaded; what iterates over it holds it, and so sees that it was changed.
+"""
+
+import threading
+import weakref
+from typing import Final, NamedTuple
+
+from memopt.base.budget import Budget
+from memopt.base.errors import BackpressureError
+from memopt.base.protocols import CollectionOwners, Reader, Tables
+from memopt.base.records import (
+    PLACE_BITS,
+    CollectionRow,
+    EventRow,
+    JournalRecord,
+    RecordKind,
+    to_datetime,
+)
+from memopt.journal.commit import CommitTransaction, GroupCommitter
+
+ROWS_MAX: Final = 4096
+ROW_BYTES: Final = 1200
+"""A row, its reference with three strings of usual length, and its place in two tables."""
+MIDDLE: Final = 1 << (PLACE_BITS - 1)
+"""Where a sequence begins: it grows to both sides."""
+MAPPING: Final = "mapping"
+SEQUENCE: Final = "sequence"
+RECORD_BYTES: Final = 1024
+_OWNER: Final = "collections"
+_ATTEMPTS_MAX: Final = 8
+
+
+class Ref(NamedTuple):
+    """A collection by name. `session` None: the scope's own."""
+
+    kind: str
+    scope: str
+    session: str | None
+    name: str
+
+
+class Row:
+    """A collection as it was committed last."""
+
+    __slots__ = (
+        "__weakref__", "bounds", "count", "is_gone", "moves", "number", "version", "writers",
+    )  # fmt: skip
+
+    def __init__(self, number: int, bounds: tuple[int, int], count: int | None) -> None:
+        self.number = number
+        self.bounds = bounds
+        """The first place and the one behind the last; of a sequence, all between are in use."""
+        self.count = count
+        """Entries of a mapping; None until somebody asks."""
+        self.version = 0
+        """Counts when a change begins and when it ends."""
+        self.writers = 0
+        """Changes that are under way."""
+        self.moves = 0
+        """Counts entries that came or went."""
+        self.is_gone = False
+
+
+class Draft:
+    """A row as the members of a batch have changed it so far."""
+
+    __slots__ = ("count", "first", "is_open", "moves", "next", "row")
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.first, self.next = row.bounds
+        self.count = 0
+        """How many entries more there are."""
+        self.moves = 0
+        self.is_open = True
+
+    @property
+    def number(self) -> int:
+        return self.row.number
+
+
+class Rows:
+    """Thread-safe; `draft` and `forget` are for members of a commit."""
+
+    def __init__(
+        self, home: Reader, committer: GroupCommitter, owners: CollectionOwners, budget: Budget
+    ) -> None:
+        self._home = home
+        self._committer = committer
+        self._owners = owners
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._rows: dict[Ref, Row] = {}
+        self._alive: weakref.WeakValueDictionary[int, Row] = weakref.WeakValueDictionary()
+        self._tickets: dict[Ref, object] = {}
+        self._drafts: dict[Ref, Draft | None] = {}
+        """None: look at the tables, for a member that failed had changed it."""
+
+    # -- readers ----------------------------------------------------------------------------------
+
+    def find(self, ref: Ref) -> Row | None:
+        """The row of a collection; None while there is none."""
+        row = self._rows.get(ref)
+        return row if row is not None else self._load(ref)
+
+    def _load(self, ref: Ref) -> Row | None:
+        for _ in range(_ATTEMPTS_MAX):
+            ticket = object()
+            self._tickets[ref] = ticket
+            with self._home.snapshot() as tables:
+                found = self._read(tables, ref)
+            with self._lock:
+                if self._tickets.get(ref) is not ticket:
+                    # It was changed meanwhile, or somebody else is loading it.
+                    continue
+                del self._tickets[ref]
+                if found is None:
+                    return None
+                row = self._row_of(*found)
+                self._keep(ref, row)
+                return row
+        raise BackpressureError("others keep writing to the collection", limit="load attempts")
+
+    def _read(self, tables: Tables, ref: Ref) -> tuple[int, tuple[int, int]] | None:
+        owner = self._owners.find(tables, ref.scope, ref.session)
+        if owner is None:
+            return None
+        row = tables.collections.find(*owner, ref.kind, ref.name)
+        if row is None:
+            return None
+        return row.collection, tables.entries.bounds(row.collection) or _empty(ref.kind)
+
+    def _row_of(self, number: int, bounds: tuple[int, int]) -> Row:
+        """Under the lock: the row of a number, which an iterator may hold already."""
+        row = self._alive.get(number)
+        if row is None:
+            row = self._alive[number] = Row(number, bounds, None)
+        return row
+
+    def _keep(self, ref: Ref, row: Row) -> None:
+        """Under the lock."""
+        if ref in self._rows:
+            self._rows[ref] = row
+            return
+        while len(self._rows) >= ROWS_MAX:
+            self._let_go(next(iter(self._rows)))
+        if self._budget.try_reserve(_OWNER, ROW_BYTES):
+            self._rows[ref] = row
+
+    def _let_go(self, ref: Ref) -> Row | None:
+        row = self._rows.pop(ref, None)
+        if row is not None:
+            self._budget.release(_OWNER, ROW_BYTES)
+        return row
+
+    def shrink(self) -> None:
+        """Let go of all that are here: they are loaded again when they are needed."""
+        with self._lock:
+            for ref in list(self._rows):
+                self._let_go(ref)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    # -- members ----------------------------------------------------------------------------------
+
+    def peek(self, transaction: CommitTransaction, ref: Ref) -> int | None:
+        """In a commit: a collection's number, changing nothing; None when there is none."""
+        if not transaction.undo:
+            self._drafts.clear()
+        if ref in self._drafts:
+            draft = self._drafts[ref]
+            if draft is not None:
+                return draft.number
+        else:
+            row = self._rows.get(ref)
+            if row is not None:
+                return row.number
+        found = self._read(transaction.tables, ref)
+        return None if found is None else found[0]
+
+    def draft(self, transaction: CommitTransaction, ref: Ref, *, agent: str | None = None) -> Draft:
+        """In a commit, of something that is about to be changed; made if it is not there."""
+        if not transaction.undo:
+            # Nobody in this batch has changed anything: what is here is of one that failed.
+            self._drafts.clear()
+        self._tickets.pop(ref, None)
+        transaction.on_rollback(self._rolled_back, ref)
+        draft = self._drafts.get(ref)
+        if draft is not None:
+            return draft
+        was_undone = ref in self._drafts
+        row = None if was_undone else self._rows.get(ref)
+        if row is None:
+            row = self._row_in(transaction, ref, agent)
+        draft = Draft(row)
+        # Others in this batch may have moved entries before one failed.
+        draft.moves = int(was_undone)
+        row.writers += 1
+        row.version += 1
+        self._drafts[ref] = draft
+        transaction.after_commit(lambda: self._publish(ref, draft))
+        return draft
+
+    def _row_in(self, transaction: CommitTransaction, ref: Ref, agent: str | None) -> Row:
+        found = self._read(transaction.tables, ref)
+        if found is not None:
+            with self._lock:
+                if ref in self._drafts:
+                    # Others in this batch have changed it, and one of them failed: what the row
+                    # says is not what the tables say.
+                    self._retire(found[0])
+                return self._row_of(*found)
+        transaction.begin()
+        number = create(transaction, self._owners, ref, agent)
+        row = Row(number, _empty(ref.kind), 0)
+        with self._lock:
+            self._alive[number] = row
+        return row
+
+    def _retire(self, number: int) -> None:
+        """Under the lock: whoever holds the row of a number holds one that is no more."""
+        row = self._alive.pop(number, None)
+        if row is not None:
+            row.is_gone = True
+
+    def _publish(self, ref: Ref, draft: Draft) -> None:
+        """After the commit."""
+        self._tickets.pop(ref, None)
+        row = draft.row
+        if self._drafts.get(ref) is draft:
+            del self._drafts[ref]
+            row.bounds = (draft.first, draft.next)
+            if row.count is not None:
+                row.count += draft.count
+            row.moves += draft.moves
+            with self._lock:
+                self._keep(ref, row)
+        else:
+            # A later member failed, so this draft is not what was committed.
+            with self._lock:
+                self._let_go(ref)
+                if self._alive.get(row.number) is row:
+                    self._retire(row.number)
+        _close(draft)
+
+    def _rolled_back(self, ref: Ref) -> None:
+        draft = self._drafts.get(ref)
+        if draft is not None:
+            _close(draft)
+        self._drafts[ref] = None
+        self._tickets.pop(ref, None)
+        with self._lock:
+            self._let_go(ref)
+
+    def forget(self, transaction: CommitTransaction, ref: Ref, number: int) -> None:
+        """In a commit that deletes the collection."""
+        if not transaction.undo:
+            self._drafts.clear()
+        self._rolled_back(ref)
+        transaction.on_rollback(self._rolled_back, ref)
+
+        def gone() -> None:
+            self._tickets.pop(ref, None)
+            with self._lock:
+                self._let_go(ref)
+                self._retire(number)
+
+        transaction.after_commit(gone)
+
+    def close(self) -> None:
+        self.shrink()
+
+
+def _close(draft: Draft) -> None:
+    if draft.is_open:
+        draft.is_open = False
+        draft.row.writers -= 1
+        draft.row.version += 1
+
+
+def _empty(kind: str) -> tuple[int, int]:
+    return (MIDDLE, MIDDLE) if kind == SEQUENCE else (0, 0)
+
+
+def create(
+    transaction: CommitTransaction, owners: CollectionOwners, ref: Ref, agent: str | None
+) -> int:
+    """In a commit: a new collection, with the session and the scopes it needs; its number."""
+    tables = transaction.tables
+    scope_number, session = owners.make(transaction, ref.scope, ref.session, agent)
+    lsn, at_us = transaction.next_lsn(), transaction.at_us
+    number = tables.collections.create(
+        CollectionRow(0, scope_number, session, ref.kind, ref.name, lsn, at_us)
+    )
+    kind = RecordKind.COLLECTION_CREATED
+    tables.events.put(EventRow(lsn, at_us, kind, -number, 0, -1, None))
+    publish(transaction, lsn, kind, ref)
+    return number
+
+
+def publish(
+    transaction: CommitTransaction, lsn: int, kind: RecordKind, ref: Ref | None,
+    *, key: str | int | bytes | None = None, seq: int | None = None,
+) -> None:  # fmt: skip
+    """Tell subscribers; nothing is made when there are none."""
+    if transaction.watched:
+        transaction.publish(
+            JournalRecord(
+                lsn=lsn, at=to_datetime(transaction.at_us), kind=kind,
+                scope=ref.scope if ref else None, session=ref.session if ref else None,
+                collection=ref.name if ref else None, key=key, seq=seq,
+            ),
+            RECORD_BYTES,
+        )  # fmt: skip

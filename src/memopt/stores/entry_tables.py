@@ -1,0 +1,132 @@
+"""The tables of mappings and sequences: the same in the home and in the scratch file.
+
+An entry's row id is its collection's number and its place, so a scan by row id is the order of the
+collection. Rows of collections carry a checksum; an entry's record checks itself, its key and its
+place (codecs/entry.py).
+"""
+
+from typing import Any, Final
+
+from memopt.base.records import PLACE_BITS, PLACE_MASK, CollectionRow, EntryRow
+from memopt.stores.table import Table, crc_of
+
+_COLUMNS: Final = "collection, scope, session, kind, name, made_lsn, made_us, crc"
+_ENTRY: Final = "entry, key, lsn, record"
+# Spelt like the index, or SQLite would not use it.
+_OF: Final = f"entry >> {PLACE_BITS}"
+
+
+class SqliteCollections(Table):
+    def find(self, scope_number: int, session: int, kind: str, name: str) -> CollectionRow | None:
+        return self._one("scope = ? AND session = ? AND kind = ? AND name = ?", scope_number,
+                         session, kind, name)  # fmt: skip
+
+    def get(self, collection: int) -> CollectionRow | None:
+        return self._one("collection = ?", collection)
+
+    def create(self, row: CollectionRow) -> int:
+        row = row._replace(collection=self._next_number("collections"))
+        self._execute(
+            "INSERT INTO collections VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, crc_of(*row))
+        )
+        return row.collection
+
+    def delete(self, collection: int) -> None:
+        self._execute("DELETE FROM collections WHERE collection = ?", (collection,))
+
+    def owned(self, scope_number: int, session: int) -> list[CollectionRow]:
+        rows = self._execute(
+            f"SELECT {_COLUMNS} FROM collections WHERE scope = ? AND session = ? "
+            "ORDER BY kind, name",
+            (scope_number, session),
+        ).fetchall()
+        return [CollectionRow(*self._verify("collections", row)) for row in rows]
+
+    def _one(self, where: str, *bindings: Any) -> CollectionRow | None:
+        row = self._execute(
+            f"SELECT {_COLUMNS} FROM collections WHERE {where}", bindings
+        ).fetchone()
+        return None if row is None else CollectionRow(*self._verify("collections", row))
+
+
+class SqliteEntries(Table):
+    def find(self, collection: int, key: bytes) -> EntryRow | None:
+        row = self._execute(
+            f"SELECT {_ENTRY} FROM entries WHERE {_OF} = ? AND key = ?", (collection, key)
+        ).fetchone()
+        return None if row is None else _entry(row)
+
+    def range(
+        self, collection: int, start: int, stop: int, *, limit: int, descending: bool = False
+    ) -> list[EntryRow]:
+        first = collection << PLACE_BITS
+        rows = self._execute(
+            f"SELECT {_ENTRY} FROM entries WHERE entry >= ? AND entry < ? "
+            f"ORDER BY entry {'DESC' if descending else 'ASC'} LIMIT ?",
+            (first + start, first + stop, limit),
+        ).fetchall()
+        return [_entry(row) for row in rows]
+
+    def put(self, row: EntryRow) -> None:
+        # A place never changes its key, so the index of keys is left alone.
+        self._execute(
+            "INSERT INTO entries VALUES (?, ?, ?, ?) ON CONFLICT (entry) "
+            "DO UPDATE SET lsn = excluded.lsn, record = excluded.record",
+            (row[0] << PLACE_BITS | row[1], row[2], row[3], row[4]),
+        )
+
+    def delete(self, collection: int, start: int, stop: int) -> int:
+        first = collection << PLACE_BITS
+        self._execute(
+            "DELETE FROM entries WHERE entry >= ? AND entry < ?", (first + start, first + stop)
+        )
+        return self._connection.changes()
+
+    def bounds(self, collection: int) -> tuple[int, int] | None:
+        first = collection << PLACE_BITS
+        # Two looks at the ends: asked for both in one statement, SQLite would read all between.
+        row = self._execute(
+            "SELECT (SELECT min(entry) FROM entries WHERE entry >= ?1 AND entry <= ?2), "
+            "(SELECT max(entry) FROM entries WHERE entry >= ?1 AND entry <= ?2)",
+            (first, first | PLACE_MASK),
+        ).fetchone()
+        return None if row[0] is None else (row[0] & PLACE_MASK, (row[1] & PLACE_MASK) + 1)
+
+
+class SqliteEntryIndex(Table):
+    def place(self, collection: int, key: bytes) -> int | None:
+        row = self._execute(
+            f"SELECT entry FROM entries WHERE {_OF} = ? AND key = ?", (collection, key)
+        ).fetchone()
+        return None if row is None else row[0] & PLACE_MASK
+
+    def keys(
+        self, collection: int, start: int, stop: int, *, limit: int, descending: bool = False
+    ) -> list[tuple[int, bytes]]:
+        first = collection << PLACE_BITS
+        rows = self._execute(
+            "SELECT entry, key FROM entries WHERE entry >= ? AND entry < ? "
+            f"ORDER BY entry {'DESC' if descending else 'ASC'} LIMIT ?",
+            (first + start, first + stop, limit),
+        ).fetchall()
+        return [(entry & PLACE_MASK, key) for entry, key in rows]
+
+    def count(self, collection: int) -> int:
+        row = self._execute(
+            f"SELECT count(*) FROM entries WHERE {_OF} = ? AND key IS NOT NULL", (collection,)
+        ).fetchone()
+        return int(row[0])
+
+    def since(self, after_lsn: int, limit: int) -> list[tuple[int, int, int]]:
+        rows = self._execute(
+            "SELECT lsn, entry FROM entries WHERE lsn > ? ORDER BY lsn LIMIT ?", (after_lsn, limit)
+        ).fetchall()
+        return [(lsn, entry >> PLACE_BITS, entry & PLACE_MASK) for lsn, entry in rows]
+
+    def highest_lsn(self) -> int:
+        row = self._execute("SELECT ifnull(max(lsn), 0) FROM entries").fetchone()
+        return int(row[0])
+
+
+def _entry(row: Any) -> EntryRow:
+    return EntryRow(row[0] >> PLACE_BITS, row[0] & PLACE_MASK, row[1], row[2], row[3])
