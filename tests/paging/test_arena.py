@@ -469,6 +469,22 @@ def test_collecting_needs_no_room_in_the_budget() -> None:
     arena.close()
 
 
+def test_puts_between_slices_do_not_take_the_room_that_the_cleaner_counts_on() -> None:
+    budget = Budget(10 * (EXTENT + OBJECT_BYTES) + TABLE_CHARGE_BYTES)
+    arena = make(budget)
+    handles = [arena.put(SESSION, bytes(1_000)) for _ in range(9 * 16)]
+    assert budget.free_bytes() < EXTENT
+    for index, handle in enumerate(handles):
+        if index % 4:
+            arena.delete(handle)
+    # The spare is lent now, and the survivors' extent has room for many.
+    assert arena.collect(1).moved_bytes == 1_000
+    more = [arena.put(SESSION, b"m" * 1_000) for _ in range(6 * 16)]
+    arena.check()
+    assert {arena.get(handle) for handle in more} == {b"m" * 1_000}
+    arena.close()
+
+
 def test_threads_put_get_delete_and_collect_at_once() -> None:
     budget = Budget(200 * EXTENT)
     arena = make(budget)
