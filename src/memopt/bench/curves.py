@@ -12,6 +12,7 @@ from memopt.base.errors import UsageError
 from memopt.base.units import format_bytes
 from memopt.bench.contest import BELADY, CEILING, LRU, Simulation
 
+_ENDINGS: Final = (".png", ".svg", ".pdf")
 _MARKERS: Final = "osD^vPX<>phd*"
 _LINES: Final = ("-", "--", "-.", ":")
 _COLOURS: Final = (
@@ -21,15 +22,22 @@ _COLOURS: Final = (
 _CEILING_COLOUR: Final = "#222222"
 
 
-def check_matplotlib() -> None:
-    """Raises UsageError where it is not installed: before hours of work, and not after."""
-    if importlib.util.find_spec("matplotlib") is None:
+def has_matplotlib() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def check_matplotlib(file: Path) -> None:
+    """Raises UsageError where `file` could not be drawn: before hours of work, and not after."""
+    if not has_matplotlib():
         raise UsageError("curves need matplotlib: pip install matplotlib", field="plot")
+    if file.suffix not in _ENDINGS:
+        endings = ", ".join(_ENDINGS)
+        raise UsageError(f"expected a name that ends in {endings}, got {file.name}", field="plot")
 
 
 def draw(simulations: Sequence[Simulation], file: Path) -> None:
     """One row of panels a trace. The ending of `file` chooses the form: .png, .svg, .pdf."""
-    check_matplotlib()
+    check_matplotlib(file)
     import matplotlib
 
     matplotlib.use("Agg")
@@ -52,10 +60,7 @@ def draw(simulations: Sequence[Simulation], file: Path) -> None:
         handles, labels = rows[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(file, dpi=130)
-        except ValueError as error:  # an ending that it does not know
-            raise UsageError(str(error), field="plot") from error
+        figure.savefig(file, dpi=130)
     finally:
         pyplot.close(figure)
 

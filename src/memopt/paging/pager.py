@@ -53,7 +53,7 @@ def _whole(method: F) -> F:
     return cast("F", guarded)
 
 
-def _fault_cost(raw_bytes: int) -> float:
+def fault_cost(raw_bytes: int) -> float:
     """What bringing a page back costs, relative to an empty one. An estimate and not what the last
     fault took: that varies a hundredfold with the disk's cache, and would make choices chance."""
     return 1.0 + raw_bytes / _DECODED_BYTES
@@ -393,7 +393,7 @@ class Pager:
             slot = table.add(row.page, scope, fetched.frame, fetched.texts, now, agent_type)
             self.l2_bytes += size
             self.sets.resident_bytes[agent_type] += size
-            self._warm.admitted(row.page, size, _fault_cost(row.raw_bytes))
+            self._warm.admitted(row.page, size, fault_cost(row.raw_bytes))
         if table.raws[slot] is None and self._budget.try_reserve(_OWNER, raw_bytes):
             if not self._texts.try_hold(fetched.values):
                 self._budget.release(_OWNER, raw_bytes)
@@ -405,7 +405,7 @@ class Pager:
                 self.l2_bytes -= size
                 self.l1_bytes += size + raw_bytes
                 self.sets.resident_bytes[table.agents[slot]] += raw_bytes
-                self._hot.admitted(row.page, size + raw_bytes, _fault_cost(row.raw_bytes))
+                self._hot.admitted(row.page, size + raw_bytes, fault_cost(row.raw_bytes))
         self._charge_policies()
         return slot
 
@@ -424,7 +424,7 @@ class Pager:
         self.l1_bytes -= size + raw_bytes
         self.l2_bytes += size
         self.sets.resident_bytes[table.agents[slot]] -= raw_bytes
-        self._warm.admitted(table.pages[slot], size, _fault_cost(len(raw)))
+        self._warm.admitted(table.pages[slot], size, fault_cost(len(raw)))
         self._charge_policies()
         return raw_bytes
 
