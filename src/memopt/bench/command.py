@@ -28,6 +28,7 @@ NAMES: Final = (
     "imports",
     "latency",
     "opening",
+    "pressure",
     "scale",
     "states",
     "tiers",
