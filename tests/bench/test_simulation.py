@@ -166,15 +166,16 @@ needs_libcachesim = pytest.mark.skipif(
 
 @needs_libcachesim
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
-def test_lru_fifo_and_clock_equal_libcachesim_to_the_request(share: float) -> None:
+def test_lru_fifo_clock_and_sieve_equal_libcachesim_to_the_request(share: float) -> None:
     trace = drawn(20_000, 700)
-    options = ContestOptions(policies=("fifo", "clock"), capacities=(share,))
+    options = ContestOptions(policies=("fifo", "clock", "sieve"), capacities=(share,))
     found = contest.contest(trace, options)
     assert found.libcachesim == reference.installed_version()
     ours, theirs = _hits(found, "policy"), _hits(found, reference.KIND)
     assert ours["lru"] == theirs["LRU"] > 0
     assert ours["fifo"] == theirs["FIFO"] > 0
     assert ours["clock"] == theirs["Clock"] > 0
+    assert ours["sieve"] == theirs["Sieve"] > 0
     # Theirs has to take in what is requested, and ours need not.
     assert theirs["Belady"] <= _hits(found, "belady")["belady"]
 

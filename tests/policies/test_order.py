@@ -170,7 +170,12 @@ class PaperSieve:
         while self.queue[self.hand] in self.visited:
             self.visited.remove(self.queue[self.hand])
             self.hand = (self.hand + 1) % len(self.queue)
-        return self.queue.pop(self.hand)
+        victim = self.queue.pop(self.hand)
+        # Its neighbour is the next newer one; beyond the newest there is none, and whoever comes
+        # before the next search is not it.
+        if self.hand == len(self.queue):
+            self.hand = 0
+        return victim
 
 
 def test_lfu_evicts_the_lowest_age_plus_count() -> None:

@@ -1,14 +1,16 @@
 """Writes down which pages are touched, so that the past can be simulated with other settings.
 
-Owns the file and what waits for it. Invariant: at most ROWS_MAX touches wait, and the file with the
-one before it, which is named `….1`, is at most `bytes_max`. What waits when the process is killed
-is lost: this is an observation, and no part of the store's promises. So a disk that is full ends
-the recording, and never a read. Not here: the bytes of a block (codecs/accesses.py).
+Owns the file and what waits for it. Invariant: at most ROWS_MAX touches wait, and one a thread, and
+the file with the one before it, which is named `….1`, is at most `bytes_max`. What waits when the
+process is killed is lost: this is an observation, and no part of the store's promises. So a disk
+that is full ends the recording, and never a read. Not here: the bytes of a block
+(codecs/accesses.py).
 """
 
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -22,11 +24,18 @@ ROWS_MAX: Final = 4096
 _OWNER: Final = "access log"
 _CHARGED_BYTES: Final = ROWS_MAX * (ROW.size + 48 + 8) + HEADER.size + ROWS_MAX * ROW.size
 """A byte string and a list entry for each touch, and the block that they are joined to."""
+_PAGE: Final = PageRow._fields.index("page")
+_RAW: Final = PageRow._fields.index("raw_bytes")
+_STORED: Final = PageRow._fields.index("stored_bytes")
 _log: Final = logging.getLogger("memopt")
 
 
 class AccessLog:
-    """Thread-safe. `touched` costs a clock reading, a struct and a list entry."""
+    """Thread-safe."""
+
+    touched: Callable[[PageRow], None]
+    """A page is read, from whichever tier. It costs a clock reading, a struct and a list entry: an
+    append is atomic, so there is no lock, and what is bound once is not looked up again."""
 
     def __init__(
         self, path: str | os.PathLike[str], *, bytes_max: int, clock: Clock, budget: Budget
@@ -35,22 +44,13 @@ class AccessLog:
         be made or is something else, BudgetError when there is no room for what waits."""
         self._path = Path(path)
         self._half_bytes = bytes_max // 2
-        self._now = clock.monotonic
         self._budget = budget
         self._lock = threading.Lock()
         self._rows: list[bytes] = []
         self._file_bytes = _prepared(self._path)
         budget.reserve(_OWNER, _CHARGED_BYTES)
         self._is_open = True
-
-    def touched(self, row: PageRow) -> None:
-        """A page is read, from whichever tier."""
-        packed = ROW.pack(row.page, row.raw_bytes, row.stored_bytes, self._now())
-        with self._lock:
-            rows = self._rows
-            rows.append(packed)
-            if len(rows) >= ROWS_MAX:
-                self._write()
+        self.touched = self._recorder(clock.monotonic)
 
     def flush(self) -> None:
         """Write what waits."""
@@ -64,8 +64,20 @@ class AccessLog:
                 self._write()
                 self._end()
 
+    def _recorder(self, now: Callable[[], float]) -> Callable[[PageRow], None]:
+        rows, append, pack, flush = self._rows, self._rows.append, ROW.pack, self.flush
+
+        def touched(row: PageRow) -> None:
+            append(pack(row[_PAGE], row[_RAW], row[_STORED], now()))
+            if len(rows) >= ROWS_MAX:
+                flush()
+
+        return touched
+
     def _write(self) -> None:
-        rows, self._rows = self._rows, []
+        # The list stays the one that readers append to; what comes meanwhile is behind the cut.
+        rows = self._rows[:]
+        del self._rows[: len(rows)]
         if not rows or not self._is_open:
             return
         block = encode_block(rows)

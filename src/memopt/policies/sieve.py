@@ -46,6 +46,9 @@ class Sieve:
     def removed(self, key: int) -> None:
         if key in self._ahead:
             del self._ahead[key]
+            if not self._ahead:
+                # The newest went, so the hand starts again at the oldest, not at the next newcomer.
+                self._ahead, self._behind = self._behind, self._ahead
         else:
             assert key in self._behind, f"{key} is removed and no member"
             del self._behind[key]
