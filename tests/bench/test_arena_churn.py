@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from memopt.bench import arena
-from memopt.bench.arena_churn import TRIGGER_NAMES, ChurnTask, churn
+from memopt.bench.arena_churn import TRIGGER_NAMES, churn
 from memopt.pressure.triggers import TRIGGERS
 
 
@@ -37,11 +37,10 @@ def test_every_trigger_is_compared_with_none() -> None:
 
 @pytest.mark.parametrize("trigger", TRIGGER_NAMES)
 def test_a_churn_is_the_same_under_every_trigger(trigger: str) -> None:
-    task = ChurnTask(trigger=trigger, calls=24_000, seed=1)
-    found = churn({"trigger": task.trigger, "calls": task.calls, "seed": task.seed}, report)
-    assert len(found["samples"]) == 11
-    never = churn({"trigger": "never", "calls": task.calls, "seed": task.seed}, report)
+    task = {"trigger": trigger, "rate": 2_000, "calls": 24_000, "seed": 1}
+    found, never = churn(task, report), churn({**task, "trigger": "never"}, report)
     live = [sample[1] for sample in found["samples"]]
+    assert len(live) == 11
     assert live == [sample[1] for sample in never["samples"]]
     assert never["pauses"] == 0
     assert found["dead_share"] <= never["dead_share"] + 0.1

@@ -40,7 +40,7 @@ class Config:
     """The window in which touched pages are counted, by agent type."""
     thrashing_share: float = 0.5
     """Thrashing begins when more than this share of the major faults are refaults."""
-    collection_trigger: str = "fragmentation"
+    collection_trigger: str = "periodic"
     """When the arena of small values is collected: periodic, fragmentation, growth, bandit or
     bandit_ucb."""
     l1_idle_seconds: float = 300.0

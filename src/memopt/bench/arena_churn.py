@@ -1,8 +1,9 @@
 """Values that come and go in an arena, under one collection trigger: a part of `bench arena`.
 
 Four parts, again and again: values come; old and new ones come and go; turns of short-lived ones
-beside them; four fifths go, and little comes. The trigger's clock runs with the calls, RATE of them
-a second, and it is asked once a second; pauses are real.
+beside them; four fifths go, and little comes. The trigger's clock runs with the calls, so many a
+second, and it is asked once a second; pauses are measured in time of the processor, so that they
+compare on a machine that others use.
 
 The cost of a trigger is what the bandits learn from: the mean share of mapped bytes that is dead,
 and PAUSE_WEIGHT times the share of the time in pauses. Not here: the question (arena).
@@ -16,20 +17,21 @@ from typing import Any, Final
 import msgspec
 
 from memopt.base.budget import Budget
-from memopt.base.clock import ManualClock, SystemClock
+from memopt.base.clock import ManualClock
 from memopt.base.events import Collected, Events
 from memopt.base.protocols import Trigger
 from memopt.base.records import ArenaUsage, Lifetime
 from memopt.base.units import GIB
 from memopt.bench.child import ChildFailedError, Report
-from memopt.bench.measure import LatencyHistogram
+from memopt.bench.measure import CpuClock, LatencyHistogram
 from memopt.paging.arena import Arena
 from memopt.pressure.collector import Collector
 from memopt.pressure.triggers import PAUSE_WEIGHT, TRIGGERS, make_trigger
 
 NEVER: Final = "never"
 TRIGGER_NAMES: Final = (*TRIGGERS, NEVER)
-RATE: Final = 2_000
+RATES: Final = (500, 5_000)
+"""Calls a second: a store that is not busy, and one that is."""
 _CYCLES: Final = 3
 _TURN_VALUES: Final = 50
 _VALUE_BYTES_MAX: Final = 2_000
@@ -37,6 +39,8 @@ _VALUE_BYTES_MAX: Final = 2_000
 
 class ChurnTask(msgspec.Struct, frozen=True, kw_only=True):
     trigger: str
+    rate: int
+    """Calls a second of the trigger's clock."""
     calls: int
     seed: int
 
@@ -70,23 +74,23 @@ def churn(argument: Any, _report: Report) -> Any:
     """Child: play all calls under one trigger."""
     task = msgspec.convert(argument, ChurnTask)
     clock, pauses = ManualClock(), _Pauses()
-    arena = Arena(Budget(4 * GIB), clock=SystemClock(), events=Events(pauses))
+    arena = Arena(Budget(4 * GIB), clock=CpuClock(), events=Events(pauses))
     collector = Collector(
         arena, _trigger(task), name=task.trigger, clock=clock, wait=lambda seconds: None
     )
     calls = _Calls(arena, random.Random(task.seed))
     samples: list[list[float]] = []
     shares, overshoots = [], []
-    begun = time.perf_counter()
+    begun = time.thread_time()
     for count, _ in enumerate(calls.play(task.calls), start=1):
-        if count % RATE == 0:
+        if count % task.rate == 0:
             clock.advance(1.0)
             collector.step()
             usage = arena.usage()
             samples.append([clock.monotonic(), usage.live_bytes, usage.resident_bytes])
             shares.append(usage.dead_bytes / max(1, usage.resident_bytes))
             overshoots.append(usage.resident_bytes / max(1, usage.live_bytes))
-    seconds = time.perf_counter() - begun
+    seconds = time.thread_time() - begun
     arena.check()
     if len(arena) != len(calls.old) + len(calls.young):
         raise ChildFailedError(f"{len(arena)} values are left")

@@ -20,6 +20,8 @@ from typing import Any, Final
 import msgspec
 import psutil
 
+from memopt.base.clock import SystemClock
+
 _BUCKET_RATIO: Final = 1.01
 _BUCKETS_PER_E: Final = 1 / math.log(_BUCKET_RATIO)
 _BUCKETS: Final = int(math.log(1e12) * _BUCKETS_PER_E) + 1
@@ -81,6 +83,14 @@ class LatencyHistogram:
     @property
     def seconds(self) -> float:
         return self.ns_sum / 1e9
+
+
+class CpuClock(SystemClock):
+    """A clock that runs while its thread does: pauses measured by it are the work in them, and not
+    what a shared machine did meanwhile."""
+
+    def monotonic(self) -> float:
+        return time.thread_time()
 
 
 class RssMeter:

@@ -137,21 +137,31 @@ class Arena:
 
     def size(self, handle: int) -> int:
         """The length of a value in bytes. Raises NotFoundError."""
-        with self._lock:
-            entry = self._entry(handle)
-            words = self._extents[entry >> SLOT_BITS].words
-            slot = self._top - ((entry & SLOT_MASK) << 1)
-            return words[slot - 2] - words[slot]
+        try:
+            with self._lock:
+                entry = self._tables[handle >> TABLE_BITS].words[handle & TABLE_MASK]
+                words = self._extents[entry >> SLOT_BITS].words
+                slot = self._top - ((entry & SLOT_MASK) << 1)
+                if handle >= 0:
+                    return words[slot - 2] - words[slot]
+        except IndexError:
+            pass
+        raise _not_found(handle)
 
     def delete(self, handle: int) -> None:
         """Free a handle and the room of its value. Raises NotFoundError."""
         with self._lock:
-            entry = self._entry(handle)
-            table = self._tables[handle >> TABLE_BITS]
-            extent = self._extents[entry >> SLOT_BITS]
+            try:
+                table, local = self._tables[handle >> TABLE_BITS], handle & TABLE_MASK
+                entries = table.words
+                entry = entries[local]
+                extent = self._extents[entry >> SLOT_BITS]
+            except IndexError:
+                raise _not_found(handle) from None
+            if handle < 0:
+                raise _not_found(handle)
             pool = self._pools[extent.lifetime]
-            slot = self._top - ((entry & SLOT_MASK) << 1)
-            words, entries, local = extent.words, table.words, handle & TABLE_MASK
+            slot, words = self._top - ((entry & SLOT_MASK) << 1), extent.words
             size = words[slot - 2] - words[slot]
             # No call from here on, for a Ctrl-C comes after calls: all or nothing.
             entries[local] = FREE_ENTRY | table.free
@@ -302,16 +312,6 @@ class Arena:
             if self._cleaner.victim is extent:
                 self._cleaner.victim = None
             self._space.close_extent(extent)
-
-    def _entry(self, handle: int) -> int:
-        """Where a value is. Raises NotFoundError."""
-        try:
-            entry = self._tables[handle >> TABLE_BITS].words[handle & TABLE_MASK]
-        except IndexError:
-            raise _not_found(handle) from None
-        if entry >= FREE_ENTRY or handle < 0:
-            raise _not_found(handle)
-        return entry
 
     def check(self) -> None:
         """Assert every invariant. Looks at every value."""

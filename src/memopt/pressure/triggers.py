@@ -20,10 +20,10 @@ from memopt.base.units import MIB
 
 PAUSE_WEIGHT: Final = 10.0
 """A tenth of the time spent in pauses is as bad as RSS that is dead from one end to the other."""
-_PERIOD_SECONDS: Final = 5.0
-_DEAD_SHARE: Final = 0.2
+_PERIOD_SECONDS: Final = 2.0
+_DEAD_SHARE: Final = 0.1
 _DEAD_BYTES_MIN: Final = MIB
-_GROWTH_FACTOR: Final = 1.3
+_GROWTH_FACTOR: Final = 1.1
 _EPOCH_SECONDS: Final = 10.0
 _EXPLORED_SHARE: Final = 0.1
 _UCB_SCALE: Final = 0.1
