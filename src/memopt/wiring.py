@@ -176,6 +176,7 @@ def _wire_storage(
     arena = Arena(
         budget, clock=clock, events=events, extent_bytes=extent_bytes_for(budget.limit_bytes)
     )
+    upkeep.ask_also(arena.make_free)
     collector = Collector(
         arena, make_trigger(config.collection_trigger, Random()), name=config.collection_trigger,
         clock=clock, wait=threading.Event().wait,

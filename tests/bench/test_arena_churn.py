@@ -13,7 +13,7 @@ def report(line: dict[str, Any]) -> None:
     pytest.fail(f"nothing is reported, but {line}")
 
 
-@pytest.mark.parametrize("kind", ["arena", "list", "dict"])
+@pytest.mark.parametrize("kind", ["arena", "list", "dict", "slabs"])
 def test_a_holder_has_what_was_not_deleted(kind: str) -> None:
     found = arena.hold({"kind": kind, "values": 9_000, "seed": 1}, report)
     assert found["live_bytes_after"] == 900 * 200

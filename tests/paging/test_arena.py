@@ -307,6 +307,22 @@ def test_whoever_is_asked_for_room_may_delete_and_the_holes_are_used() -> None:
     arena.close()
 
 
+def test_what_is_dead_is_room_for_somebody_else() -> None:
+    budget = Budget(12 * EXTENT)
+    arena = make(budget)
+    handles = [arena.put(SESSION, bytes(1_000)) for _ in range(6 * 16)]
+    arena.make_free(8 * EXTENT)
+    assert budget.free_bytes() < 8 * EXTENT, "nothing was dead"
+    for index, handle in enumerate(handles):
+        if index % 3:
+            arena.delete(handle)
+    free_bytes = budget.free_bytes()
+    budget.on_shortage(arena.make_free)
+    budget.reserve("somebody", free_bytes + 2 * EXTENT)
+    assert [len(arena.get(handle)) for handle in handles[::3]] == [1_000] * 32
+    arena.check()
+
+
 class FailingBudget(Budget):
     """Refuses the reservation with a given number, and those after it if it is told to."""
 

@@ -5,11 +5,13 @@ random nine tenths deleted, collected, compared, read off. Growth of RSS counts 
 and 4 bytes for each handle, were there. Microseconds are those of the median batch of a thousand
 calls; beside the pauses stands what of them was work. Then values come and go under every trigger
 (arena_churn), each in a process of its own.
-Baselines: a list and a dict of plain `bytes`, after `malloc_trim`; and no trigger at all.
+Baselines: a list and a dict of plain `bytes`, after `malloc_trim`; slabs of slots of one size,
+which are closed when they are empty; and no trigger at all.
 Not measured: several threads; values of other sizes in the first part; finding a handle again.
 """
 
 import importlib.util
+import mmap
 import random
 import sys
 import time
@@ -36,7 +38,7 @@ from memopt.pressure.triggers import Fragmentation
 _VALUE_BYTES: Final = 200
 _DELETED_SHARE: Final = 0.9
 _BATCH: Final = 1_000
-_KINDS: Final = ("arena", "list", "dict")
+_KINDS: Final = ("arena", "list", "dict", "slabs")
 _SPARE_BYTES: Final = 4 * MIB
 T = TypeVar("T")
 
@@ -244,10 +246,53 @@ class _InDict(_InList):
         del self._values[number]
 
 
+class _InSlabs(_InList):
+    """Slots of one size class in mappings of 1 MiB, as an allocator has them. Nothing moves."""
+
+    _SLOT_BYTES: Final = 224
+    _SLOTS: Final = MIB // _SLOT_BYTES
+
+    def __init__(self, values: int) -> None:
+        self._slabs: list[mmap.mmap | None] = []
+        self._slots = array("I", range(values))
+        self._sizes = array("H", bytes(2 * values))
+        self._live = array("H")
+        self._free: list[int] = []
+
+    def put(self, number: int, value: bytes) -> None:
+        if not self._free:
+            first = len(self._slabs) * self._SLOTS
+            self._free = list(range(first + self._SLOTS - 1, first - 1, -1))
+            self._slabs.append(mmap.mmap(-1, MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            self._live.append(0)
+        slab, slot = divmod(self._free.pop(), self._SLOTS)
+        found = self._slabs[slab]
+        assert found is not None
+        found[slot * self._SLOT_BYTES : slot * self._SLOT_BYTES + len(value)] = value
+        self._slots[number] = slab * self._SLOTS + slot
+        self._sizes[number] = len(value)
+        self._live[slab] += 1
+
+    def get(self, number: int) -> bytes:
+        slab, slot = divmod(self._slots[number], self._SLOTS)
+        found = self._slabs[slab]
+        assert found is not None
+        return found[slot * self._SLOT_BYTES : slot * self._SLOT_BYTES + self._sizes[number]]
+
+    def delete(self, number: int) -> None:
+        slab = self._slots[number] // self._SLOTS
+        self._live[slab] -= 1
+        found = self._slabs[slab]
+        if not self._live[slab] and found is not None:
+            found.close()
+            self._slabs[slab] = None
+
+
 _HOLDERS: Final[dict[str, Callable[[int], Any]]] = {
     "arena": _InArena,
     "list": _InList,
     "dict": _InDict,
+    "slabs": _InSlabs,
 }
 
 
@@ -265,8 +310,8 @@ def plot(result: dict[str, Any], samples: dict[str, list[list[float]]], out: Pat
     figure, axes = pyplot.subplots(figsize=(8, 5))
     moments = ("rss_bytes", "rss_bytes_deleted", "rss_bytes_after")
     for place, (kind, found) in enumerate(result["holders"].items()):
-        where = [moment + 0.25 * (place - 1) for moment in range(len(moments))]
-        axes.bar(where, [found[name] / MIB for name in moments], width=0.24, label=kind)
+        where = [moment + 0.2 * (place - 1.5) for moment in range(len(moments))]
+        axes.bar(where, [found[name] / MIB for name in moments], width=0.19, label=kind)
     payload = result["values"] * _VALUE_BYTES / MIB
     for moment, share in enumerate((1.0, 1 - _DELETED_SHARE, 1 - _DELETED_SHARE)):
         axes.hlines(payload * share, moment - 0.4, moment + 0.4, colors="black", linestyles=":")

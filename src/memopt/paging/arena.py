@@ -238,6 +238,12 @@ class Arena:
             self._events.emit(event)
         return event
 
+    def make_free(self, size_bytes: int) -> None:
+        """Collect until so much of the budget is free for somebody else, as far as enough is
+        dead. Whoever deletes values to make room calls this after it."""
+        while self._budget.free_bytes() < size_bytes and self._collect_an_extent():
+            pass
+
     def _make_room(self, pool: Pool, size_bytes: int) -> None:
         """Give a pool an open extent and a table for one more value, as far as it has none."""
         with self._lock:

@@ -90,14 +90,16 @@ class Space:
                 limit_bytes=(EXTENTS_MAX + 1) * self.extent_bytes,
             )  # fmt: skip
         extent = Extent(number, pool.lifetime, self.extent_bytes)
+        # Counted before it has its place: an interrupt in between leaves charged what is not used,
+        # and nothing mapped that is not charged.
+        self.extent_count += 1
+        self.taken_bytes += self.extent_charge_bytes
         if number == len(self.extents):
             self.extents.append(extent)
         else:
             heapq.heappop(self._extent_holes)
             self.extents[number] = extent
         pool.extents.add(number)
-        self.extent_count += 1
-        self.taken_bytes += self.extent_charge_bytes
         return extent
 
     def take_spare(self) -> None:
@@ -131,14 +133,14 @@ class Space:
         if number >= TABLES_MAX:
             raise CapacityError("an arena has no more handles", limit="arena handles")
         table = HandleTable(number)
+        self.table_count += 1
+        self.taken_bytes += TABLE_CHARGE_BYTES
         if number == len(self.tables):
             self.tables.append(table)
         else:
             heapq.heappop(self._table_holes)
             self.tables[number] = table
         pool.tables.add(number)
-        self.table_count += 1
-        self.taken_bytes += TABLE_CHARGE_BYTES
         return table
 
     def close_table(self, pool: Pool, table: HandleTable) -> None:
