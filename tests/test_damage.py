@@ -203,7 +203,7 @@ def _every_row() -> list[str]:
         if kind == "table" and name != "meta":
             statements.append(f"SELECT * FROM {name}")
         elif kind == "index" and sql is not None:
-            where = "WHERE parent <> 0" if "WHERE" in sql else ""
+            where = "".join(sql.partition(" WHERE ")[1:])
             columns = sql[sql.index("(") + 1 : sql.index(")")]
             statements.append(f"SELECT {columns} FROM {table} INDEXED BY {name} {where} ORDER BY 1")
     return statements

@@ -215,16 +215,24 @@ def _wire_parts(
         events=events, admit=admit,
     )  # fmt: skip
     storage.upkeep.ask_also(collections.make_free)
+    branches.keeper = collections.keeper
     compaction = Compaction(
         home, committer, transcripts, pages, pager, dictionaries, compressor, config=config,
         clock=clock, events=events, drop_dictionary=compressor.drop,
     )  # fmt: skip
     checking = Checking(
-        home, committer, reader, pages, compressor, clock=clock, events=events,
+        home, committer, reader, pages, compressor, collections.keeper, clock=clock, events=events,
         wait=threading.Event().wait, bytes_per_second=config.check_bytes_per_second,
     )  # fmt: skip
     forgetting = Forgetting(
-        home, committer, branches, reader, states, compressor, config.state_keyframe_versions
+        home,
+        committer,
+        branches,
+        reader,
+        states,
+        compressor,
+        collections.keeper,
+        config.state_keyframe_versions,
     )
     steps = _steps(directory, config, events, storage, transcripts, read_only=read_only)
 

@@ -426,6 +426,33 @@ class CollectionMaker(Protocol):
     ) -> StoredSequence: ...
 
 
+class CollectionKeeper(Protocol):
+    """What owners ask of the collections they own: those of a session, or with session number 0
+    those of the scope itself. Names are for errors and for whoever holds a handle."""
+
+    def count(self, tables: Tables, scope_number: int, session: int) -> int:
+        """Values in all of them."""
+        ...
+
+    def delete(
+        self, transaction: Any, scope: str, id: str | None, scope_number: int, session: int
+    ) -> int:
+        """In a commit: delete them all; how many collections there were."""
+        ...
+
+    def matching(self, scope_number: int, session: int, text: str) -> dict[int, list[int] | None]:
+        """By collection, the LSNs of the entries that hold `text`; None for all of it."""
+        ...
+
+    def forget(self, scope: str, id: str | None, found: dict[int, list[int] | None]) -> None:
+        """Delete what `matching` found."""
+        ...
+
+    def check(self, scope_number: int, session: int) -> tuple[int, int, list[str]]:
+        """Verify every entry: (values, bytes, what is damaged)."""
+        ...
+
+
 class PageSource(Protocol):
     """Raw page bytes, wherever they are now."""
 

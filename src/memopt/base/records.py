@@ -357,6 +357,8 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     """Acknowledged records that a damaged write-ahead log no longer held when it was opened."""
     cursor: int | None
     """Pass it as `after` to go on; None when everything was checked."""
+    values: int = 0
+    """Of mappings and sequences."""
 
     @property
     def clean(self) -> bool:
@@ -394,12 +396,15 @@ class Selector(msgspec.Struct, frozen=True, kw_only=True):
 
 class ForgetTarget(msgspec.Struct, frozen=True, kw_only=True):
     scope: str
-    session: str
+    session: str | None
+    """None for the mappings and sequences that the scope itself owns."""
     seqs: tuple[int, ...] | None
     """Positions to redact, on whatever branch they are; None = the whole session."""
     entries: int
     """Messages it takes away."""
     states: int
+    values: int = 0
+    """Values of mappings and sequences it takes away."""
 
 
 class ForgetPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -412,6 +417,10 @@ class ForgetPlan(msgspec.Struct, frozen=True, kw_only=True):
     def entries(self) -> int:
         return sum(target.entries for target in self.targets)
 
+    @property
+    def values(self) -> int:
+        return sum(target.values for target in self.targets)
+
 
 class ForgetReceipt(msgspec.Struct, frozen=True, kw_only=True):
     lsn: int
@@ -419,6 +428,8 @@ class ForgetReceipt(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     states: int
     backups: tuple[str, ...]
+    values: int = 0
+    """Of mappings and sequences."""
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,11 +43,14 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     entries_left: int
     """Messages the same selector still finds by decoding everything."""
     sessions_left: int
+    values_left: int = 0
+    """Values of mappings and sequences."""
 
     @property
     def gone(self) -> bool:
         unexplained = any(found.after and not found.elsewhere for found in self.findings)
-        return not (unexplained or self.entries_left or self.sessions_left)
+        left = self.entries_left or self.sessions_left or self.values_left
+        return not (unexplained or left)
 
 
 def forget(
@@ -120,6 +123,7 @@ def _carry_out(
         bytes_searched=size_bytes,
         findings=findings,
         entries_left=left.entries,
+        values_left=left.values,
         sessions_left=len(left.targets),
     )
     return receipt, proof
@@ -134,7 +138,8 @@ def _needles(plan: ForgetPlan) -> list[str]:
         texts.extend(target.scope for target in plan.targets)
     if selector.containing is None:
         texts.extend([selector.session] if selector.session is not None else [])
-        texts.extend(target.session for target in plan.targets if target.seqs is None)
+        whole = (target.session for target in plan.targets if target.seqs is None)
+        texts.extend(session for session in whole if session is not None)
     long_enough = (text for text in texts if len(text.encode()) >= _NEEDLE_BYTES_MIN)
     return list(dict.fromkeys(long_enough))[:_NEEDLES_MAX]
 
@@ -202,19 +207,21 @@ def _say_plan(plan: ForgetPlan) -> None:
         rows = (
             (
                 target.scope,
-                target.session,
+                target.session or "(its own collections)",
                 "all of it" if target.seqs is None else f"{len(target.seqs)} positions",
                 target.entries,
                 target.states,
+                target.values,
             )
             for target in plan.targets[:_TARGETS_SHOWN]
         )
-        columns = ("scope", "session", "what", "#messages", "#states")
+        columns = ("scope", "session", "what", "#messages", "#states", "#values")
         say(table("Will be forgotten", columns, rows))
         hidden = len(plan.targets) - _TARGETS_SHOWN
         if hidden > 0:
             say(f"… and {hidden} more sessions.")
-        say(f"{plan.entries} messages in {len(plan.targets)} sessions.")
+        sessions = sum(target.session is not None for target in plan.targets)
+        say(f"{plan.entries} messages in {sessions} sessions, {plan.values} values.")
     if plan.backups:
         say("These copies cannot be reached from here; delete them yourself:")
         say(*(f"  {shown(path)}" for path in plan.backups))
@@ -223,8 +230,8 @@ def _say_plan(plan: ForgetPlan) -> None:
 def _say_proof(receipt: ForgetReceipt | None, proof: Proof) -> None:
     if receipt is not None:
         say(
-            f"Forgotten at LSN {receipt.lsn}: {receipt.entries} messages and {receipt.states}"
-            f" states in {receipt.sessions} sessions."
+            f"Forgotten at LSN {receipt.lsn}: {receipt.entries} messages, {receipt.states}"
+            f" states and {receipt.values} values in {receipt.sessions} sessions."
         )
     say(
         f"Searched {format_bytes(proof.bytes_searched)} ({proof.bytes_searched} bytes) in"
@@ -241,7 +248,7 @@ def _say_proof(receipt: ForgetReceipt | None, proof: Proof) -> None:
     )
     say(table("", ("text or name", "#before", "#after", "why"), rows))
     say(
-        f"Asked again, the store finds {proof.entries_left} messages in {proof.sessions_left}"
-        " sessions."
+        f"Asked again, the store finds {proof.entries_left} messages and {proof.values_left}"
+        f" values in {proof.sessions_left} sessions."
     )
     say("Gone." if proof.gone else "NOT gone.")

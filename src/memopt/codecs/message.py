@@ -63,6 +63,17 @@ def decode_array(bodies: Sequence[bytes]) -> list[Any]:
     return values
 
 
+def contains(value: Any, text: str) -> bool:
+    """Whether any string in a JSON value, keys included, holds `text`."""
+    if type(value) is str:
+        return text in value
+    if type(value) is dict:
+        return any(text in key or contains(item, text) for key, item in value.items())
+    if type(value) is list:
+        return any(contains(item, text) for item in value)
+    return False
+
+
 class _Inexact(Exception):
     def __init__(self, reason: str) -> None:
         self.reason = reason

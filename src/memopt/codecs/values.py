@@ -50,10 +50,8 @@ def decode_value(raw: bytes) -> Any:
 
 
 def text_of(raw: bytes) -> Any:
-    """What may hold text in a raw value: the JSON value, bytes as Latin-1, None for arrays."""
-    if raw[:1] == _JSON:
-        return decode_json(memoryview(raw)[1:])
-    return None
+    """What may hold text in a raw value: the JSON value, or the bytes; None for arrays."""
+    return None if raw[:1] == _ARRAY else decode_value(raw)
 
 
 def equal(one: Any, other: Any) -> bool:

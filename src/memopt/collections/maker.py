@@ -9,6 +9,7 @@ from memopt.base.names import check_name
 from memopt.base.protocols import CollectionOwners, Compressor, Reader
 from memopt.collections.cache import EntryCache
 from memopt.collections.engine import Engine
+from memopt.collections.keeper import Keeper
 from memopt.collections.mapping import Mapping
 from memopt.collections.mappings import Mappings
 from memopt.collections.rows import MAPPING, SEQUENCE, Ref, Rows
@@ -33,6 +34,7 @@ class Collections:
         )  # fmt: skip
         self._mappings = Mappings(self.engine)
         self._sequences = Sequences(self.engine)
+        self.keeper = Keeper(self.engine, self._mappings, self._sequences)
 
     def mapping(
         self, name: str, scope: str, session: str | None = None, agent: str | None = None

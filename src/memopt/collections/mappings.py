@@ -226,6 +226,12 @@ class Mappings:
 
         engine.change(member)
 
+    def discard(self, transaction: CommitTransaction, ref: Ref, rows: Sequence[EntryRow]) -> None:
+        """In a commit: delete these entries."""
+        for row in rows:
+            assert row.key is not None
+            self._delete(transaction, ref, row.place, row.key)
+
     def _delete(self, transaction: CommitTransaction, ref: Ref, place: int, key: bytes) -> None:
         engine = self._engine
         draft = engine.rows.draft(transaction, ref)

@@ -234,10 +234,16 @@ class Sequences:
             if positions and positions.step == 1:
                 self._cut(transaction, ref, draft, positions.start, positions.stop)
             elif positions:
-                self._thin_out(transaction, ref, draft, positions)
+                places = [draft.first + position for position in positions]
+                self._thin_out(transaction, ref, draft, places)
             return True
 
         return self._engine.change(member)
+
+    def discard(self, transaction: CommitTransaction, ref: Ref, rows: Sequence[EntryRow]) -> None:
+        """In a commit: take these entries out."""
+        draft = self._engine.rows.draft(transaction, ref)
+        self._thin_out(transaction, ref, draft, [row.place for row in rows])
 
     def reverse(self, ref: Ref) -> None:
         """In place, in one commit."""
@@ -335,13 +341,12 @@ class Sequences:
         self._engine.deleted(transaction, ref, number)
 
     def _thin_out(
-        self, transaction: CommitTransaction, ref: Ref, draft: Draft, positions: range
+        self, transaction: CommitTransaction, ref: Ref, draft: Draft, places: Sequence[int]
     ) -> None:
-        """Take out every so-manieth."""
+        """Take out places, lowest first, and close the gaps."""
         number, tables = draft.row.number, transaction.tables
-        to = at = draft.first + positions.start
-        gone = {draft.first + position for position in positions}
-        for place in gone:
+        to = at = places[0]
+        for place in places:
             tables.entries.delete(number, place, place + 1)
         while at < draft.next:
             rows = tables.entries.range(number, at, draft.next, limit=_MOVED_AT_ONCE)

@@ -1,4 +1,5 @@
-"""The journal as it is stored: merged from the tail, the pages and the event table, in LSN order.
+"""The journal as it is stored: merged from the tail, the pages, the entries of collections and the
+event table, in LSN order.
 
 A message is its own journal row: its LSN stands in its tail record, and in a column of its page
 once it is sealed. So a pass takes one snapshot, finds the lowest LSNs above where the reader is,
@@ -6,13 +7,16 @@ and reads those; it is bounded in records and in bytes, whatever the length of t
 snapshot is closed before the first record is handed out.
 """
 
+import bisect
 import heapq
+import itertools
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from memopt.base.errors import CorruptionError, NotFoundError
 from memopt.base.protocols import Compressor, Reader, Tables
 from memopt.base.records import (
+    CollectionRow,
     EventRow,
     JournalRecord,
     Message,
@@ -21,6 +25,7 @@ from memopt.base.records import (
     SessionRow,
     to_datetime,
 )
+from memopt.codecs.entry import at_us_of, decode_key, verify_entry
 from memopt.codecs.keys import page_key, text_key
 from memopt.codecs.message import decode_json
 from memopt.codecs.page import Page
@@ -35,6 +40,8 @@ _PASS_RECORDS: Final = 4096
 _PASS_BYTES: Final = 4 << 20
 _SCAN_ROWS: Final = 512
 _TAIL_ROWS: Final = 64
+_ENTRIES_AT_ONCE: Final = 1 << 16
+"""Places of entries that a reader of the journal keeps: 10 MB at most."""
 
 
 class _Found(NamedTuple):
@@ -46,6 +53,8 @@ class _Found(NamedTuple):
     seq: int
     page: PageRow | None
     """None while it is in the tail."""
+    place: int = -1
+    """Of an entry; `line` is its collection."""
 
 
 class History:
@@ -66,23 +75,31 @@ class History:
             )
         lsn = start if since is None else since
         end = up_to()
+        entries = _Entries()
         while lsn < end:
             with self._home.snapshot() as tables:
-                records = self._pass(tables, lsn, end)
-            if not records:
-                return
+                entries.look(tables, lsn, end)
+                found = self._lowest(tables, lsn, entries.up_to, entries)
+                records, lsn = self._read(tables, found, entries.up_to)
             yield from records
-            lsn = records[-1].lsn
 
-    def _pass(self, tables: Tables, after: int, end: int) -> list[JournalRecord]:
-        found = self._lowest(tables, after, end)
+    def _read(
+        self, tables: Tables, found: list[_Found], end: int
+    ) -> tuple[list[JournalRecord], int]:
+        """What stands in these places, and up to which LSN that is everything."""
         pages: dict[int, tuple[list[TailRecord], Callable[[bytes], Message]]] = {}
         names: dict[int, SessionRow | None] = {}
         records: list[JournalRecord] = []
         size = 0
         for item in found:
             if item.event is not None:
+                if item.event.session < 0:
+                    records.append(_collection_event(tables, item.event))
+                    continue
                 records.append(_event(item.event, self._session(tables, item.event.session, names)))
+                continue
+            if item.place >= 0:
+                records += _entry(tables, item)
                 continue
             decode: Callable[[bytes], Message]
             if item.page is None:
@@ -105,10 +122,10 @@ class History:
             )  # fmt: skip
             size += len(record.body)
             if size > _PASS_BYTES:
-                break
-        return records
+                return records, item.lsn
+        return records, found[-1].lsn if len(found) == _PASS_RECORDS else end
 
-    def _lowest(self, tables: Tables, after: int, end: int) -> list[_Found]:
+    def _lowest(self, tables: Tables, after: int, end: int, entries: "_Entries") -> list[_Found]:
         """The places of the lowest LSNs in (after, end], in order."""
         heap: list[tuple[int, _Found]] = []
 
@@ -121,6 +138,8 @@ class History:
         for event in tables.events.since(after, _PASS_RECORDS):
             if event.lsn <= end:
                 offer(_Found(event.lsn, event, 0, 0, None))
+        for lsn, collection, place in entries.behind(after, end):
+            offer(_Found(lsn, None, collection, 0, None, place))
         at = (0, 0)
         while rows := tables.tail.scan(at, _TAIL_ROWS):
             for line, seq, packed in rows:
@@ -170,6 +189,64 @@ class History:
         if session not in names:
             names[session] = tables.sessions.get(session)
         return names[session]
+
+
+class _Entries:
+    """Where the entries of collections are by LSN. They have no index by it, so each look goes
+    through all of them, and finds the places for many passes."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[int, int, int]] = []
+        self.up_to = -1
+        """What was found is everything up to this LSN."""
+
+    def look(self, tables: Tables, after: int, end: int) -> None:
+        """Find places in (after, end], unless they were found before."""
+        if self.up_to <= after:
+            self._found = tables.entry_index.since(after, _ENTRIES_AT_ONCE)
+            is_all = len(self._found) < _ENTRIES_AT_ONCE
+            self.up_to = end if is_all else min(end, self._found[-1][0])
+
+    def behind(self, after: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(LSN, collection, place) in (after, end], enough for a pass."""
+        first = bisect.bisect_right(self._found, after, key=lambda entry: entry[0])
+        found = itertools.islice(self._found, first, first + _PASS_RECORDS)
+        return itertools.takewhile(lambda entry: entry[0] <= end, found)
+
+
+def _entry(tables: Tables, item: _Found) -> list[JournalRecord]:
+    """The record of an entry; none where it was overwritten or deleted since it was found."""
+    collection = tables.collections.get(item.line)
+    rows = tables.entries.range(item.line, item.place, item.place + 1, limit=1)
+    if collection is None or not rows or rows[0].lsn != item.lsn:
+        return []
+    verify_entry(rows[0])
+    key, seq = rows[0].key, None
+    if key is None:
+        first, _ = tables.entries.bounds(item.line) or (0, 0)
+        seq = item.place - first
+    return [
+        JournalRecord(
+            lsn=item.lsn, at=to_datetime(at_us_of(rows[0].record)), kind=RecordKind.ENTRY_SET,
+            key=None if key is None else decode_key(key), seq=seq,
+            **_names(tables, collection),
+        )
+    ]  # fmt: skip
+
+
+def _collection_event(tables: Tables, row: EventRow) -> JournalRecord:
+    collection = tables.collections.get(-row.session)
+    names = _names(tables, collection) if collection is not None else {}
+    return JournalRecord(lsn=row.lsn, at=to_datetime(row.at_us), kind=RecordKind(row.kind), **names)
+
+
+def _names(tables: Tables, row: CollectionRow) -> dict[str, Any]:
+    session = tables.sessions.get(row.session) if row.session else None
+    return {
+        "scope": tables.scopes.path(row.scope_number),
+        "session": session.id if session is not None else None,
+        "collection": row.name,
+    }
 
 
 def journal_start(tables: Tables) -> int:

@@ -20,7 +20,7 @@ from memopt.base.errors import (
     NotFoundError,
     UsageError,
 )
-from memopt.base.protocols import Tables
+from memopt.base.protocols import CollectionKeeper, Tables
 from memopt.base.records import (
     SEQ_BITS,
     EventRow,
@@ -80,6 +80,8 @@ class Branches:
         pager: Pager,
         make_room: Callable[[], bool],
     ) -> None:
+        self.keeper: CollectionKeeper | None = None
+        """Of the sessions' collections: they need sessions themselves, so it comes later."""
         self._make_room = make_room
         self._committer = committer
         self._transcripts = transcripts
@@ -262,6 +264,8 @@ class Branches:
                 lines[above.line] = line = above
         for number in sorted(lines, reverse=True):
             self._trim(transaction, row, lines[number])
+        assert self.keeper is not None
+        self.keeper.delete(transaction, row.scope, row.id, row.scope_number, row.session)
         tables.sessions.delete(row.session)
         tables.states.delete(row.session, None, None)
         tables.keys.delete(row.session)
@@ -269,8 +273,7 @@ class Branches:
         lsn = transaction.next_lsn()
         self._note(transaction, RecordKind.SESSION_DELETED, None, row.session, -1, lsn)
         _suspect(tables, row, lsn)
-        if not tables.sessions.page(row.scope_number, 0, 1):
-            self._drop_scope(tables, row)
+        drop_scope_if_empty(tables, row.scope_number, row.scope)
         resident = self._residents.peek(key)
         if resident is not None:
             resident.generation += 1
@@ -302,17 +305,6 @@ class Branches:
         self._pages.write(transaction.tables, owner, new, [page])
         transaction.after_commit(lambda: self._pager.drop([page.page]))
 
-    def _drop_scope(self, tables: Tables, row: SessionRow) -> None:
-        """A scope without sessions leaves nothing behind, not even its name, unless it is the
-        tenant of others; its dictionaries are for compact() to delete."""
-        tenant = tenant_of(row.scope)
-        if row.scope != tenant:
-            tables.scopes.delete(row.scope_number)
-        number = tables.scopes.number(tenant)
-        alone = number is not None and tables.scopes.subtree(tenant) == [(number, tenant)]
-        if number is not None and alone and not tables.sessions.page(number, 0, 1):
-            tables.scopes.delete(number)
-
     def _note(
         self, transaction: CommitTransaction, kind: RecordKind, key: SessionKey | None,
         session: int, seq: int, lsn: int,
@@ -320,6 +312,25 @@ class Branches:
         row = EventRow(lsn, transaction.at_us, kind, session, 0, seq, None)
         transaction.tables.events.put(row)
         publish_event(transaction, lsn, kind, key, seq=seq if seq >= 0 else None)
+
+
+def drop_scope_if_empty(tables: Tables, number: int, scope: str) -> None:
+    """In a commit: a scope without sessions and collections leaves nothing behind, not even its
+    name, unless it is the tenant of others; its dictionaries are for compact() to delete."""
+    if _is_used(tables, number):
+        return
+    tenant = tenant_of(scope)
+    if scope != tenant:
+        tables.scopes.delete(number)
+    above = tables.scopes.number(tenant)
+    alone = above is not None and tables.scopes.subtree(tenant) == [(above, tenant)]
+    if above is not None and alone and not _is_used(tables, above):
+        tables.scopes.delete(above)
+
+
+def _is_used(tables: Tables, scope_number: int) -> bool:
+    owned = tables.sessions.page(scope_number, 0, 1) or tables.collections.owned(scope_number, 0)
+    return bool(owned)
 
 
 def _find(tables: Tables, key: SessionKey) -> tuple[SessionRow, LineRow]:

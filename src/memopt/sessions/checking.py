@@ -11,7 +11,7 @@ from typing import Final
 
 from memopt.base.errors import CorruptionError, NotFoundError, StoreVersionError
 from memopt.base.events import Events, Quarantined
-from memopt.base.protocols import Clock, Compressor, Reader
+from memopt.base.protocols import Clock, CollectionKeeper, Compressor, Reader
 from memopt.base.records import CheckReport, Damage, LineRow, SessionRow
 from memopt.codecs.keys import text_key
 from memopt.journal.commit import GroupCommitter
@@ -21,6 +21,7 @@ from memopt.sessions.reading import SEQ_STOP, LineReader, open_tail
 from memopt.sessions.states import chain_of, decode_chain
 from memopt.sessions.transcripts import QUARANTINE
 
+_SCOPES_AT_ONCE: Final = 256
 LOST: Final = "lost_records"
 """Meta entry: acknowledged records that were missing when the store was opened."""
 
@@ -35,6 +36,7 @@ class Checking:
         reader: LineReader,
         pages: PageWriter,
         compressor: Compressor,
+        keeper: CollectionKeeper,
         *,
         clock: Clock,
         events: Events,
@@ -46,6 +48,7 @@ class Checking:
         self._reader = reader
         self._pages = pages
         self._compressor = compressor
+        self._keeper = keeper
         self._clock = clock
         self._events = events
         self._wait = wait
@@ -62,7 +65,7 @@ class Checking:
         at first, when `after` is None."""
         damages = [Damage(what=what) for what in structure()] if after is None else []
         started = self._clock.monotonic()
-        sessions = messages = pages = states = size = 0
+        sessions = messages = pages = states = values = size = 0
         cursor = after or 0
         highest = self._committer.lsn
         ended = False
@@ -84,6 +87,11 @@ class Checking:
                 if what is not None:
                     damages.append(Damage(what=what, scope=row.scope, session=row.id))
                     self._quarantine(row, what)
+                # What is damaged there keeps nobody from going on with the session.
+                count, read_bytes, whats = self._keeper.check(row.scope_number, row.session)
+                damages += [Damage(what=w, scope=row.scope, session=row.id) for w in whats]
+                values += count
+                size += read_bytes
                 sessions += 1
                 messages += found.messages
                 pages += found.pages
@@ -95,13 +103,38 @@ class Checking:
                     self._wait(ahead)
                 if progress is not None:
                     progress(min(cursor, highest), highest)
+        if ended:
+            count, read_bytes = self._check_scopes(damages)
+            values += count
+            size += read_bytes
         with self._home.snapshot() as tables:
             lost = tables.meta.get(LOST)
         return CheckReport(
             sessions=sessions, messages=messages, pages=pages, states=states, bytes_checked=size,
             damages=tuple(damages), lost_records=int(lost) if lost else 0,
-            cursor=None if ended else cursor,
+            cursor=None if ended else cursor, values=values,
         )  # fmt: skip
+
+    def _check_scopes(self, damages: list[Damage]) -> tuple[int, int]:
+        """The collections that scopes own: (values, bytes)."""
+        values = size = 0
+        start = ""
+        while True:
+            try:
+                with self._home.snapshot() as tables:
+                    scopes = tables.scopes.page(start, _SCOPES_AT_ONCE)
+            except CorruptionError as error:
+                damages.append(Damage(what=f"the list of scopes from {start!r}: {error.reason}"))
+                return values, size
+            for number, path in scopes:
+                count, read_bytes, whats = self._keeper.check(number, 0)
+                damages += [Damage(what=what, scope=path) for what in whats]
+                values += count
+                size += read_bytes
+            if len(scopes) < _SCOPES_AT_ONCE:
+                return values, size
+            # Nothing lies between a path and itself with the lowest character behind it.
+            start = scopes[-1][1] + "\x00"
 
     def _look_twice(self, row: SessionRow) -> tuple["_Found", str | None]:
         """What a session holds, and its damage. Looked at again before it is believed: the session

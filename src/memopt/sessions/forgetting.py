@@ -7,10 +7,10 @@ from dictionaries, free pages and the log by compact().
 """
 
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from memopt.base.errors import NotFoundError, UsageError
-from memopt.base.protocols import Compressor, Reader, Tables
+from memopt.base.protocols import CollectionKeeper, Compressor, Reader, Tables
 from memopt.base.records import (
     EventRow,
     ForgetPlan,
@@ -21,9 +21,9 @@ from memopt.base.records import (
     Selector,
     SessionRow,
 )
-from memopt.codecs.message import decode_json
+from memopt.codecs.message import contains, decode_json
 from memopt.journal.commit import CommitTransaction, GroupCommitter
-from memopt.sessions.branches import Branches, Place, place_of
+from memopt.sessions.branches import Branches, Place, drop_scope_if_empty, place_of
 from memopt.sessions.listing import scope_numbers
 from memopt.sessions.names import SessionKey, check_name, check_scope
 from memopt.sessions.reading import LineReader, segments_of
@@ -39,6 +39,8 @@ class _Found(NamedTuple):
     target: ForgetTarget
     places: frozenset[Place]
     """Of the messages to redact; empty where the whole session goes."""
+    values: dict[int, list[int] | None]
+    """By collection, what to delete of it; empty where everything goes."""
 
 
 class Forgetting:
@@ -52,6 +54,7 @@ class Forgetting:
         reader: LineReader,
         states: States,
         compressor: Compressor,
+        keeper: CollectionKeeper,
         keyframe: int,
     ) -> None:
         self._home = home
@@ -60,6 +63,7 @@ class Forgetting:
         self._reader = reader
         self._states = states
         self._compressor = compressor
+        self._keeper = keeper
         self._keyframe = keyframe
 
     def plan(self, selector: Selector) -> ForgetPlan:
@@ -72,23 +76,47 @@ class Forgetting:
     def forget(self, selector: Selector) -> ForgetReceipt:
         """Take away what `plan` finds now."""
         found = self._find(_checked(selector))
-        entries = states = 0
-        for target, places in found:
-            key = SessionKey(target.scope, target.session)
-            if target.seqs is None:
-                number = self._branches.delete(key)
-                self._states.forget(number)
-            else:
-                if places:
-                    self._branches.redact_places(key, places)
-                if target.states:
-                    self._forget_states(key, selector.containing or "")
-            entries += target.entries
-            states += target.states
+        for one in found:
+            self._forget(one, selector)
+        targets = [target for target, *_ in found]
         return ForgetReceipt(
-            lsn=self._committer.lsn, sessions=len(found), entries=entries, states=states,
+            lsn=self._committer.lsn,
+            sessions=sum(target.session is not None for target in targets),
+            entries=sum(target.entries for target in targets),
+            states=sum(target.states for target in targets),
+            values=sum(target.values for target in targets),
             backups=self._backups(),
-        )  # fmt: skip
+        )
+
+    def _forget(self, found: _Found, selector: Selector) -> None:
+        target = found.target
+        if found.values:
+            self._keeper.forget(target.scope, target.session, found.values)
+        if target.session is None:
+            if target.seqs is None:
+                self._committer.commit(lambda t: self._delete_owned(t, target.scope))
+            return
+        key = SessionKey(target.scope, target.session)
+        if target.seqs is None:
+            number = self._branches.delete(key)
+            self._states.forget(number)
+            return
+        if found.places:
+            self._branches.redact_places(key, found.places)
+        if target.states:
+            self._forget_states(key, selector.containing or "")
+
+    def _delete_owned(self, transaction: CommitTransaction, scope: str) -> None:
+        """In a commit: the collections of a scope, and the scope where nothing else is in it."""
+        tables = transaction.tables
+        number = tables.scopes.number(scope)
+        if number is None:
+            return
+        self._keeper.delete(transaction, scope, None, number, 0)
+        lsn, kind = transaction.next_lsn(), RecordKind.COLLECTION_DELETED
+        tables.events.put(EventRow(lsn, transaction.at_us, kind, 0, 0, -1, None))
+        publish_event(transaction, lsn, kind, None)
+        drop_scope_if_empty(tables, number, scope)
 
     # -- finding ----------------------------------------------------------------------------------
 
@@ -98,11 +126,37 @@ class Forgetting:
             one = self._look_at(row, selector)
             if one is not None:
                 found.append(one)
+        if selector.session is None:
+            found += self._owned(selector)
         if selector.session is not None and not found and selector.containing is None:
             raise NotFoundError(
                 f"there is no session {selector.session!r} in scope {selector.scope!r}"
             )
         return found
+
+    def _owned(self, selector: Selector) -> Iterator[_Found]:
+        """The collections that the scopes themselves own."""
+        with self._home.snapshot() as tables:
+            numbers = scope_numbers(tables, selector.scope, selector.reach)
+        for number in numbers:
+            with self._home.snapshot() as tables:
+                scope = tables.scopes.path(number)
+                owned = tables.collections.owned(number, 0)
+                count = self._keeper.count(tables, number, 0) if owned else 0
+            if scope is None or not owned:
+                continue
+            seqs: tuple[int, ...] | None = None
+            values: dict[int, list[int] | None] = {}
+            if selector.containing is not None:
+                values, seqs = self._keeper.matching(number, 0, selector.containing), ()
+                if not values:
+                    continue
+                with self._home.snapshot() as tables:
+                    count = _count(tables, values)
+            target = ForgetTarget(
+                scope=scope, session=None, seqs=seqs, entries=0, states=0, values=count
+            )
+            yield _Found(target, frozenset(), values)
 
     def _selected(self, selector: Selector) -> Iterator[SessionRow]:
         with self._home.snapshot() as tables:
@@ -123,22 +177,28 @@ class Forgetting:
         if selector.containing is None:
             with self._home.snapshot() as tables:
                 states = len(tables.states.versions(row.session, None))
+                values = self._keeper.count(tables, row.scope_number, row.session)
             _, length = self._reader.length(row.scope, row.id)
             whole = ForgetTarget(
-                scope=row.scope, session=row.id, seqs=None, entries=length, states=states
-            )
-            return _Found(whole, frozenset())
+                scope=row.scope, session=row.id, seqs=None, entries=length, states=states,
+                values=values,
+            )  # fmt: skip
+            return _Found(whole, frozenset(), {})
         if selector.containing in row.id or selector.containing in (row.agent or ""):
             return self._look_at(row, Selector(scope=row.scope, session=row.id))
         places = frozenset(self._matching(row, selector.containing))
         states = sum(1 for _ in self._matching_states(row, selector.containing))
-        if not places and not states:
+        matching = self._keeper.matching(row.scope_number, row.session, selector.containing)
+        if not places and not states and not matching:
             return None
+        with self._home.snapshot() as tables:
+            count = _count(tables, matching)
         seqs = tuple(sorted({place.seq for place in places}))
         target = ForgetTarget(
-            scope=row.scope, session=row.id, seqs=seqs, entries=len(places), states=states
-        )
-        return _Found(target, places)
+            scope=row.scope, session=row.id, seqs=seqs, entries=len(places), states=states,
+            values=count,
+        )  # fmt: skip
+        return _Found(target, places, matching)
 
     def _matching(self, row: SessionRow, text: str) -> Iterator[Place]:
         """Matching messages on any branch."""
@@ -191,6 +251,14 @@ class Forgetting:
             return tuple(name[len(BACKUPS) :] for name in tables.meta.names(BACKUPS))
 
 
+def _count(tables: Tables, found: dict[int, list[int] | None]) -> int:
+    """Values that `matching` found; of a collection that goes as a whole, all."""
+    return sum(
+        len(lsns) if lsns is not None else tables.entry_index.count(collection)
+        for collection, lsns in found.items()
+    )
+
+
 def _unname_events(tables: Tables, session: int, text: str) -> None:
     """In a commit: the names of states are all that events hold of what a user wrote."""
     rows = tables.events.of_session(session)
@@ -198,17 +266,6 @@ def _unname_events(tables: Tables, session: int, text: str) -> None:
     for row in rows:
         hidden = row.note is not None and text in row.note
         tables.events.put(row._replace(note=None) if hidden else row)
-
-
-def contains(value: Any, text: str) -> bool:
-    """Whether any string in a JSON value, keys included, holds `text`."""
-    if type(value) is str:
-        return text in value
-    if type(value) is dict:
-        return any(text in key or contains(item, text) for key, item in value.items())
-    if type(value) is list:
-        return any(contains(item, text) for item in value)
-    return False
 
 
 def _checked(selector: Selector) -> Selector:

@@ -15,6 +15,12 @@ _ENTRY: Final = "entry, key, lsn, record"
 # Spelt like the index, or SQLite would not use it.
 _OF: Final = f"entry >> {PLACE_BITS}"
 
+# Two looks at the ends: asked for both at once, SQLite would read all between.
+_BOUNDS: Final = (
+    "SELECT (SELECT min(entry) FROM entries WHERE entry >= ?1 AND entry <= ?2), "
+    "(SELECT max(entry) FROM entries WHERE entry >= ?1 AND entry <= ?2)"
+)
+
 
 class SqliteCollections(Table):
     def find(self, scope_number: int, session: int, kind: str, name: str) -> CollectionRow | None:
@@ -84,12 +90,7 @@ class SqliteEntries(Table):
 
     def bounds(self, collection: int) -> tuple[int, int] | None:
         first = collection << PLACE_BITS
-        # Two looks at the ends: asked for both in one statement, SQLite would read all between.
-        row = self._execute(
-            "SELECT (SELECT min(entry) FROM entries WHERE entry >= ?1 AND entry <= ?2), "
-            "(SELECT max(entry) FROM entries WHERE entry >= ?1 AND entry <= ?2)",
-            (first, first | PLACE_MASK),
-        ).fetchone()
+        row = self._execute(_BOUNDS, (first, first | PLACE_MASK)).fetchone()
         return None if row[0] is None else (row[0] & PLACE_MASK, (row[1] & PLACE_MASK) + 1)
 
 
@@ -115,7 +116,13 @@ class SqliteEntryIndex(Table):
         row = self._execute(
             f"SELECT count(*) FROM entries WHERE {_OF} = ? AND key IS NOT NULL", (collection,)
         ).fetchone()
-        return int(row[0])
+        # Without keys it is a sequence, which has no gaps.
+        return int(row[0]) or self._length(collection)
+
+    def _length(self, collection: int) -> int:
+        first = collection << PLACE_BITS
+        row = self._execute(_BOUNDS, (first, first | PLACE_MASK)).fetchone()
+        return 0 if row[0] is None else int(row[1] - row[0] + 1)
 
     def since(self, after_lsn: int, limit: int) -> list[tuple[int, int, int]]:
         rows = self._execute(
