@@ -22,8 +22,8 @@ from memopt.base.errors import (
 )
 from memopt.base.events import Events, Refused
 from memopt.base.metrics import Metrics
-from memopt.base.protocols import Clock, Reader, Tables
-from memopt.base.records import PageRow, Seal
+from memopt.base.protocols import Clock, Policy, Reader, Tables
+from memopt.base.records import PageRow, PoolShares, Seal
 from memopt.base.units import MIB
 from memopt.codecs.keys import page_key
 from memopt.codecs.zstd import Zstd
@@ -41,6 +41,7 @@ from memopt.paging.arena import Arena, extent_bytes_for
 from memopt.paging.dictionaries import Dictionaries
 from memopt.paging.page_writer import PageWriter
 from memopt.paging.pager import Pager
+from memopt.paging.pools import Pools
 from memopt.paging.prefetch import Prefetcher
 from memopt.paging.working_set import WorkingSets
 from memopt.policies.catalog import make_policy
@@ -157,8 +158,14 @@ def _wire_storage(
         access_log = AccessLog(
             config.access_log, bytes_max=config.access_log_bytes_max, clock=clock, budget=budget
         )
+
+    def make_pool() -> Policy:
+        if config.pool_shares is PoolShares.OFF:
+            return make_policy(config.policy)
+        return Pools(lambda: make_policy(config.policy), lambda page: pager.type_of(page), sets)
+
     pager = Pager(
-        home, compressor, budget, make_policy=lambda: make_policy(config.policy), clock=clock,
+        home, compressor, budget, make_policy=make_pool, clock=clock,
         events=events, promotion_batch_pages=config.promotion_batch_pages,
         l1_share=config.l1_share, sets=sets, access_log=access_log,
     )  # fmt: skip

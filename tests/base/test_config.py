@@ -8,7 +8,7 @@ import pytest
 
 from memopt.base.config import Config
 from memopt.base.errors import UsageError
-from memopt.base.records import Durability, Prefetch, Seal
+from memopt.base.records import Durability, PoolShares, Prefetch, Seal
 from memopt.base.units import GIB, KIB, MIB
 
 NAMES = [field.name for field in dataclasses.fields(Config)]
@@ -102,6 +102,7 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
         "access_log": ("here/accesses", "here/accesses"),
         "collection_trigger": ("growth", "growth"),
         "prefetch": ("next", Prefetch.NEXT),
+        "pool_shares": ("soft", PoolShares.SOFT),
         "l1_share": ("0.75", 0.75),
         "thrashing_share": ("0.25", 0.25),
         "budget_bytes": ("9MiB", 9 * MIB),

@@ -29,6 +29,7 @@ from memopt.base.clock import ManualClock
 from memopt.base.errors import BudgetError, CorruptionError
 from memopt.base.events import Events
 from memopt.base.metrics import Metrics
+from memopt.base.protocols import Policy
 from memopt.base.records import Durability, LineRow, PageRow, Prefetch, SessionRow
 from memopt.base.units import KIB, MIB
 from memopt.codecs.record import TailRecord
@@ -37,7 +38,9 @@ from memopt.paging.fetching import PageGoneError
 from memopt.paging.page_table import PageTable
 from memopt.paging.page_writer import Owner, PageWriter
 from memopt.paging.pager import Pager
+from memopt.paging.pools import Pools
 from memopt.paging.text_cache import TextCache
+from memopt.paging.working_set import WorkingSets
 from memopt.policies.catalog import POLICIES, make_policy
 from memopt.sessions.names import SessionKey
 from memopt.sessions.residents import Resident, Residents
@@ -117,10 +120,19 @@ def paged(
     store: Store, budget: Budget, clock: ManualClock, *, policy: str = "lru", batch: int = 1,
     l1_share: float = 0.5, metrics: Metrics | None = None,
 ) -> Pager:  # fmt: skip
-    return Pager(
-        store.home, store.compressor, budget, make_policy=lambda: make_policy(policy), clock=clock,
+    sets = WorkingSets(clock.monotonic())
+
+    def make() -> Policy:
+        if policy == "pools":
+            return Pools(lambda: make_policy("lru"), lambda page: pager.type_of(page), sets)
+        return make_policy(policy)
+
+    pager = Pager(
+        store.home, store.compressor, budget, make_policy=make, clock=clock,
         events=Events(metrics or Metrics()), promotion_batch_pages=batch, l1_share=l1_share,
+        sets=sets,
     )  # fmt: skip
+    return pager
 
 
 class PagerMachine(RuleBasedStateMachine):
@@ -162,7 +174,8 @@ class PagerMachine(RuleBasedStateMachine):
     def pages_are_opened(self, line: int, start: int, count: int) -> None:
         rows = self.rows(line, start, count)
         try:
-            for row, opened in zip(rows, self.pager.open(rows, SCOPE), strict=True):
+            pages = self.pager.open(rows, SCOPE, f"agent of line {line}")
+            for row, opened in zip(rows, pages, strict=True):
                 assert opened.row == row
                 found = opened.page.messages(0, 4, opened.decode)
                 assert found == self.store.messages[row.page]
@@ -285,7 +298,7 @@ class PagerMachine(RuleBasedStateMachine):
             assert touched >= self.touches
 
 
-@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("policy", [*sorted(POLICIES), "pools"])
 def test_the_pager_equals_its_home(policy: str) -> None:
     # The name seeds the examples: each policy gets its own.
     machine = type(f"Pager_{policy}", (PagerMachine,), {"policy": policy})

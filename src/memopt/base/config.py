@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from memopt.base.errors import UsageError
-from memopt.base.records import Durability, Prefetch, Seal
+from memopt.base.records import Durability, PoolShares, Prefetch, Seal
 from memopt.base.units import GIB, KIB, MIB, parse_bytes, parse_seconds
 
 _SMALLEST_BUDGET_BYTES = 8 * MIB
@@ -32,6 +32,8 @@ class Config:
     """A tail of this many encoded bytes becomes a page."""
     promotion_batch_pages: int = 1
     """A fault also brings in this many minus one of the session's next pages."""
+    pool_shares: PoolShares = PoolShares.OFF
+    """Whether agent types have shares of the page bytes: off, or soft."""
     prefetch: Prefetch = Prefetch.OFF
     """Which pages are brought in before they are asked for: off, next, order, recency or all."""
     l1_share: float = 0.5
@@ -165,6 +167,8 @@ def _checked(name: str, value: Any) -> Any:
         return _member(Durability, name, value)
     if name == "seal":
         return _member(Seal, name, value)
+    if name == "pool_shares":
+        return _member(PoolShares, name, value)
     if name == "prefetch":
         return _member(Prefetch, name, value)
     if name in _NAMES:
@@ -194,8 +198,8 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _member(
-    kind: type[Durability] | type[Seal] | type[Prefetch], name: str, value: Any
-) -> Durability | Seal | Prefetch:
+    kind: type[Durability] | type[Seal] | type[Prefetch] | type[PoolShares], name: str, value: Any
+) -> Durability | Seal | Prefetch | PoolShares:
     try:
         return kind(value)
     except ValueError:

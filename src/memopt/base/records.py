@@ -77,6 +77,15 @@ class Prefetch(enum.StrEnum):
     ALL = "all"
 
 
+class PoolShares(enum.StrEnum):
+    """Whether agent types have shares of the page bytes."""
+
+    OFF = "off"
+    """All pages compete with each other."""
+    SOFT = "soft"
+    """When room is short, the type furthest above its predicted working set gives first."""
+
+
 PREFETCHES: Final = tuple(Prefetch)
 """By the number that is kept for a page."""
 

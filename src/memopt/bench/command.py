@@ -29,8 +29,10 @@ NAMES: Final = (
     "imports",
     "latency",
     "opening",
+    "prefetch",
     "pressure",
     "scale",
+    "shares",
     "states",
     "tiers",
 )

@@ -204,12 +204,12 @@ class Pager:
             refs = () if slot is None else self._table.texts[slot]
             drops = self._drops
             few = self.prefetched_pages < len(self._table) * _PREFETCHED_SHARE
-            may_evict = few and by is not Prefetch.RECENCY
+            victims = _PREFETCH_VICTIMS if few and by is not Prefetch.RECENCY else 0
         need = row.raw_bytes + row.stored_bytes + ROW_BYTES
 
         def make_room(size_bytes: int) -> None:
             # Twice, because what is read is kept as well.
-            victims = _PREFETCH_VICTIMS if may_evict else 0
+            nonlocal victims
             while self._budget.free_bytes() < 2 * size_bytes and victims and self._let_one_go():
                 victims -= 1
             free_bytes = self._budget.free_bytes()
@@ -453,6 +453,10 @@ class Pager:
         self._policy_bytes = wanted
 
     # -- figures ----------------------------------------------------------------------------------
+
+    def type_of(self, page: int) -> int:
+        """The agent type that a resident page was brought in for."""
+        return self._table.agents[self._table.slots[page]]
 
     def observe(self) -> None:
         """End the window of the working sets when it is time, and judge whether it thrashes."""
