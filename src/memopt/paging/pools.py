@@ -61,11 +61,12 @@ class Pools:
     def victim(self) -> int | None:
         resident = self._sets.resident_bytes
         total, shares = sum(resident), self._current()
-        with_members = [number for number, count in enumerate(self._members) if count]
-        if not with_members:
-            return None
-        giving = max(with_members, key=lambda number: resident[number] - shares[number] * total)
-        return self._policies[giving].victim()
+        giving, furthest = None, 0.0
+        for number, policy in self._policies.items():
+            above = resident[number] - shares[number] * total
+            if self._members[number] and (giving is None or above > furthest):
+                giving, furthest = policy, above
+        return None if giving is None else giving.victim()
 
     def charged_bytes(self) -> int:
         return _OWN_BYTES + sum(policy.charged_bytes() for policy in self._policies.values())
