@@ -4,7 +4,6 @@ Raw value: kind u8 (1 JSON in msgpack, 2 bytes, 3 an array), then the body. Fram
 compression are around it (entry.py); how an array is laid out is in arrays.py.
 """
 
-import sys
 from typing import Any, Final
 
 from memopt.base.errors import CorruptionError, UsageError
@@ -14,6 +13,7 @@ from memopt.codecs.message import decode_json, encode_json
 _JSON: Final = b"\x01"
 _BYTES: Final = b"\x02"
 _ARRAY: Final = b"\x03"
+_PLAIN: Final = frozenset({dict, list, str, int, float, bool, type(None)})
 
 
 def encode_value(
@@ -24,7 +24,7 @@ def encode_value(
     kind = type(value)
     if kind is bytes:
         raw, error = _BYTES + value, 0.0
-    elif "numpy" in sys.modules and is_array(value):
+    elif kind not in _PLAIN and is_array(value):
         body, error = encode_array_body(value, encoding, bytes_max=bytes_max, field=field)
         raw = _ARRAY + body
     else:
@@ -58,6 +58,8 @@ def equal(one: Any, other: Any) -> bool:
     """Whether two values are; arrays as a whole, NaN equal to nothing."""
     if one is other:
         return True
-    if "numpy" in sys.modules and (is_array(one) or is_array(other)):
+    if (type(one) not in _PLAIN or type(other) not in _PLAIN) and (
+        is_array(one) or is_array(other)
+    ):
         return arrays_equal(one, other)
     return bool(one == other)

@@ -3,15 +3,15 @@
 A row is a record by its name: the collection's number with the key, or for sequences the entry's
 number. Reserved before it is kept, chosen to go by a policy, dropped without writing anything.
 
-Invariant: what is here is what was committed last, or nothing. Whoever is about to change an entry
-calls `invalidate` first and `written` or `invalidate` after the commit; whoever fills from a
-snapshot asks for a ticket first, which a change takes away.
+Invariant: what is here is what was committed last, or nothing. A commit is applied after it was
+made and before its caller hears of it; whoever fills from a snapshot asks for a ticket first, which
+a commit takes away.
 """
 
 import functools
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from memopt.base.budget import Budget
@@ -34,6 +34,8 @@ _VALUE_SHARE: Final = 1 / 16
 _FULL_SLACK: Final = 64 * KIB
 
 Name = bytes | int
+Effect = tuple[Name, int, bytes | None]
+"""A name, its place, and its record; None: it is gone."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -128,23 +130,45 @@ class EntryCache:
 
     # -- changing ---------------------------------------------------------------------------------
 
-    @_whole
-    def invalidate(self, collection: int, name: Name) -> None:
-        """It is about to change, or is gone."""
-        with self._lock:
-            self._tickets.pop(name, None)
-            slot = self._slots.get(name)
-            if slot is not None:
-                self._remove(collection, slot)
+    def apply(self, collection: int, effects: Sequence[Effect]) -> None:
+        """What a commit has done to entries of a collection, in order."""
+        unkept: list[Effect] = []
+        self._apply(collection, effects, unkept)
+        for name, place, record in unkept:
+            # Room has to be asked for, and not under the lock.
+            assert record is not None
+            need = self._charge(name, record)
+            if self._reserve(need):
+                with self._lock:
+                    if name not in self._slots:
+                        self._add(collection, name, place, record, need)
+                    else:
+                        self._budget.release(OWNER, need)
 
-    def written(self, collection: int, name: Name, place: int, record: bytes) -> None:
-        """It was committed like this."""
-        self.invalidate(collection, name)
-        need = self._charge(name, record)
-        if not self._reserve(need):
-            return
+    @_whole
+    def _apply(self, collection: int, effects: Sequence[Effect], unkept: list[Effect]) -> None:
         with self._lock:
-            self._add(collection, name, place, record, need)
+            for effect in effects:
+                name, place, record = effect
+                if self._tickets:
+                    self._tickets.pop(name, None)
+                slot = self._slots.get(name)
+                if slot is not None:
+                    old = self._records[slot]
+                    assert old is not None
+                    if record is not None and len(record) == len(old):
+                        self._records[slot] = record
+                        self._places[slot] = place
+                        self._policy.touched(slot)
+                        continue
+                    self._remove(collection, slot)
+                if record is None:
+                    continue
+                need = self._charge(name, record)
+                if need <= self._value_bytes_max and self._budget.try_reserve(OWNER, need):
+                    self._add(collection, name, place, record, need)
+                else:
+                    unkept.append(effect)
 
     @_whole
     def drop(self, collection: int) -> None:

@@ -23,7 +23,7 @@ from memopt.codecs.entry import (
     raw_of,
     verify_entry,
 )
-from memopt.collections.cache import OWNER, EntryCache, Name, name_of_key, name_of_place
+from memopt.collections.cache import OWNER, EntryCache, Name
 from memopt.collections.rows import SEQUENCE, Draft, Ref, Rows, publish
 from memopt.journal.commit import CommitTransaction, GroupCommitter
 
@@ -159,18 +159,15 @@ class Engine:
         return self.committer.commit(member)
 
     def put(
-        self, transaction: CommitTransaction, draft: Draft, place: int, key: bytes | None,
-        packed: Packed,
+        self, transaction: CommitTransaction, draft: Draft, name: Name, place: int,
+        key: bytes | None, packed: Packed,
     ) -> int:  # fmt: skip
         """In a commit: one entry, written; its LSN."""
-        number = draft.row.number
-        name = name_of_place(number, place) if key is None else name_of_key(number, key)
+        number = draft.number
         lsn = transaction.next_lsn()
         record = pack_entry(number, place, key, lsn=lsn, at_us=transaction.at_us, packed=packed)
-        self.cache.invalidate(number, name)
         transaction.tables.entries.put(EntryRow(number, place, key, lsn, record))
-        cache = self.cache
-        transaction.after_commit(lambda: cache.written(number, name, place, record))
+        draft.effects.append((name, place, record))
         return lsn
 
     def deleted(self, transaction: CommitTransaction, ref: Ref, number: int) -> None:
@@ -181,17 +178,6 @@ class Engine:
         tables.events.purge(-number, kind)
         tables.events.put(EventRow(lsn, transaction.at_us, kind, -number, 0, -1, None))
         publish(transaction, lsn, kind, ref)
-
-    def uncache(self, transaction: CommitTransaction, number: int, name: Name) -> None:
-        """In a commit: an entry is gone from its place."""
-        cache = self.cache
-        cache.invalidate(number, name)
-        transaction.after_commit(lambda: cache.invalidate(number, name))
-
-    def uncache_all(self, transaction: CommitTransaction, number: int) -> None:
-        cache = self.cache
-        cache.drop(number)
-        transaction.after_commit(lambda: cache.drop(number))
 
     def damaged(self, error: CorruptionError, ref: Ref) -> CorruptionError:
         """The same, saying whose bytes they are."""

@@ -51,7 +51,6 @@ class Keeper:
         tables.collections.delete(number)
         tables.events.purge(-number)
         self._engine.rows.forget(transaction, Ref(row.kind, scope, id, row.name), number)
-        self._engine.uncache_all(transaction, number)
 
     # -- forgetting a text ------------------------------------------------------------------------
 

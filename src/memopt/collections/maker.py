@@ -27,7 +27,7 @@ class Collections:
         events: Events, admit: Callable[[int], None],
     ) -> None:  # fmt: skip
         self.cache = cache
-        self.rows = Rows(home, committer, owners, budget)
+        self.rows = Rows(home, committer, owners, budget, cache)
         self.engine = Engine(
             home, committer, self.rows, cache, compressor, budget, config=config, events=events,
             admit=admit,

@@ -140,9 +140,10 @@ class Mappings:
     def _put(
         self, transaction: CommitTransaction, ref: Ref, draft: Draft, key: bytes, value: Packed
     ) -> None:
-        engine, number = self._engine, draft.row.number
+        engine, number = self._engine, draft.number
+        name = name_of_key(number, key)
         # What the cache says is so unless somebody in this batch took keys away.
-        place = None if draft.moves else engine.cache.place(name_of_key(number, key))
+        place = None if draft.moves else engine.cache.place(name)
         if place is None:
             place = transaction.tables.entry_index.place(number, key)
         if place is None:
@@ -151,7 +152,7 @@ class Mappings:
             draft.next += 1
             draft.count += 1
             draft.moves += 1
-        lsn = engine.put(transaction, draft, place, key, value)
+        lsn = engine.put(transaction, draft, name, place, key, value)
         if transaction.watched:
             publish(transaction, lsn, RecordKind.ENTRY_SET, ref, key=decode_key(key))
 
@@ -221,7 +222,7 @@ class Mappings:
             draft.first = draft.next = 0
             draft.count -= gone
             draft.moves += 1
-            engine.uncache_all(transaction, number)
+            draft.drop_all()
             engine.deleted(transaction, ref, number)
 
         engine.change(member)
@@ -235,11 +236,11 @@ class Mappings:
     def _delete(self, transaction: CommitTransaction, ref: Ref, place: int, key: bytes) -> None:
         engine = self._engine
         draft = engine.rows.draft(transaction, ref)
-        number = draft.row.number
+        number = draft.number
         transaction.tables.entries.delete(number, place, place + 1)
         draft.count -= 1
         draft.moves += 1
-        engine.uncache(transaction, number, name_of_key(number, key))
+        draft.effects.append((name_of_key(number, key), place, None))
         engine.deleted(transaction, ref, number)
 
 

@@ -23,6 +23,7 @@ from memopt.base.records import (
     RecordKind,
     to_datetime,
 )
+from memopt.collections.cache import Effect, EntryCache
 from memopt.journal.commit import CommitTransaction, GroupCommitter
 
 ROWS_MAX: Final = 4096
@@ -71,7 +72,7 @@ class Row:
 class Draft:
     """A row as the members of a batch have changed it so far."""
 
-    __slots__ = ("count", "first", "is_open", "moves", "next", "row")
+    __slots__ = ("count", "drops", "effects", "first", "is_open", "moves", "next", "number", "row")
 
     def __init__(self, row: Row) -> None:
         self.row = row
@@ -80,22 +81,34 @@ class Draft:
         """How many entries more there are."""
         self.moves = 0
         self.is_open = True
+        self.number = row.number
+        self.effects: list[Effect] = []
+        """What is to be done to the cache after the commit..."""
+        self.drops = False
+        """... once everything of the collection was dropped from it."""
 
-    @property
-    def number(self) -> int:
-        return self.row.number
+    def drop_all(self) -> None:
+        """What the cache has of the collection is wrong after the commit."""
+        self.drops = True
+        self.effects.clear()
 
 
 class Rows:
     """Thread-safe; `draft` and `forget` are for members of a commit."""
 
     def __init__(
-        self, home: Reader, committer: GroupCommitter, owners: CollectionOwners, budget: Budget
+        self,
+        home: Reader,
+        committer: GroupCommitter,
+        owners: CollectionOwners,
+        budget: Budget,
+        cache: EntryCache,
     ) -> None:
         self._home = home
         self._committer = committer
         self._owners = owners
         self._budget = budget
+        self._cache = cache
         self._lock = threading.Lock()
         self._rows: dict[Ref, Row] = {}
         self._alive: weakref.WeakValueDictionary[int, Row] = weakref.WeakValueDictionary()
@@ -191,7 +204,6 @@ class Rows:
         if not transaction.undo:
             # Nobody in this batch has changed anything: what is here is of one that failed.
             self._drafts.clear()
-        self._tickets.pop(ref, None)
         transaction.on_rollback(self._rolled_back, ref)
         draft = self._drafts.get(ref)
         if draft is not None:
@@ -232,19 +244,26 @@ class Rows:
             row.is_gone = True
 
     def _publish(self, ref: Ref, draft: Draft) -> None:
-        """After the commit."""
-        self._tickets.pop(ref, None)
-        row = draft.row
+        """After the commit: the cache first, so that who believes the row finds it as it says."""
+        row, cache = draft.row, self._cache
+        if self._tickets:
+            self._tickets.pop(ref, None)
         if self._drafts.get(ref) is draft:
             del self._drafts[ref]
-            row.bounds = (draft.first, draft.next)
-            if row.count is not None:
-                row.count += draft.count
-            row.moves += draft.moves
-            with self._lock:
-                self._keep(ref, row)
+            if draft.drops:
+                cache.drop(draft.number)
+            cache.apply(draft.number, draft.effects)
+            if draft.moves or draft.drops:
+                row.bounds = (draft.first, draft.next)
+                if row.count is not None:
+                    row.count += draft.count
+                row.moves += draft.moves
+            if self._rows.get(ref) is not row:
+                with self._lock:
+                    self._keep(ref, row)
         else:
             # A later member failed, so this draft is not what was committed.
+            cache.drop(draft.number)
             with self._lock:
                 self._let_go(ref)
                 if self._alive.get(row.number) is row:
@@ -269,6 +288,7 @@ class Rows:
 
         def gone() -> None:
             self._tickets.pop(ref, None)
+            self._cache.drop(number)
             with self._lock:
                 self._let_go(ref)
                 self._retire(number)

@@ -201,7 +201,7 @@ class Sequences:
             place = None if draft is None else _place((draft.first, draft.next), index)
             if draft is None or place is None:
                 return None
-            entry = _entry(transaction.tables, draft.row.number, place)
+            entry = _entry(transaction.tables, draft.number, place)
             if entry is None:
                 raise CorruptionError(f"entry {place} is missing")
             verify_entry(entry)
@@ -252,7 +252,7 @@ class Sequences:
             draft = self._draft(transaction, ref, None)
             if draft is None:
                 return
-            number, entries = draft.row.number, transaction.tables.entries
+            number, entries = draft.number, transaction.tables.entries
             low, high = draft.first, draft.next - 1
             while low < high:
                 ends = [_entry(transaction.tables, number, place) for place in (low, high)]
@@ -261,7 +261,7 @@ class Sequences:
                 entries.put(moved(ends[0], high))
                 entries.put(moved(ends[1], low))
                 low, high = low + 1, high - 1
-            self._engine.uncache_all(transaction, number)
+            draft.drop_all()
 
         self._engine.change(member)
 
@@ -276,7 +276,8 @@ class Sequences:
     def _put(
         self, transaction: CommitTransaction, ref: Ref, draft: Draft, place: int, value: Packed
     ) -> None:
-        lsn = self._engine.put(transaction, draft, place, None, value)
+        name = name_of_place(draft.number, place)
+        lsn = self._engine.put(transaction, draft, name, place, None, value)
         if transaction.watched:
             seq = place - draft.first
             publish(transaction, lsn, RecordKind.ENTRY_SET, ref, seq=seq)
@@ -324,11 +325,11 @@ class Sequences:
         self, transaction: CommitTransaction, ref: Ref, draft: Draft, start: int, stop: int
     ) -> None:
         """Take positions [start, stop) out, and close the gap."""
-        number, count = draft.row.number, stop - start
+        number, count = draft.number, stop - start
         first, behind = draft.first + start, draft.first + stop
         delete = transaction.tables.entries.delete
         delete(number, first, behind)
-        self._uncache(transaction, number, first, behind)
+        _uncache(draft, first, behind)
         draft.moves += 1
         if draft.next - behind <= start:
             self._shift(transaction, draft, behind, draft.next, -count)
@@ -344,7 +345,7 @@ class Sequences:
         self, transaction: CommitTransaction, ref: Ref, draft: Draft, places: Sequence[int]
     ) -> None:
         """Take out places, lowest first, and close the gaps."""
-        number, tables = draft.row.number, transaction.tables
+        number, tables = draft.number, transaction.tables
         to = at = places[0]
         for place in places:
             tables.entries.delete(number, place, place + 1)
@@ -362,7 +363,7 @@ class Sequences:
         draft.moves += 1
         if draft.first == draft.next:
             draft.first = draft.next = MIDDLE
-        self._engine.uncache_all(transaction, number)
+        draft.drop_all()
         self._engine.deleted(transaction, ref, number)
 
     def _shift(
@@ -371,8 +372,8 @@ class Sequences:
         """Move the entries of places [start, stop), which are followed by free ones."""
         if start == stop:
             return
-        number, entries = draft.row.number, transaction.tables.entries
-        self._uncache(transaction, number, min(start, start + by), max(stop, stop + by))
+        number, entries = draft.number, transaction.tables.entries
+        _uncache(draft, min(start, start + by), max(stop, stop + by))
         low, high = start, stop
         while low < high:
             # What stands in the direction of the move goes first, out of the way of the rest.
@@ -390,12 +391,14 @@ class Sequences:
         else:
             entries.delete(number, max(stop + by, start), stop)
 
-    def _uncache(self, transaction: CommitTransaction, number: int, start: int, stop: int) -> None:
-        if stop - start > BATCH_ROWS:
-            self._engine.uncache_all(transaction, number)
-            return
-        for place in range(start, stop):
-            self._engine.uncache(transaction, number, name_of_place(number, place))
+
+def _uncache(draft: Draft, start: int, stop: int) -> None:
+    if stop - start > BATCH_ROWS:
+        draft.drop_all()
+        return
+    draft.effects += [
+        (name_of_place(draft.number, place), place, None) for place in range(start, stop)
+    ]
 
 
 def _place(bounds: tuple[int, int] | None, index: int) -> int | None:
