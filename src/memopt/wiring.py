@@ -29,6 +29,7 @@ from memopt.codecs.keys import page_key
 from memopt.codecs.zstd import Zstd
 from memopt.collections.cache import EntryCache
 from memopt.collections.maker import Collections
+from memopt.collections.turns import ScratchCommitter, TurnOwners, Turns
 from memopt.directory import Directory
 from memopt.journal.commit import GroupCommitter
 from memopt.journal.history import History
@@ -57,6 +58,7 @@ from memopt.sessions.residents import Residents
 from memopt.sessions.session import Sessions
 from memopt.sessions.states import States
 from memopt.sessions.transcripts import Transcripts
+from memopt.stores.scratch import Scratch
 from memopt.upkeep import Upkeep, trim_heap
 
 _RAW_BYTES_MAX = 1024 * MIB
@@ -216,12 +218,9 @@ def _wire_parts(
     states = States(
         home, committer, transcripts, compressor, budget, config=config, events=events, admit=admit
     )
-    cache = EntryCache(budget, lambda: make_policy(config.policy), events)
-    collections = Collections(
-        home, committer, Owners(transcripts), compressor, cache, budget, config=config,
-        events=events, admit=admit,
-    )  # fmt: skip
-    storage.upkeep.ask_also(collections.make_free)
+    collections, turns = _wire_collections(
+        directory, config, clock, events, budget, storage, transcripts, admit
+    )
     branches.keeper = collections.keeper
     compaction = Compaction(
         home, committer, transcripts, pages, pager, dictionaries, compressor, config=config,
@@ -247,6 +246,7 @@ def _wire_parts(
         if access_log is not None:
             access_log.close()
         pager.clear()
+        turns.close()
         collections.close()
         storage.arena.close()
         budget.release_all("working sets")
@@ -264,7 +264,7 @@ def _wire_parts(
             dictionaries=dictionaries,
             residents=residents, sessions=Sessions(
                 config, min(config.message_bytes_max, config.budget_bytes // 4), transcripts,
-                branches, reader, states, collections,
+                branches, reader, states, collections, turns,
             ),
             forgetting=forgetting, checking=checking, compaction=compaction,
             maintenance=Maintenance(config.maintenance_seconds, steps), serve=serve_owner,
@@ -272,6 +272,25 @@ def _wire_parts(
         ),
         read_only=read_only,
     )  # fmt: skip
+
+
+def _wire_collections(
+    directory: Directory, config: Config, clock: Clock, events: Events, budget: Budget,
+    storage: _Storage, transcripts: Transcripts, admit: Callable[[int], None],
+) -> tuple[Collections, Turns]:  # fmt: skip
+    cache = EntryCache(budget, lambda: make_policy(config.policy), events)
+    collections = Collections(
+        directory.home, storage.committer, Owners(transcripts), storage.compressor, cache, budget,
+        config=config, events=events, admit=admit,
+    )  # fmt: skip
+    storage.upkeep.ask_also(collections.make_free)
+    scratch = Scratch(directory.path / "scratch", budget, config.scratch_bytes_max)
+    owners = TurnOwners()
+    of_turns = Collections(
+        scratch, ScratchCommitter(scratch, clock), owners, storage.compressor, cache, budget,
+        config=config, events=events, admit=lambda size_bytes: None,
+    )  # fmt: skip
+    return collections, Turns(scratch, owners, of_turns)
 
 
 def _steps(

@@ -60,6 +60,8 @@ class Config:
     """One version in so many is a keyframe: a delta of the keyframe before, not of the version."""
     state_versions_max: int | None = None
     """Older versions of a state are trimmed by compact(); None keeps all."""
+    scratch_bytes_max: int = 1 * GIB
+    """Of the file in which collections of turns are."""
     spool_bytes: int = 1 * MIB
     """A streamed message above this size waits on disk until it is committed."""
     dictionary_bytes: int = 32 * KIB

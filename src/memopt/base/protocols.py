@@ -426,6 +426,20 @@ class CollectionMaker(Protocol):
     ) -> StoredSequence: ...
 
 
+class TurnCollections(Protocol):
+    """The mappings and sequences of one turn, gone when it is closed."""
+
+    def mapping(self, name: str) -> StoredMapping: ...
+    def sequence(self, name: str) -> StoredSequence: ...
+    def close(self) -> None: ...
+
+
+class TurnMaker(Protocol):
+    def begin(self) -> TurnCollections:
+        """For a turn that begins now, or needs them now."""
+        ...
+
+
 class CollectionKeeper(Protocol):
     """What owners ask of the collections they own: those of a session, or with session number 0
     those of the scope itself. Names are for errors and for whoever holds a handle."""

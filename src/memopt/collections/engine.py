@@ -24,8 +24,8 @@ from memopt.codecs.entry import (
     verify_entry,
 )
 from memopt.collections.cache import OWNER, EntryCache, Name
-from memopt.collections.rows import SEQUENCE, Draft, Ref, Rows, publish
-from memopt.journal.commit import CommitTransaction, GroupCommitter
+from memopt.collections.rows import SEQUENCE, Commits, Draft, Ref, Rows, publish
+from memopt.journal.commit import CommitTransaction
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Engine:
     """Thread-safe. One for a store's own collections, another for those of turns."""
 
     def __init__(
-        self, home: Reader, committer: GroupCommitter, rows: Rows, cache: EntryCache,
+        self, home: Reader, committer: Commits, rows: Rows, cache: EntryCache,
         compressor: Compressor, budget: Budget, *, config: Config, events: Events,
         admit: Callable[[int], None],
     ) -> None:  # fmt: skip

@@ -12,22 +12,21 @@ from memopt.collections.engine import Engine
 from memopt.collections.keeper import Keeper
 from memopt.collections.mapping import Mapping
 from memopt.collections.mappings import Mappings
-from memopt.collections.rows import MAPPING, SEQUENCE, Ref, Rows
+from memopt.collections.rows import MAPPING, SEQUENCE, Commits, Ref, Rows
 from memopt.collections.sequence import Sequence
 from memopt.collections.sequences import Sequences
-from memopt.journal.commit import GroupCommitter
 
 
 class Collections:
     """A store's mappings and sequences. Thread-safe."""
 
     def __init__(
-        self, home: Reader, committer: GroupCommitter, owners: CollectionOwners,
+        self, home: Reader, committer: Commits, owners: CollectionOwners,
         compressor: Compressor, cache: EntryCache, budget: Budget, *, config: Config,
         events: Events, admit: Callable[[int], None],
     ) -> None:  # fmt: skip
         self.cache = cache
-        self.rows = Rows(home, committer, owners, budget, cache)
+        self.rows = Rows(home, owners, budget, cache)
         self.engine = Engine(
             home, committer, self.rows, cache, compressor, budget, config=config, events=events,
             admit=admit,

@@ -10,7 +10,8 @@ loaded; what iterates over it holds it, and so sees that it was changed.
 
 import threading
 import weakref
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from memopt.base.budget import Budget
 from memopt.base.errors import BackpressureError
@@ -24,7 +25,9 @@ from memopt.base.records import (
     to_datetime,
 )
 from memopt.collections.cache import Effect, EntryCache
-from memopt.journal.commit import CommitTransaction, GroupCommitter
+from memopt.journal.commit import CommitTransaction
+
+T = TypeVar("T")
 
 ROWS_MAX: Final = 4096
 ROW_BYTES: Final = 1200
@@ -36,6 +39,15 @@ SEQUENCE: Final = "sequence"
 RECORD_BYTES: Final = 1024
 _OWNER: Final = "collections"
 _ATTEMPTS_MAX: Final = 8
+
+
+class Commits(Protocol):
+    """What a committer does for collections: the journal's, or that of the scratch file."""
+
+    @property
+    def refusing(self) -> bool: ...
+    def commit(self, member: Callable[[CommitTransaction], T]) -> T: ...
+    def commit_one(self, member: Callable[[CommitTransaction], T]) -> T: ...
 
 
 class Ref(NamedTuple):
@@ -99,13 +111,11 @@ class Rows:
     def __init__(
         self,
         home: Reader,
-        committer: GroupCommitter,
         owners: CollectionOwners,
         budget: Budget,
         cache: EntryCache,
     ) -> None:
         self._home = home
-        self._committer = committer
         self._owners = owners
         self._budget = budget
         self._cache = cache

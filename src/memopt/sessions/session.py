@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from memopt.base.config import Config
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import BackpressureError, ConflictError, NotFoundError, UsageError
-from memopt.base.protocols import CollectionMaker
+from memopt.base.protocols import CollectionMaker, TurnMaker
 from memopt.base.records import (
     SEQ_BITS,
     Entry,
@@ -41,6 +41,7 @@ class Sessions(NamedTuple):
     reader: LineReader
     states: States
     collections: CollectionMaker
+    turns: TurnMaker
 
 
 class Session:

@@ -1,0 +1,139 @@
+"""Collections that live as long as a turn: the same code on a scratch file, without commits.
+
+Nothing of them is durable, journalled, or found by a forgetting; they are gone when the turn ends.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from memopt.base.errors import UsageError
+from memopt.base.protocols import Clock, Tables
+from memopt.collections.maker import Collections
+from memopt.collections.mapping import Mapping
+from memopt.collections.sequence import Sequence
+from memopt.journal.commit import CommitTransaction
+from memopt.stores.scratch import Scratch
+
+T = TypeVar("T")
+
+_SCOPE: Final = "turn"
+
+
+class ScratchCommitter:
+    """Members run one at a time, in a transaction each, on the scratch file."""
+
+    refusing = False
+
+    def __init__(self, scratch: Scratch, clock: Clock) -> None:
+        self._scratch = scratch
+        self._clock = clock
+        self._lsn = 0
+
+    def commit(self, member: Callable[[CommitTransaction], T]) -> T:
+        transaction: CommitTransaction | None = None
+
+        def act(tables: Tables) -> T:
+            nonlocal transaction
+            transaction = CommitTransaction(tables, lambda: None)
+            transaction.lsn, transaction.at_us = self._lsn, self._clock.now_us()
+            return member(transaction)
+
+        with self._scratch.exclusive():
+            try:
+                result = self._scratch.write(act)
+            except BaseException:
+                while transaction is not None and transaction.undo:
+                    undo, argument = transaction.undo.pop()
+                    undo(argument)
+                raise
+            assert transaction is not None
+            self._lsn = transaction.lsn
+            for action in transaction.actions:
+                action()
+            return result
+
+    def commit_one(self, member: Callable[[CommitTransaction], T]) -> T:
+        return self.commit(member)
+
+
+class TurnOwners:
+    """The CollectionOwners of turns that are open."""
+
+    def __init__(self) -> None:
+        self.open: set[int] = set()
+
+    def find(self, tables: Tables, scope: str, session: str | None) -> tuple[int, int]:
+        del tables
+        number = int(session or 0)
+        if scope != _SCOPE or number not in self.open:
+            raise UsageError("the turn has ended, and its collections with it", field="turn")
+        return number, 0
+
+    def make(
+        self, transaction: Any, scope: str, session: str | None, agent: str | None
+    ) -> tuple[int, int]:
+        del agent
+        return self.find(transaction.tables, scope, session)
+
+
+class Turns:
+    """Makes the collections of turns. Thread-safe."""
+
+    def __init__(self, scratch: Scratch, owners: TurnOwners, collections: Collections) -> None:
+        self._scratch = scratch
+        self._owners = owners
+        self._collections = collections
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def begin(self) -> "TurnCollections":
+        """Those of one turn, from now on."""
+        with self._lock:
+            number = next(self._numbers)
+            self._owners.open.add(number)
+        return TurnCollections(self, number)
+
+    def end(self, number: int) -> None:
+        with self._lock:
+            if number not in self._owners.open:
+                return
+        collections, id = self._collections, str(number)
+        try:
+            collections.engine.committer.commit(
+                lambda t: collections.keeper.delete(t, _SCOPE, id, number, 0)
+            )
+        finally:
+            with self._lock:
+                self._owners.open.discard(number)
+                if not self._owners.open:
+                    self._scratch.shrink()
+
+    def mapping(self, number: int, name: str) -> Mapping:
+        return self._collections.mapping(name, _SCOPE, str(number))
+
+    def sequence(self, number: int, name: str) -> Sequence:
+        return self._collections.sequence(name, _SCOPE, str(number))
+
+    def close(self) -> None:
+        self._collections.rows.close()
+        self._scratch.close()
+
+
+class TurnCollections:
+    """The mappings and sequences of one turn."""
+
+    def __init__(self, turns: Turns, number: int) -> None:
+        self._turns = turns
+        self._number = number
+
+    def mapping(self, name: str) -> Mapping:
+        return self._turns.mapping(self._number, name)
+
+    def sequence(self, name: str) -> Sequence:
+        return self._turns.sequence(self._number, name)
+
+    def close(self) -> None:
+        """They are gone. May be called twice."""
+        self._turns.end(self._number)

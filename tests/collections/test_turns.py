@@ -1,0 +1,126 @@
+"""Collections of a turn: the same verbs, and nothing left behind."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memopt
+from memopt import CapacityError, StoreClosedError, UsageError
+from memopt.base.units import MIB
+from memopt.testing.search import search
+
+CANARY = "kanarienvogel-0815"
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[memopt.Memory]:
+    with memopt.open(
+        tmp_path / "store", budget="16MiB", durability="os", maintenance_seconds=0,
+        ballast_bytes=0, scratch_bytes_max="6MiB",
+    ) as memory:  # fmt: skip
+        yield memory
+
+
+def begin(memory: memopt.Memory) -> Any:
+    return memory._parts.sessions.turns.begin()
+
+
+def test_a_turn_has_mappings_and_sequences_of_its_own(memory: memopt.Memory) -> None:
+    one, other = begin(memory), begin(memory)
+    one.mapping("m").update({"a": 1, "b": [2]})
+    other.mapping("m")["a"] = "other"
+    one.sequence("l").extend([1, 2, 3])
+    one.sequence("l").insert(1, CANARY)
+    assert dict(one.mapping("m")) == {"a": 1, "b": [2]}
+    assert dict(other.mapping("m")) == {"a": "other"}
+    assert list(one.sequence("l")) == [1, CANARY, 2, 3]
+    assert one.mapping("m").pop("a") == 1
+    assert len(one.mapping("m")) == 1
+    one.close()
+    assert dict(other.mapping("m")) == {"a": "other"}
+
+
+def test_what_a_turn_had_is_gone_with_it(memory: memopt.Memory) -> None:
+    lsn = memory.lsn
+    turn = begin(memory)
+    mapping = turn.mapping("m")
+    mapping[CANARY] = {"text": CANARY}
+    assert mapping[CANARY] == {"text": CANARY}
+    turn.close()
+    turn.close()
+    for act in (
+        lambda: mapping[CANARY], lambda: mapping.update(a=1), lambda: len(mapping),
+        lambda: turn.sequence("l").append(1), lambda: list(mapping),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="the turn has ended"):
+            act()
+    assert memory.lsn == lsn
+    assert list(memory.journal()) == []
+    assert not search(memory.path, [CANARY])
+    cache = memory._parts.sessions.collections.cache  # type: ignore[attr-defined]
+    assert len(cache) == 0
+
+
+def test_the_file_is_limited_and_given_back(memory: memopt.Memory) -> None:
+    turn = begin(memory)
+    mapping = turn.mapping("m")
+
+    def fill() -> None:
+        for number in range(100_000):
+            mapping[number] = bytes(1000 + number % 7)
+
+    with pytest.raises(CapacityError) as raised:
+        fill()
+    assert raised.value.limit == "scratch_bytes_max"
+    count = len(mapping)
+    assert count > 1000
+    assert list(mapping) == list(range(count))
+    assert (memory.path / "scratch").stat().st_size <= 6 * MIB
+    mapping.clear()
+    mapping["again"] = 1
+    turn.close()
+    assert not (memory.path / "scratch").exists()
+    with_room = begin(memory)
+    with_room.mapping("m")["k"] = 1
+    assert with_room.mapping("m")["k"] == 1
+
+
+def test_nothing_of_it_is_there_when_the_store_is_opened_again(tmp_path: Path) -> None:
+    with memopt.open(tmp_path, maintenance_seconds=0) as memory:
+        turn = begin(memory)
+        turn.mapping("m")["k"] = CANARY
+        assert (tmp_path / "scratch").exists()
+    assert not (tmp_path / "scratch").exists()
+    with pytest.raises(StoreClosedError):
+        turn.mapping("m")["j"]
+    # What a process that was killed has left.
+    (tmp_path / "scratch").write_bytes(CANARY.encode())
+    with memopt.open(tmp_path, maintenance_seconds=0) as memory:
+        assert not (tmp_path / "scratch").exists()
+        assert memory.check().clean
+
+
+def test_turns_of_many_threads_do_not_meet(memory: memopt.Memory) -> None:
+    def work(number: int) -> None:
+        for _ in range(5):
+            turn = begin(memory)
+            mapping, sequence = turn.mapping("m"), turn.sequence("l")
+            for step in range(20):
+                mapping[step] = number
+                sequence.append([number, step])
+            seen.append(set(mapping.values()) == {number})
+            seen.append(list(sequence) == [[number, step] for step in range(20)])
+            turn.close()
+
+    seen: list[bool] = []
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 60
+    assert all(seen)
+    memory._parts.budget.check()
