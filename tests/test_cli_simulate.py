@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from memopt.base.config import Config
-from memopt.bench import data
+from memopt.bench import curves, data
 from memopt.bench.simulation import policy_names
 from memopt.cli.app import app
 from memopt.cli.simulate import capacity_of
@@ -133,6 +133,18 @@ def test_curves_and_json_are_saved(trace: Path, blocks: Path, tmp_path: Path) ->
     ]  # fmt: skip
     assert len(json.loads((out / "simulate.json").read_text())["simulations"]) == 2
     assert "<svg" in plot.read_text()
+
+
+def test_without_matplotlib_a_plot_is_refused_at_once_and_out_does_without(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curves, "has_matplotlib", lambda: False)
+    outcome = run("simulate", trace, "--plot", tmp_path / "curves.png")
+    assert outcome.code == 2
+    assert "pip install matplotlib" in outcome.err
+    outcome = run("simulate", trace, "--no-libcachesim", "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["simulate.json"]
 
 
 def test_a_plan_is_a_sentence_a_table_and_settings(trace: Path, tmp_path: Path) -> None:

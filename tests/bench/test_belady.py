@@ -110,3 +110,8 @@ def test_a_worked_example() -> None:
     assert belady.optimum(following, 2) == 2
     assert belady.optimum(following, 3) == 3
     assert belady.optimum(following, 0) == 0
+
+
+def test_a_key_that_fits_nowhere_pushes_nobody_out() -> None:
+    """Of a b b a, where b is larger than the cache, a stays, although it comes last."""
+    assert belady.far_sighted(*arrays([0, 1, 1, 0], [5, 6]), 5) == (1, 5)

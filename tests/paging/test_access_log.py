@@ -151,6 +151,20 @@ def test_a_store_records_the_touches_of_its_pages_and_nothing_else(tmp_path: Pat
     assert (sizes > 0).any()
 
 
+def test_maintenance_writes_what_waits(tmp_path: Path) -> None:
+    file = tmp_path / "accesses"
+    config = Config(
+        budget_bytes=16 * MIB, access_log=str(file), page_target_bytes=KIB, maintenance_seconds=0
+    )
+    with memopt.open(tmp_path / "store", config=config) as memory:
+        session = memory.session("s1")
+        session.append({"role": "user", "content": "x" * 2000})
+        assert len(list(session.messages())) == 1
+        assert pages(file) == []
+        memory._parts.maintenance.once()
+        assert len(pages(file)) == 1
+
+
 def test_a_store_that_records_nothing_has_no_log(tmp_path: Path) -> None:
     with memopt.open(tmp_path / "store", budget="16MiB") as memory:
         memory.session("s1").append({"role": "user", "content": "hello"})
