@@ -2,9 +2,11 @@
 
 import os
 import random
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -549,6 +551,76 @@ def test_a_forked_child_writes_to_pages_of_its_own(arena: Arena) -> None:
             os._exit(0)
     os.waitpid(child, 0)
     assert arena.get(handle) == b"of the parent"
+
+
+# -- interrupts -----------------------------------------------------------------------------------
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt after the n-th call that the arena's code makes or returns from,
+    which is where a signal's handler may run."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event in ("c_return", "return") and "/paging/arena" in frame.f_code.co_filename:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+def play(arena: Arena, model: dict[int, tuple[Lifetime, bytes]], chance: random.Random) -> None:
+    """Calls of all kinds. The model forgets a value before it is deleted, and learns of it after
+    it was put, so it holds what has to be there at any moment."""
+    for step in range(300):
+        draw = chance.random()
+        if draw < 0.6 or not model:
+            lifetime, value = chance.choice([SESSION, EPHEMERAL]), chance.randbytes(700)
+            model[arena.put(lifetime, value)] = (lifetime, value)
+        elif draw < 0.93:
+            handle = chance.choice(list(model))
+            del model[handle]
+            arena.delete(handle)
+        elif draw < 0.99:
+            arena.collect(3_000)
+        else:
+            for handle in [h for h, (lifetime, _) in model.items() if lifetime is EPHEMERAL]:
+                del model[handle]
+            arena.drop(EPHEMERAL)
+        if step == 200:
+            for handle in list(model)[::2]:
+                del model[handle]
+                arena.delete(handle)
+
+
+def test_an_interrupt_anywhere_loses_no_value_and_no_room() -> None:
+    number, stride = 1, 13
+    while True:
+        budget = Budget(12 * (EXTENT + OBJECT_BYTES) + 2 * TABLE_CHARGE_BYTES)
+        arena = make(budget)
+        model: dict[int, tuple[Lifetime, bytes]] = {}
+        interrupter = Interrupter(number)
+        before = sys.getprofile()
+        sys.setprofile(interrupter)
+        try:
+            play(arena, model, random.Random(number))
+        except (KeyboardInterrupt, BudgetError):
+            pass
+        finally:
+            sys.setprofile(before)
+        arena.check()
+        assert budget.owners().get(OWNER, 0) == arena.charged_bytes
+        play(arena, model, random.Random(1))
+        arena.check()
+        assert {handle: arena.get(handle) for handle in model} == {
+            handle: value for handle, (_, value) in model.items()
+        }
+        arena.close()
+        assert budget.used_bytes == 0
+        if interrupter.left > 0:
+            return
+        number += stride
 
 
 # -- against a dict -------------------------------------------------------------------------------

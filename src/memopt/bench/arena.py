@@ -3,8 +3,9 @@
 Method: a million values of 200 bytes, all different, in a process of their own; read at random, a
 random nine tenths deleted, collected, compared, read off. Growth of RSS counts from when the order,
 and 4 bytes for each handle, were there. Microseconds are those of the median batch of a thousand
-calls; beside the pauses stands what of them was work. Then values come and go under every trigger
-(arena_churn), each in a process of its own.
+calls; beside the pauses stands what of them was work, and how long a loop that does nothing took
+in between: that is the machine. Then values come and go under every trigger (arena_churn), each in
+a process of its own.
 Baselines: a list and a dict of plain `bytes`, after `malloc_trim`; slabs of slots of one size,
 which are closed when they are empty; and no trigger at all.
 Not measured: several threads; values of other sizes in the first part; finding a handle again.
@@ -38,6 +39,8 @@ from memopt.pressure.triggers import Fragmentation
 _VALUE_BYTES: Final = 200
 _DELETED_SHARE: Final = 0.9
 _BATCH: Final = 1_000
+_SPINS: Final = 4_000
+"""About as long as a slice of the cleaner."""
 _KINDS: Final = ("arena", "list", "dict", "slabs")
 _SPARE_BYTES: Final = 4 * MIB
 T = TypeVar("T")
@@ -154,6 +157,7 @@ def hold(argument: Any, _report: Report) -> Any:
         "pauses": pauses.count,
         "pause_ms": _milliseconds(pauses),
         "pause_cpu_ms": _milliseconds(holder.work),
+        "spin_ms": _milliseconds(holder.idle),
     }
 
 
@@ -181,7 +185,7 @@ class _TwoClocks(SystemClock):
 
 class _InArena:
     def __init__(self, values: int) -> None:
-        self._pauses, self.work = LatencyHistogram(), LatencyHistogram()
+        self._pauses, self.work, self.idle = (LatencyHistogram() for _ in range(3))
         self._clock = _TwoClocks()
         self._arena = Arena(Budget(4 * GIB), clock=self._clock, events=Events(self))
         self._handles = array("I", range(values))
@@ -201,12 +205,19 @@ class _InArena:
     def collect(self) -> LatencyHistogram:
         collector = Collector(
             self._arena, Fragmentation(), name="fragmentation", clock=SystemClock(),
-            wait=lambda seconds: None,
+            wait=self._spin,
         )  # fmt: skip
         for _ in range(1_000):
             collector.step()
         self._arena.check()
         return self._pauses
+
+    def _spin(self, _seconds: float) -> None:
+        """Between two slices: as long a time in which nothing is done."""
+        begun = time.perf_counter_ns()
+        for _ in range(_SPINS):
+            pass
+        self.idle.add(time.perf_counter_ns() - begun)
 
     def emit(self, event: Any) -> None:
         assert isinstance(event, Collected)
@@ -216,7 +227,7 @@ class _InArena:
 
 class _InList:
     charged_bytes_full = 0
-    work = LatencyHistogram()
+    work = idle = LatencyHistogram()
 
     def __init__(self, values: int) -> None:
         self._values: Any = []

@@ -11,8 +11,10 @@ none on other bytes in RAM; what comes from a home was checked when it was read.
 Not here: when to collect (pressure), and what is worth keeping.
 """
 
+import functools
 import threading
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
 
 from memopt.base.budget import Budget
 from memopt.base.errors import BudgetError, NotFoundError, StoreClosedError, UsageError
@@ -31,8 +33,29 @@ from memopt.paging.arena_extent import (
     TABLE_BITS,
     TABLE_MASK,
     Extent,
+    HandleTable,
 )
 from memopt.paging.arena_space import OWNER, TABLE_CHARGE_BYTES, Pool, Space, fits
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _mended(method: F) -> F:
+    """A Ctrl-C may come between any two calls that open or close something. Every value is in
+    order then; what holds them is put in order here."""
+
+    @functools.wraps(method)
+    def guarded(self: "Arena", *arguments: Any, **named: Any) -> Any:
+        try:
+            return method(self, *arguments, **named)
+        except Exception:
+            raise
+        except BaseException:
+            self._mend()
+            raise
+
+    return cast("F", guarded)
+
 
 EXTENT_BYTES: Final = MIB
 _EXTENT_BYTES_MIN: Final = 16 * KIB
@@ -51,7 +74,7 @@ def extent_bytes_for(budget_bytes: int) -> int:
 
 
 class Arena:
-    """Thread-safe. `extent_bytes` is a power of two from 16 KiB to 1 MiB."""
+    """Thread-safe. One arena a budget. `extent_bytes` is a power of two from 16 KiB to 1 MiB."""
 
     def __init__(
         self, budget: Budget, *, clock: Clock, events: Events, extent_bytes: int = EXTENT_BYTES
@@ -79,6 +102,10 @@ class Arena:
         self._tables = self._space.tables
         self._top = extent_bytes // 4 - 1
         self._is_closed = False
+        self._dropped: Pool | None = None
+        """The pool that is being dropped."""
+        self._coming_bytes = 0
+        """Being reserved, by whoever is about to map something."""
 
     # -- values -----------------------------------------------------------------------------------
 
@@ -169,14 +196,12 @@ class Arena:
             table.live -= 1
             extent.live_bytes -= size + SLOT_BYTES
             self.live_bytes -= size
-            if not extent.live_bytes:
-                self._emptied(pool, extent)
-            if table is not pool.table:
-                if not table.live:
-                    self._space.close_table(pool, table)
-                elif not table.is_listed:
-                    self._space.list_table(pool, table)
+            if not extent.live_bytes or (
+                table is not pool.table and not (table.is_listed and table.live)
+            ):
+                self._settle(pool, extent, table)
 
+    @_mended
     def drop(self, lifetime: Lifetime) -> None:
         """Delete everything of a lifetime: its extents are closed without a look at the values."""
         with self._lock:
@@ -185,8 +210,11 @@ class Arena:
                 self._cleaner.victim = None
             slots = sum(self._tables[number].live for number in pool.tables)
             filled_bytes = sum(self._extents[number].live_bytes for number in pool.extents)
+            # No call between these two, for a Ctrl-C comes after calls.
             self.live_bytes -= filled_bytes - SLOT_BYTES * slots
+            self._dropped = pool
             self._space.drop(pool)
+            self._dropped = None
 
     def clear(self) -> None:
         """Delete everything."""
@@ -223,6 +251,7 @@ class Arena:
             dead_bytes = sum(extent.dead_bytes for extent in self._space)
             return ArenaUsage(self.live_bytes, dead_bytes, self._space.resident_bytes)
 
+    @_mended
     def collect(self, bytes_max: int, *, reason: str = "asked") -> Collected:
         """One slice of the cleaner, of about `bytes_max` bytes of work: bytes moved, and what
         looking at values costs in the same time. Emits what it returns where anything was done."""
@@ -244,15 +273,17 @@ class Arena:
         while self._budget.free_bytes() < size_bytes and self._collect_an_extent():
             pass
 
+    @_mended
     def _make_room(self, pool: Pool, size_bytes: int) -> None:
         """Give a pool an open extent and a table for one more value, as far as it has none."""
         with self._lock:
             charge_bytes = self._missing_bytes(pool, size_bytes)
+            self._coming_bytes += charge_bytes
         if not charge_bytes:
             return
-        # Outside the lock: whoever is asked for room may delete here.
-        self._reserve(charge_bytes)
         try:
+            # Outside the lock: whoever is asked for room may delete here.
+            self._reserve(charge_bytes)
             with self._lock:
                 taken_bytes = self._space.taken_bytes
                 try:
@@ -260,9 +291,11 @@ class Arena:
                     if self._missing_bytes(pool, size_bytes) == charge_bytes:
                         self._install(pool, size_bytes)
                 finally:
-                    charge_bytes -= self._space.taken_bytes - taken_bytes
+                    left_bytes = charge_bytes - (self._space.taken_bytes - taken_bytes)
+                    self._budget.release(OWNER, left_bytes)
         finally:
-            self._budget.release(OWNER, charge_bytes)
+            with self._lock:
+                self._coming_bytes -= charge_bytes
 
     def _missing_bytes(self, pool: Pool, size_bytes: int) -> int:
         """What has to be reserved before a value fits."""
@@ -310,14 +343,37 @@ class Arena:
                 break
         return False
 
-    def _emptied(self, pool: Pool, extent: Extent) -> None:
-        """The last value went: close the extent, or fill it again from its start if it is open."""
-        if extent is pool.extent or extent is pool.survivors:
-            extent.reset()
-        else:
-            if self._cleaner.victim is extent:
-                self._cleaner.victim = None
-            self._space.close_extent(extent)
+    @_mended
+    def _settle(self, pool: Pool, extent: Extent, table: HandleTable) -> None:
+        """Close what the last value went from. An open extent is filled again from its start."""
+        if not extent.live_bytes:
+            if extent is pool.extent or extent is pool.survivors:
+                extent.reset()
+            else:
+                if self._cleaner.victim is extent:
+                    self._cleaner.victim = None
+                self._space.close_extent(extent)
+        if table is not pool.table:
+            if not table.live:
+                self._space.close_table(pool, table)
+            elif not table.is_listed:
+                self._space.list_table(pool, table)
+
+    def _mend(self) -> None:
+        with self._lock:
+            space = self._space
+            space.mend()
+            if self._dropped is not None:
+                space.drop(self._dropped)
+                self._dropped = None
+            victim = self._cleaner.victim
+            if victim is not None and victim.number not in space.pools[victim.lifetime].extents:
+                self._cleaner.victim = victim = None
+            if victim is None:
+                space.has_spare = space.extent_count > 0
+            surplus_bytes = self._budget.owners().get(OWNER, 0) - space.charged_bytes
+            if surplus_bytes > self._coming_bytes:
+                self._budget.release(OWNER, surplus_bytes - self._coming_bytes)
 
     def check(self) -> None:
         """Assert every invariant. Looks at every value."""

@@ -98,9 +98,10 @@ class Extent:
 class HandleTable:
     """Entries of TABLE_HANDLES handles in a row, which all belong to one pool."""
 
-    __slots__ = ("first", "free", "is_listed", "live", "map", "words")
+    __slots__ = ("first", "free", "is_listed", "lifetime", "live", "map", "words")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, lifetime: Lifetime) -> None:
+        self.lifetime = lifetime
         self.first = number << TABLE_BITS
         """Its lowest handle."""
         self.live = 0

@@ -132,7 +132,7 @@ class Space:
         number = self._table_holes[0] if self._table_holes else len(self.tables)
         if number >= TABLES_MAX:
             raise CapacityError("an arena has no more handles", limit="arena handles")
-        table = HandleTable(number)
+        table = HandleTable(number, pool.lifetime)
         self.table_count += 1
         self.taken_bytes += TABLE_CHARGE_BYTES
         if number == len(self.tables):
@@ -191,6 +191,42 @@ class Space:
             if pool.table is not None and not pool.table.live:
                 self.close_table(pool, pool.table)
         return closed
+
+    def mend(self) -> None:
+        """After an interrupt, which may have come between any two calls: what is mapped is put
+        where it belongs again, and what is mapped for nothing is closed."""
+        self._extent_holes = [
+            number
+            for number, extent in enumerate(self.extents)
+            if extent is _HOLE or extent.map.closed
+        ]
+        self._table_holes = [
+            number for number, table in enumerate(self.tables) if table is _GONE or table.map.closed
+        ]
+        for number in self._extent_holes:
+            self.extents[number] = _HOLE
+        for number in self._table_holes:
+            self.tables[number] = _GONE
+        self.extent_count = len(self.extents) - len(self._extent_holes)
+        self.table_count = len(self.tables) - len(self._table_holes)
+        for pool in self.pools.values():
+            pool.extents = {each.number for each in self if each.lifetime is pool.lifetime}
+            own = [each for each in self.tables if each is not _GONE]
+            own = [each for each in own if each.lifetime is pool.lifetime]
+            pool.tables = {table.number for table in own}
+            pool.listed = []
+            for table in own:
+                table.is_listed = False
+                if table is pool.table:
+                    continue
+                if not table.live:
+                    self.close_table(pool, table)
+                elif table.free != NO_HANDLE:
+                    self.list_table(pool, table)
+        for extent in list(self):
+            pool = self.pools[extent.lifetime]
+            if not extent.live_bytes and extent not in (pool.extent, pool.survivors):
+                self.close_extent(extent)
 
     def check(self) -> None:
         """Assert that every number has one place and every pool its own."""
