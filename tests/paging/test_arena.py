@@ -578,11 +578,11 @@ def play(arena: Arena, model: dict[int, tuple[Lifetime, bytes]], chance: random.
         if draw < 0.6 or not model:
             lifetime, value = chance.choice([SESSION, EPHEMERAL]), chance.randbytes(700)
             model[arena.put(lifetime, value)] = (lifetime, value)
-        elif draw < 0.93:
+        elif draw < 0.88:
             handle = chance.choice(list(model))
             del model[handle]
             arena.delete(handle)
-        elif draw < 0.99:
+        elif draw < 0.93:
             arena.collect(3_000)
         else:
             for handle in [h for h, (lifetime, _) in model.items() if lifetime is EPHEMERAL]:
@@ -595,7 +595,7 @@ def play(arena: Arena, model: dict[int, tuple[Lifetime, bytes]], chance: random.
 
 
 def test_an_interrupt_anywhere_loses_no_value_and_no_room() -> None:
-    number, stride = 1, 13
+    number, stride = 1, 7
     while True:
         budget = Budget(12 * (EXTENT + OBJECT_BYTES) + 2 * TABLE_CHARGE_BYTES)
         arena = make(budget)

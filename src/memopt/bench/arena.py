@@ -39,7 +39,7 @@ from memopt.pressure.triggers import Fragmentation
 _VALUE_BYTES: Final = 200
 _DELETED_SHARE: Final = 0.9
 _BATCH: Final = 1_000
-_SPINS: Final = 4_000
+_SPINS: Final = 10_000
 """About as long as a slice of the cleaner."""
 _KINDS: Final = ("arena", "list", "dict", "slabs")
 _SPARE_BYTES: Final = 4 * MIB
