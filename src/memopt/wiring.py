@@ -46,6 +46,7 @@ from memopt.paging.pools import Pools
 from memopt.paging.prefetch import Prefetcher
 from memopt.paging.working_set import WorkingSets
 from memopt.policies.catalog import make_policy
+from memopt.policies.lru import Lru
 from memopt.pressure.collector import Collector
 from memopt.pressure.triggers import make_trigger
 from memopt.sessions.branches import Branches
@@ -88,7 +89,7 @@ def open_memory(
         whole = config.replace(**given) if given else config
     else:
         whole = Config.load(config, **given)
-    make_policy(whole.policy)
+    make_policy(whole.policy, admission=whole.admission_policy)
     make_trigger(whole.collection_trigger, Random())
     return _wire(
         Path(path), whole, clock or SystemClock(), vfs, create=create and not read_only,
@@ -161,10 +162,13 @@ def _wire_storage(
             config.access_log, bytes_max=config.access_log_bytes_max, clock=clock, budget=budget
         )
 
+    def make_one() -> Policy:
+        return make_policy(config.policy, admission=config.admission_policy, now=clock.monotonic)
+
     def make_pool() -> Policy:
         if config.pool_shares is PoolShares.OFF:
-            return make_policy(config.policy)
-        return Pools(lambda: make_policy(config.policy), lambda page: pager.type_of(page), sets)
+            return make_one()
+        return Pools(make_one, lambda page: pager.type_of(page), sets)
 
     pager = Pager(
         home, compressor, budget, make_policy=make_pool, clock=clock,
@@ -278,7 +282,8 @@ def _wire_collections(
     directory: Directory, config: Config, clock: Clock, events: Events, budget: Budget,
     storage: _Storage, transcripts: Transcripts, admit: Callable[[int], None],
 ) -> tuple[Collections, Turns]:  # fmt: skip
-    cache = EntryCache(budget, lambda: make_policy(config.policy), events)
+    # Its keys are slots, which are used again: a ghost would take one entry for another.
+    cache = EntryCache(budget, Lru, events)
     collections = Collections(
         directory.home, storage.committer, Owners(transcripts), storage.compressor, cache, budget,
         config=config, events=events, admit=admit,

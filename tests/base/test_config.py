@@ -14,13 +14,14 @@ from memopt.base.units import GIB, KIB, MIB
 NAMES = [field.name for field in dataclasses.fields(Config)]
 OPTIONAL = {
     "access_log",
+    "admission_policy",
     "disk_quota_bytes",
     "state_versions_max",
     "journal_retention_seconds",
     "journal_retention_records",
 }
 MAY_BE_ZERO = {"maintenance_seconds", "ballast_bytes", "l1_idle_seconds"}
-WORDS = {"durability", "seal", "policy", "access_log", "collection_trigger"}
+WORDS = {"durability", "seal", "policy", "admission_policy", "access_log", "collection_trigger"}
 NUMBERS = [name for name in NAMES if name not in WORDS]
 every_name = pytest.mark.parametrize("name", NAMES)
 
@@ -99,6 +100,7 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
         "durability": ("os", Durability.OS),
         "seal": ("full", Seal.FULL),
         "policy": ("clock", "clock"),
+        "admission_policy": ("size", "size"),
         "access_log": ("here/accesses", "here/accesses"),
         "collection_trigger": ("growth", "growth"),
         "prefetch": ("next", Prefetch.NEXT),
@@ -128,7 +130,7 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
     ],
 )
 def test_a_bad_value_names_its_setting(name: str, value: object) -> None:
-    if name in ("policy", "collection_trigger") and isinstance(value, str):
+    if name in ("policy", "admission_policy", "collection_trigger") and isinstance(value, str):
         # Whether there is one of that name is asked on the floor where they are known.
         assert getattr(having(name, value), name) == value
         return

@@ -9,17 +9,25 @@ from memopt.base.errors import UsageError
 from memopt.base.protocols import Policy
 from memopt.policies import (
     POLICIES,
+    Adaptive,
+    Admitting,
     Arc,
     Clock,
+    Forgetting,
+    FrequencyAdmission,
     Gdsf,
+    Importance,
     Lfu,
     Lru,
     S3Fifo,
     Sieve,
+    SizeAdmission,
+    Weighted,
     WTinyLfu,
     make_policy,
 )
-from memopt.testing import PolicyConformance, check_policy
+from memopt.policies.adaptive import CANDIDATES
+from memopt.testing import LockablePolicy, LockConformance, PolicyConformance, check_policy
 
 
 class TestLru(PolicyConformance):
@@ -70,6 +78,69 @@ class TestWTinyLfu(PolicyConformance):
 class TestGdsf(PolicyConformance):
     def make(self) -> Policy:
         return Gdsf()
+
+
+class TestAdaptive(PolicyConformance):
+    def make(self) -> Policy:
+        return Adaptive()
+
+
+class Fickle(Adaptive):
+    """Hands over all the time, whatever the evidence."""
+
+    def _compare(self, key: int) -> None:
+        if self._old is None:
+            self._switch((self._index + 1) % len(CANDIDATES))
+
+
+class TestAdaptiveThatChangesAllTheTime(PolicyConformance):
+    def make(self) -> Policy:
+        return Fickle()
+
+
+class TestForgetting(PolicyConformance):
+    def make(self) -> Policy:
+        return Forgetting()
+
+
+class TestForgettingByAClockThatStands(PolicyConformance):
+    def make(self) -> Policy:
+        return Forgetting(lambda: 7.0)
+
+
+class TestImportance(PolicyConformance):
+    def make(self) -> Policy:
+        return Importance()
+
+
+class TestWeighted(PolicyConformance):
+    def make(self) -> Policy:
+        return Weighted()
+
+
+class TestLruWithFrequencyAdmission(PolicyConformance):
+    def make(self) -> Policy:
+        return Admitting(Lru(), FrequencyAdmission())
+
+
+class TestArcWithSizeAdmission(PolicyConformance):
+    def make(self) -> Policy:
+        return Admitting(Arc(), SizeAdmission())
+
+
+class TestLocksOfForgetting(LockConformance):
+    def make(self, now: Callable[[], float]) -> LockablePolicy:
+        return Forgetting(now)
+
+
+class TestLocksOfImportance(LockConformance):
+    def make(self, now: Callable[[], float]) -> LockablePolicy:
+        return Importance(now)
+
+
+class TestLocksOfWeighted(LockConformance):
+    def make(self, now: Callable[[], float]) -> LockablePolicy:
+        return Weighted(now)
 
 
 class NamesADepartedKey(Lru):

@@ -25,8 +25,10 @@ class Config:
     budget_bytes: int = 512 * MIB
     """The one hard limit on everything resident."""
     durability: Durability = Durability.SYNC
-    policy: str = "lru"
+    policy: str = "adaptive"
     """Who leaves a tier, by one of the names in `docs/policies.md`."""
+    admission_policy: str | None = None
+    """Who may stay in a tier that is full: frequency or size; None lets everybody."""
     seal: Seal = Seal.IDLE
     page_target_bytes: int = 16 * KIB
     """A tail of this many encoded bytes becomes a page."""
@@ -139,6 +141,7 @@ class Config:
 
 _OPTIONAL = frozenset(
     {
+        "admission_policy",
         "access_log",
         "disk_quota_bytes",
         "state_versions_max",
@@ -147,7 +150,11 @@ _OPTIONAL = frozenset(
     }
 )
 _MAY_BE_ZERO = frozenset({"maintenance_seconds", "ballast_bytes", "l1_idle_seconds"})
-_NAMES = {"policy": "policy", "collection_trigger": "trigger"}
+_NAMES = {
+    "policy": "policy",
+    "admission_policy": "admission policy",
+    "collection_trigger": "trigger",
+}
 _SHARES = ("l1_share", "thrashing_share")
 _LARGEST = {
     "message_bytes_max": 512 * MIB,

@@ -40,7 +40,8 @@ class Sink(Protocol):
 
 
 class Policy(Protocol):
-    """Chooses who goes. Never moves bytes, never sees them; keys are small integers.
+    """Chooses who goes. Never moves bytes, never sees them; keys are integers, and one that comes
+    back is the same page: policies remember some of those that left.
 
     `removed` follows every departure, also that of a victim: choosing one changes no membership.
     Removing the key that `victim` named last is an eviction, which may leave a ghost; any other

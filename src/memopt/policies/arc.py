@@ -8,7 +8,7 @@ affair and is learnt (see the class).
 
 from collections import OrderedDict
 
-from memopt.policies.queue import INT_BYTES, compacted, table_bytes
+from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_bytes
 
 
 class Arc:
@@ -99,7 +99,6 @@ class Arc:
         if key in self._once:
             size_bytes = self._once.pop(key)
             self._once_bytes -= size_bytes
-            self._once = compacted(self._once)
             if named:
                 self._once_ghosts[key] = size_bytes
                 self._once_ghost_bytes += size_bytes
@@ -107,7 +106,6 @@ class Arc:
             assert key in self._often, f"{key} is removed and no member"
             size_bytes = self._often.pop(key)
             self._often_bytes -= size_bytes
-            self._often = compacted(self._often)
             if named:
                 self._often_ghosts[key] = size_bytes
                 self._often_ghost_bytes += size_bytes
@@ -122,6 +120,12 @@ class Arc:
             self._capacity_bytes = 0
         self._passed_over = 0
         self._trim_ghosts()
+        # By the sum: a queue may also be emptied by touches, which do not look.
+        if not (len(self._once) + len(self._often)) & COMPACTION_MASK:
+            self._once = compacted(self._once)
+            self._often = compacted(self._often)
+            self._once_ghosts = compacted(self._once_ghosts)
+            self._often_ghosts = compacted(self._often_ghosts)
 
     def victim(self) -> int | None:
         if not self._asked:
@@ -129,7 +133,8 @@ class Arc:
             self._capacity_bytes = self._once_bytes + self._often_bytes
         if self._named is not None:
             # It was named before and is still here: somebody holds it, so it is in use.
-            self._passed_over += 1
+            members = len(self._once) + len(self._often)
+            self._passed_over = (self._passed_over + 1) % members
             (self._once if self._named in self._once else self._often).move_to_end(self._named)
         queue = self._once if self._once_gives() else self._often
         self._named = next(iter(queue), None)
@@ -156,7 +161,7 @@ class Arc:
         if not self._once or not self._often:
             return bool(self._once)
         once = self._once_bytes > self._target_bytes
-        # When all of one list was named and held, only the other one is left to ask.
+        # When all of one list was named and held, the other one is asked, and then the first again.
         return once != (self._passed_over >= len(self._once if once else self._often))
 
     def _trim_ghosts(self) -> None:
@@ -170,9 +175,7 @@ class Arc:
             or len(ghosts) > self.ghosts_max
         ):
             self._once_ghost_bytes -= ghosts.popitem(last=False)[1]
-        self._once_ghosts = compacted(ghosts)
         ghosts = self._often_ghosts
         room_bytes = 2 * capacity_bytes - resident_bytes - self._once_ghost_bytes
         while ghosts and (self._often_ghost_bytes > room_bytes or len(ghosts) > self.ghosts_max):
             self._often_ghost_bytes -= ghosts.popitem(last=False)[1]
-        self._often_ghosts = compacted(ghosts)

@@ -6,7 +6,7 @@ Not here: sizes, which do not enter this order.
 
 from collections import OrderedDict
 
-from memopt.policies.queue import INT_BYTES, compacted, table_bytes
+from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_bytes
 
 
 class Clock:
@@ -36,7 +36,8 @@ class Clock:
     def removed(self, key: int) -> None:
         assert key in self._ring, f"{key} is removed and no member"
         del self._ring[key]
-        self._ring = compacted(self._ring)
+        if not len(self._ring) & COMPACTION_MASK:
+            self._ring = compacted(self._ring)
         if key == self._named:
             self._named = None
 

@@ -25,10 +25,10 @@ class Gdsf(RisingPriorities):
         assert cost >= 0, f"{key} costs {cost}"
         # An empty page saves its cost for nothing; a byte stands for what the page table takes.
         worth = cost / max(1, size_bytes)
-        self._put(key, self._age + worth, 1, worth)
+        self.put(key, self._age + worth, 1, worth)
 
     def touched(self, key: int) -> None:
-        assert key in self._members, f"{key} is touched and no member"
-        _, admission, uses, worth = self._members[key]
+        assert key in self.members, f"{key} is touched and no member"
+        _, admission, uses, worth = self.members[key]
         uses += 1
-        self._members[key] = (self._age + uses * worth, admission, uses, worth)
+        self.members[key] = (self._age + uses * worth, admission, uses, worth)

@@ -8,7 +8,7 @@ member is worth, which the policies say.
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Final
 
-from memopt.policies.queue import INT_BYTES, compacted, table_bytes
+from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_bytes
 
 _MEMBER_BYTES: Final = 88 + 24 + 24 + INT_BYTES
 """A tuple of four with the collector's header, two floats and a count."""
@@ -32,10 +32,10 @@ class RisingPriorities:
     lost because each bucket is a table of its own, and a touch moves between two of them.
     """
 
-    __slots__ = ("_admissions", "_age", "_aside", "_heap", "_members")
+    __slots__ = ("_admissions", "_age", "_aside", "_heap", "members")
 
     def __init__(self) -> None:
-        self._members: dict[int, Member] = {}
+        self.members: dict[int, Member] = {}
         self._heap: list[tuple[float, int, int]] = []
         """(priority when it was pushed, admission, key)."""
         self._aside: list[tuple[float, int, int]] = []
@@ -45,10 +45,10 @@ class RisingPriorities:
         self._admissions = 0
 
     def removed(self, key: int) -> None:
-        self._take(key)
+        self.take(key)
 
     def victim(self) -> int | None:
-        if not self._members:
+        if not self.members:
             return None
         while True:
             if not self._heap:
@@ -58,7 +58,7 @@ class RisingPriorities:
                 heappop(self._heap)
                 continue
             pushed, admission, key = entry
-            priority = self._members[key][0]
+            priority = self.members[key][0]
             if priority > pushed:
                 heapreplace(self._heap, (priority, admission, key))
             else:
@@ -69,32 +69,33 @@ class RisingPriorities:
     def charged_bytes(self) -> int:
         entries = len(self._heap) + len(self._aside)
         return (
-            table_bytes(self._members, self._heap, self._aside)
-            + len(self._members) * (_MEMBER_BYTES + INT_BYTES)
+            table_bytes(self.members, self._heap, self._aside)
+            + len(self.members) * (_MEMBER_BYTES + INT_BYTES)
             + entries * _ENTRY_BYTES
         )
 
     def check(self) -> None:
         """Assert the invariant."""
         entries = [entry for entry in self._heap + self._aside if self._is_alive(entry)]
-        assert sorted(key for _, _, key in entries) == sorted(self._members)
-        assert all(pushed <= self._members[key][0] for pushed, _, key in entries)
+        assert sorted(key for _, _, key in entries) == sorted(self.members)
+        assert all(pushed <= self.members[key][0] for pushed, _, key in entries)
 
-    def _put(self, key: int, priority: float, uses: int, weight: float) -> None:
-        assert key not in self._members, f"{key} is admitted twice"
+    def put(self, key: int, priority: float, uses: int, weight: float) -> None:
+        assert key not in self.members, f"{key} is admitted twice"
         self._admissions += 1
-        self._members[key] = (priority, self._admissions, uses, weight)
+        self.members[key] = (priority, self._admissions, uses, weight)
         heappush(self._heap, (priority, self._admissions, key))
 
-    def _take(self, key: int) -> Member:
-        assert key in self._members, f"{key} is removed and no member"
-        member = self._members.pop(key)
-        self._members = compacted(self._members)
+    def take(self, key: int) -> Member:
+        assert key in self.members, f"{key} is removed and no member"
+        member = self.members.pop(key)
+        if not len(self.members) & COMPACTION_MASK:
+            self.members = compacted(self.members)
         if self._aside and self._aside[-1][1] == member[1]:
             self._aside.pop()
             self._age = max(self._age, member[0])
             self._bring_back()
-        if len(self._heap) + len(self._aside) > 2 * len(self._members) + _DEAD_ENTRIES_MAX:
+        if len(self._heap) + len(self._aside) > 2 * len(self.members) + _DEAD_ENTRIES_MAX:
             self._drop_dead()
         return member
 
@@ -108,12 +109,12 @@ class RisingPriorities:
         aside = {key for _, _, key in self._aside}
         self._heap = [
             (priority, admission, key)
-            for key, (priority, admission, _, _) in self._members.items()
+            for key, (priority, admission, _, _) in self.members.items()
             if key not in aside
         ]
         heapify(self._heap)
 
     def _is_alive(self, entry: tuple[float, int, int]) -> bool:
         """A key that left and came back is another admission."""
-        member = self._members.get(entry[2])
+        member = self.members.get(entry[2])
         return member is not None and member[1] == entry[1]

@@ -20,9 +20,9 @@ class Lfu(RisingPriorities):
     def admitted(
         self, key: int, size_bytes: int, cost: float = 1.0, importance: float = 0.0
     ) -> None:
-        self._put(key, self._age + 1, 1, 1.0)
+        self.put(key, self._age + 1, 1, 1.0)
 
     def touched(self, key: int) -> None:
-        assert key in self._members, f"{key} is touched and no member"
-        _, admission, uses, weight = self._members[key]
-        self._members[key] = (self._age + uses + 1, admission, uses + 1, weight)
+        assert key in self.members, f"{key} is touched and no member"
+        _, admission, uses, weight = self.members[key]
+        self.members[key] = (self._age + uses + 1, admission, uses + 1, weight)

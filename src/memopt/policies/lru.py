@@ -6,7 +6,7 @@ which do not enter this order.
 
 from collections import OrderedDict
 
-from memopt.policies.queue import INT_BYTES, compacted, table_bytes
+from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_bytes
 
 
 class Lru:
@@ -35,7 +35,8 @@ class Lru:
     def removed(self, key: int) -> None:
         assert key in self._order, f"{key} is removed and no member"
         del self._order[key]
-        self._order = compacted(self._order)
+        if not len(self._order) & COMPACTION_MASK:
+            self._order = compacted(self._order)
         if key == self._named:
             self._named = None
 

@@ -17,6 +17,10 @@ _SLACK_BYTES: Final = 2048
 _SPARSE_ENTRY_BYTES: Final = 512
 """A table that has just grown costs up to 200 bytes an entry; more than twice that is waste."""
 
+COMPACTION_MASK: Final = 63
+"""Asking whether a table is sparse takes as long as a removal; a table that shrinks passes a length
+with these bits clear soon enough, and one that stays as long as it is has no need."""
+
 Table = TypeVar("Table", bound=dict[int, Any])
 
 

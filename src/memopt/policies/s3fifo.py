@@ -8,7 +8,7 @@ of the resident bytes and at most `ghosts_max` entries.
 from collections import OrderedDict
 from typing import Final
 
-from memopt.policies.queue import INT_BYTES, compacted, table_bytes
+from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_bytes
 
 _SMALL_PERCENT: Final = 10
 """Of the resident bytes: above it the small queue gives, below it the main one."""
@@ -84,9 +84,12 @@ class S3Fifo:
         else:
             assert key in self._main, f"{key} is removed and no member"
             self._main_bytes -= self._main.pop(key) >> _COUNT_BITS
-        self._small = compacted(self._small)
-        self._main = compacted(self._main)
         self._trim_ghosts()
+        # By the sum: pages move from one to the other, which does not look.
+        if not (len(self._small) + len(self._main)) & COMPACTION_MASK:
+            self._small = compacted(self._small)
+            self._main = compacted(self._main)
+            self._ghosts = compacted(self._ghosts)
         self._passed_over = 0
         if key == self._named:
             self._named = None
@@ -155,4 +158,3 @@ class S3Fifo:
             self._ghost_bytes > limit_bytes or len(self._ghosts) > self.ghosts_max
         ):
             self._ghost_bytes -= self._ghosts.popitem(last=False)[1]
-        self._ghosts = compacted(self._ghosts)

@@ -7,7 +7,7 @@ here: sizes, which do not enter this order.
 
 from collections import OrderedDict
 
-from memopt.policies.queue import INT_BYTES, compacted, table_bytes
+from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_bytes
 
 
 class Sieve:
@@ -52,8 +52,10 @@ class Sieve:
         else:
             assert key in self._behind, f"{key} is removed and no member"
             del self._behind[key]
-        self._ahead = compacted(self._ahead)
-        self._behind = compacted(self._behind)
+        # By the sum: the hand moves members from one to the other, and does not look.
+        if not (len(self._ahead) + len(self._behind)) & COMPACTION_MASK:
+            self._ahead = compacted(self._ahead)
+            self._behind = compacted(self._behind)
         if key == self._named:
             self._named = None
 

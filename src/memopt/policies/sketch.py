@@ -10,7 +10,7 @@ from typing import Final
 
 COUNT_MAX: Final = 15
 _ROWS: Final = 4
-_WIDTH_MIN: Final = 64
+_WIDTH_MIN: Final = 128
 _SAMPLE_FACTOR: Final = 10
 """Counts between two halvings, for each member: the paper's W / C."""
 _COUNTERS_MIN: Final = 2

@@ -7,7 +7,7 @@ Not here: a window that adapts its share.
 from collections import OrderedDict
 from typing import Final
 
-from memopt.policies.queue import INT_BYTES, compacted, table_bytes
+from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_bytes
 from memopt.policies.sketch import FrequencySketch
 
 _WINDOW_PERCENT: Final = 1
@@ -58,20 +58,21 @@ class WTinyLfu:
     def admitted(
         self, key: int, size_bytes: int, cost: float = 1.0, importance: float = 0.0
     ) -> None:
-        assert not self._is_member(key), f"{key} is admitted twice"
+        window = self._window
+        assert key not in window, f"{key} is admitted twice"
+        assert key not in self._probation, f"{key} is admitted twice"
+        assert key not in self._protected, f"{key} is admitted twice"
         assert size_bytes >= 0, f"{key} has {size_bytes} bytes"
-        self._window[key] = size_bytes
+        window[key] = size_bytes
         self._window_bytes += size_bytes
         self._resident_bytes += size_bytes
         # Above its share, and more than the newest: a window of one page lets nobody prove
         # anything, however large the page is.
-        while (
-            len(self._window) > 1
-            and self._window_bytes * 100 > self._resident_bytes * _WINDOW_PERCENT
-        ):
-            self._candidate = next(iter(self._window))
-            self._graduate(self._candidate)
-        self._sketch.fit(len(self._window) + len(self._probation) + len(self._protected))
+        while self._window_bytes * 100 > self._resident_bytes * _WINDOW_PERCENT and len(window) > 1:
+            self._candidate, size_bytes = window.popitem(last=False)
+            self._window_bytes -= size_bytes
+            self._probation[self._candidate] = size_bytes
+        self._fit()
         self._sketch.add(key)
 
     def touched(self, key: int) -> None:
@@ -88,20 +89,17 @@ class WTinyLfu:
         self._sketch.add(key)
 
     def removed(self, key: int) -> None:
-        assert self._is_member(key), f"{key} is removed and no member"
-        if key in self._window:
+        if key in self._probation:
+            size_bytes = self._probation.pop(key)
+        elif key in self._window:
             size_bytes = self._window.pop(key)
             self._window_bytes -= size_bytes
-            self._window = compacted(self._window)
-        elif key in self._probation:
-            size_bytes = self._probation.pop(key)
-            self._probation = compacted(self._probation)
         else:
+            assert key in self._protected, f"{key} is removed and no member"
             size_bytes = self._protected.pop(key)
             self._protected_bytes -= size_bytes
-            self._protected = compacted(self._protected)
         self._resident_bytes -= size_bytes
-        self._sketch.fit(len(self._window) + len(self._probation) + len(self._protected))
+        self._fit()
         self._passed_over = 0
         if key == self._named:
             self._named = None
@@ -125,8 +123,14 @@ class WTinyLfu:
         assert (window, protected) == (self._window_bytes, self._protected_bytes)
         assert window + probation + protected == self._resident_bytes
 
-    def _is_member(self, key: int) -> bool:
-        return key in self._window or key in self._probation or key in self._protected
+    def _fit(self) -> None:
+        """Of sketch and queues, by the sum of members: those come and go one by one."""
+        members = len(self._window) + len(self._probation) + len(self._protected)
+        if not members & COMPACTION_MASK:
+            self._sketch.fit(members + COMPACTION_MASK)
+            self._window = compacted(self._window)
+            self._probation = compacted(self._probation)
+            self._protected = compacted(self._protected)
 
     def _weakest(self) -> int | None:
         if self._window and self._passed_over >= len(self._probation) + len(self._protected):

@@ -1,0 +1,216 @@
+"""Adaptive: follows whichever of several policies would have had the most hits lately.
+
+Owns the policy in charge, the one before it while it hands over, what is known of each member, and
+the ghosts. Invariant: every member is in exactly one of the two policies, and its mark says which.
+Not here: the policies, and how they are compared (ghosts.py).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from memopt.base.protocols import Policy
+from memopt.policies.arc import Arc
+from memopt.policies.facts import MARK, PLAIN, SIZE_SHIFT, packed, size_of, unpacked
+from memopt.policies.gdsf import Gdsf
+from memopt.policies.ghosts import Ghosts, sample_hash
+from memopt.policies.lru import Lru
+from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_bytes
+from memopt.policies.s3fifo import S3Fifo
+from memopt.policies.wtinylfu import WTinyLfu
+
+CANDIDATES: Final[Mapping[str, Callable[[], Policy]]] = {
+    "lru": Lru,
+    "s3fifo": S3Fifo,
+    "arc": Arc,
+    "wtinylfu": WTinyLfu,
+    "gdsf": Gdsf,
+}
+"""The first one is in charge until there is evidence."""
+
+_DEVIATIONS: Final = 3.0
+"""Of chance, by which a leader has to be ahead."""
+_LEAD_MIN: Final = 0.0025
+"""Of the accesses: less is not worth handing over for."""
+_MOVES_A_CALL: Final = 4
+
+
+class Adaptive:
+    """The default. Starts as LRU; once pages have to go, small ghost caches of several policies see
+    a sample of the keys, and the one that had the most hits lately is put in charge.
+
+    Hits count what they save, the cost of a page; with equal costs, that is counting by page. Not
+    by bytes: bringing back one large page takes one fault, and little longer than a small one.
+    Evidence is halved over time, so that a load that changes is followed. A leader has to be ahead
+    by more than chance and by more than a trifle, or the choice would flutter and each change costs
+    some of what the policy in charge knew.
+
+    On a change, the policy that was in charge hands over its members in the order in which it would
+    have let them go, four with each call; what comes meanwhile still goes to it, so the order is
+    that of the last moment. What has been handed over goes first. No call takes longer for there
+    being many members.
+
+    About 150 bytes a page beside those of the policy in charge. Ghosts are of the root of 64 times
+    the members, at most 8,192 of them, about 1,500 bytes each for all policies: of 1,000 pages, a
+    fourth is sampled, of 100,000 one in thirty-two. Without a victim ever asked for, none.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_capacity_bytes",
+        "_current",
+        "_facts",
+        "_fits",
+        "_ghosts",
+        "_index",
+        "_limit",
+        "_makes",
+        "_mark",
+        "_named",
+        "_old",
+        "_resident_bytes",
+        "switches",
+    )
+
+    def __init__(self, candidates: Mapping[str, Callable[[], Policy]] = CANDIDATES) -> None:
+        self._makes = tuple(candidates.items())
+        self._index = 0
+        self._current: Policy = self._makes[0][1]()
+        self._old: Policy | None = None
+        """Hands over its members, those without `_mark`."""
+        self._facts: dict[int, int] = {}
+        """Key to packed size, cost and importance, and the mark of the policy it is in."""
+        self._mark = 0
+        self._ghosts: Ghosts | None = None
+        self._limit = 0
+        """Sampled are keys with a hash below it."""
+        self._fits = range(0)
+        """Numbers of members for which the ghosts sample enough."""
+        self._resident_bytes = 0
+        self._capacity_bytes = 0
+        """What was resident when a victim was first asked for after an admission."""
+        self._asked = False
+        self._named: int | None = None
+        self.switches = 0
+        """How often another policy was put in charge."""
+
+    @property
+    def in_charge(self) -> str:
+        """The name of the policy in charge."""
+        return self._makes[self._index][0]
+
+    def admitted(
+        self, key: int, size_bytes: int, cost: float = 1.0, importance: float = 0.0
+    ) -> None:
+        assert key not in self._facts, f"{key} is admitted twice"
+        assert size_bytes >= 0, f"{key} has {size_bytes} bytes"
+        if cost == 1.0 and not importance:
+            facts = size_bytes << SIZE_SHIFT | PLAIN
+        else:
+            facts = packed(size_bytes, cost, importance)
+        if self._old is None:
+            self._current.admitted(key, size_bytes, cost, importance)
+            self._facts[key] = facts | self._mark
+        else:
+            self._old.admitted(key, size_bytes, cost, importance)
+            self._facts[key] = facts | (self._mark ^ MARK)
+            self._hand_over()
+        self._resident_bytes += size_bytes
+        self._asked = False
+        if self._limit and sample_hash(key) < self._limit:
+            self._compare(key)
+
+    def touched(self, key: int) -> None:
+        if self._old is None:
+            self._current.touched(key)
+        else:
+            assert key in self._facts, f"{key} is touched and no member"
+            self._holder(key).touched(key)
+            self._hand_over()
+        if self._limit and sample_hash(key) < self._limit:
+            self._compare(key)
+
+    def removed(self, key: int) -> None:
+        assert key in self._facts, f"{key} is removed and no member"
+        if self._old is None:
+            self._current.removed(key)
+        else:
+            self._holder(key).removed(key)
+        self._resident_bytes -= self._facts.pop(key) >> SIZE_SHIFT
+        if not len(self._facts) & COMPACTION_MASK:
+            self._facts = compacted(self._facts)
+        if key == self._named:
+            self._named = None
+        elif self._ghosts is not None:
+            # A deletion: the page is not to be had by any policy.
+            self._ghosts.delete(key)
+        if not self._facts:
+            self._ghosts, self._limit, self._fits = None, 0, range(0)
+
+    def victim(self) -> int | None:
+        if not self._asked:
+            self._asked = True
+            self._capacity_bytes = self._resident_bytes
+            if len(self._facts) not in self._fits:
+                self._fit_ghosts()
+        if self._old is not None:
+            self._hand_over()
+        self._named = self._current.victim()
+        return self._named
+
+    def charged_bytes(self) -> int:
+        own = table_bytes(self._facts) + len(self._facts) * 2 * INT_BYTES
+        policies = self._current.charged_bytes()
+        if self._old is not None:
+            policies += self._old.charged_bytes()
+        ghosts = self._ghosts.charged_bytes() if self._ghosts is not None else 0
+        return own + policies + ghosts
+
+    def check(self) -> None:
+        """Assert the invariant."""
+        assert self._resident_bytes == sum(map(size_of, self._facts.values()))
+        if self._old is None:
+            assert all(facts & MARK == self._mark for facts in self._facts.values())
+        if self._ghosts is not None:
+            self._ghosts.check()
+
+    def _holder(self, key: int) -> Policy:
+        assert self._old is not None
+        return self._current if self._facts[key] & MARK == self._mark else self._old
+
+    def _fit_ghosts(self) -> None:
+        if not self._facts:
+            return
+        if self._ghosts is None:
+            self._ghosts = Ghosts([make for _, make in self._makes])
+        self._ghosts.resize(len(self._facts))
+        self._limit = self._ghosts.limit
+        self._fits = self._ghosts.fits
+
+    def _compare(self, key: int) -> None:
+        ghosts = self._ghosts
+        assert ghosts is not None
+        facts = self._facts[key] & ~MARK
+        if ghosts.access(key, facts, self._capacity_bytes) and self._old is None:
+            index = ghosts.leader(self._index, deviations=_DEVIATIONS, lead_min=_LEAD_MIN)
+            if index != self._index:
+                self._switch(index)
+
+    def _switch(self, index: int) -> None:
+        self._old, self._current = self._current, self._makes[index][1]()
+        self._index = index
+        self._mark ^= MARK
+        self.switches += 1
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        old = self._old
+        assert old is not None
+        for _ in range(_MOVES_A_CALL):
+            key = old.victim()
+            if key is None:
+                self._old = None
+                return
+            old.removed(key)
+            facts = self._facts[key] ^ MARK
+            self._facts[key] = facts
+            self._current.admitted(key, *unpacked(facts))
