@@ -145,7 +145,7 @@ def test_a_loop_that_only_compressed_pages_can_hold_is_planned_with_little_l1() 
     result = plan(trace, options(others_bytes=8 * MIB - 900_000, policies=("lru",)))
     assert result.best.l1_share == 0.1
     assert result.best.hit_ratio > 0.9
-    assert result.default.hit_ratio < 0.1
+    assert result.default.hit_ratio < 0.3
 
 
 def test_where_a_hit_costs_what_a_miss_costs_nothing_is_won() -> None:
@@ -158,7 +158,11 @@ def test_where_a_hit_costs_what_a_miss_costs_nothing_is_won() -> None:
 
 def test_many_processes_find_what_one_finds() -> None:
     trace = trace_of(skewed(80_000, 400), [16_000] * 400, [2000] * 400)
-    chosen = {"others_bytes": 7 * MIB, "policies": ("lru", "sieve"), "l1_shares": (0.25, 0.5, 1.0)}
+    chosen = {
+        "others_bytes": 7 * MIB,
+        "policies": ("adaptive", "sieve"),
+        "l1_shares": (0.25, 0.5, 1.0),
+    }
     told: list[tuple[int, int]] = []
     many = plan(trace, options(**chosen, jobs=2), lambda done, total: told.append((done, total)))
     assert many == plan(trace, options(**chosen))

@@ -50,8 +50,9 @@ class Adaptive:
     being many members.
 
     About 150 bytes a page beside those of the policy in charge. Ghosts are of the root of 64 times
-    the members, at most 8,192 of them, about 1,500 bytes each for all policies: of 1,000 pages, a
-    fourth is sampled, of 100,000 one in thirty-two. Without a victim ever asked for, none.
+    the members, at most 8,192 of them and one for each 24 KiB, about 1,500 bytes each for all
+    policies: of 1,000 pages, a fourth is sampled, of 100,000 one in sixty-four. Without a victim
+    ever asked for, none.
     """
 
     __slots__ = (
@@ -182,7 +183,7 @@ class Adaptive:
             return
         if self._ghosts is None:
             self._ghosts = Ghosts([make for _, make in self._makes])
-        self._ghosts.resize(len(self._facts))
+        self._ghosts.resize(len(self._facts), self._resident_bytes)
         self._limit = self._ghosts.limit
         self._fits = self._ghosts.fits
 

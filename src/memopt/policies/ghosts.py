@@ -18,6 +18,11 @@ _SALT: Final = 3
 _SAMPLED_MIN: Final = 64
 """Up to so many members, all are sampled; of four times as many, half, and so on."""
 _SAMPLED_MAX: Final = 8192
+_BYTES_A_SAMPLE: Final = 24 * 1024
+"""Resident bytes for each sampled page at least, or the ghosts would take the place of pages: one
+takes about a sixteenth of it."""
+_SAMPLED_FLOOR: Final = 32
+"""Below it, the evidence would be worth nothing."""
 _HALF_LIFE_TURNS: Final = 8
 """Evidence is halved after so many sampled accesses for each page a ghost cache holds."""
 _EPOCHS: Final = 32
@@ -25,10 +30,11 @@ _EPOCHS: Final = 32
 _EPOCH_MIN: Final = 64
 
 
-def sample_limit(members: int) -> int:
-    """Hashes below it are sampled, so that of `members` at most the root of 64 times them are; in
-    powers of two."""
-    wanted = min(sqrt(_SAMPLED_MIN * members), _SAMPLED_MAX)
+def sample_limit(members: int, resident_bytes: int) -> int:
+    """Hashes below it are sampled, so that of `members` at most the root of 64 times them are, and
+    one for each 24 KiB; in powers of two."""
+    affordable = max(_SAMPLED_FLOOR, resident_bytes // _BYTES_A_SAMPLE)
+    wanted = min(sqrt(_SAMPLED_MIN * members), affordable, _SAMPLED_MAX)
     limit = HASHES
     while limit > 1 and members * limit > wanted * HASHES:
         limit //= 2
@@ -115,12 +121,12 @@ class Ghosts:
         self.fits = range(0)
         """Numbers of members for which the limit need not be looked at again."""
 
-    def resize(self, members: int) -> None:
+    def resize(self, members: int, resident_bytes: int) -> None:
         """Sample as many as there should be of so many members."""
         self.fits = range(members - members // 8, members + members // 8 + 1)
-        limit = sample_limit(members)
+        limit = sample_limit(members, resident_bytes)
         # A step to and fro would empty half of the ghosts each time.
-        if limit < self.limit and sample_limit(members // 2) < self.limit:
+        if limit < self.limit and sample_limit(members // 2, resident_bytes // 2) < self.limit:
             for cache in self._caches:
                 for key in [key for key in cache.members if sample_hash(key) >= limit]:
                     cache.delete(key)
