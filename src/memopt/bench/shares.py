@@ -6,7 +6,7 @@ several settings, interleaved. Orders: `zipf` (a few desk sessions are busy), `r
 conversations in their real order), `scan` (the zipf order, in which every fourth read is the next
 session of the coding agents, round and round: reads that never pay). Three rounds, medians; the
 first half of the reads warms up. CPU is of the whole process, per read, for wall time here depends
-on who else works. Baseline: an L1 share of 0.5 and no pool shares.
+on who else works. Baseline: an L1 share of 0.5 and no pool shares. The policy is LRU throughout.
 
 The best fixed L1 share of an order, chosen afterwards, bounds what one that moves slowly can gain.
 Not measured: demand that changes within a run; writes; a cold OS cache.
@@ -99,7 +99,8 @@ def read(argument: Any, _report: Report) -> Any:
     cpu = 0.0
     with memopt.open(
         task.store, budget=task.budget_bytes, durability=Durability.OS, l1_share=task.l1_share,
-        pool_shares=task.pool_shares, working_set_seconds=1.0, maintenance_seconds=0.1,
+        pool_shares=task.pool_shares, policy="lru", working_set_seconds=1.0,
+        maintenance_seconds=0.1,
     ) as memory:  # fmt: skip
         before = memory.stats().counters
         for index, (agent, number) in enumerate(order):
