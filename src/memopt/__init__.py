@@ -33,6 +33,7 @@ from memopt.base.records import (
     PageInfo,
     PoolShares,
     Prefetch,
+    PressureStats,
     Reach,
     Receipt,
     RecordKind,
@@ -47,6 +48,7 @@ from memopt.base.records import (
 from memopt.client import connect
 from memopt.memory import Memory
 from memopt.sessions.session import Session
+from memopt.sessions.turns import Turn
 from memopt.wiring import open_memory as open
 
 __version__ = "0.1.0"
@@ -75,6 +77,7 @@ __all__ = [
     "PageInfo",
     "PoolShares",
     "Prefetch",
+    "PressureStats",
     "QuotaError",
     "Reach",
     "Receipt",
@@ -92,6 +95,7 @@ __all__ = [
     "StoreLockedError",
     "StoreVersionError",
     "Stored",
+    "Turn",
     "UsageError",
     "aio",
     "connect",

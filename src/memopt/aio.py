@@ -17,6 +17,7 @@ Invariant: cancelling never undoes a commit. A call that has begun runs to its e
 is dropped; one that still waits for a thread is not begun.
 """
 
+import contextlib
 import functools
 import itertools
 import threading
@@ -24,7 +25,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, get_origin
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, get_origin
 
 from memopt.base.errors import BackpressureError, MemoptError, StoreClosedError
 from memopt.base.records import JournalRecord
@@ -34,6 +35,7 @@ from memopt.codecs.wire import encode
 from memopt.journal.subscription import Subscription
 from memopt.memory import Memory, MemoryView
 from memopt.sessions.session import Session, SessionView
+from memopt.sessions.turns import Turn
 from memopt.sessions.writer import MessageWriter
 from memopt.wiring import open_memory
 
@@ -54,7 +56,7 @@ _BATCH_ITEMS_MAX: Final = 256
 _BATCH_BYTES_MAX: Final = 1 * MIB
 _READ: Final = frozenset({"head", "lsn"})
 """Properties that ask the store; others are known."""
-_HANDLES: Final = frozenset({"session", "writer"})
+_HANDLES: Final = frozenset({"session", "turn", "writer"})
 """Verbs that make a handle and read nothing."""
 _INTERNAL: Final = {Memory: {"abandon"}, Subscription: {"put"}}
 """What nobody calls but the store itself, after a fork or a commit."""
@@ -343,6 +345,68 @@ class AsyncMessageWriter(_Handle):
     """A message that arrives in pieces. The verbs are MessageWriter's."""
 
 
+class AsyncTurn(_Handle):
+    """One exchange: `async with session.turn() as turn:`. Whoever waits to be let in occupies no
+    thread; cancelled while it waits, it leaves the queue."""
+
+    def __init__(self, sync: Turn, threads: _Threads) -> None:
+        super().__init__(sync, threads)
+        self._turn = sync
+
+    @property
+    def session(self) -> "AsyncSession":
+        return AsyncSession(self._turn.session, self._threads)
+
+    @property
+    def used_bytes(self) -> int:
+        return self._turn.used_bytes
+
+    @property
+    def admitted_bytes(self) -> int:
+        return self._turn.admitted_bytes
+
+    def note(self, size_bytes: int) -> None:
+        self._turn.note(size_bytes)
+
+    async def __aenter__(self) -> Self:
+        import asyncio
+
+        turn, loop = self._turn, asyncio.get_running_loop()
+        decided = asyncio.Event()
+        asking = self._threads.submit(turn.ask, lambda: _wake(loop, decided))
+        if not await _finished(asking, lambda _: turn.end()):
+            try:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(decided.wait(), turn.wait_seconds)
+                turn.settle()
+            except BaseException:
+                turn.end()
+                raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        import asyncio
+
+        try:
+            ending = self._threads.submit(self._turn.end)
+        except MemoptError:
+            # No thread is to be had, or the store is closed: it ends all the same.
+            self._turn.end()
+            return
+        await asyncio.shield(asyncio.wrap_future(ending))
+
+
+def _wake(loop: "asyncio.AbstractEventLoop", decided: "asyncio.Event") -> None:
+    # The loop may be closed: nobody waits any more.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(decided.set)
+
+
 @_coroutines(Subscription)
 class AsyncSubscription(_Handle):
     """An endless asynchronous iterator of JournalRecord. Close it, or use it in `async with`.
@@ -443,6 +507,7 @@ _ASYNC: Final[dict[str, type[_Handle]]] = {
     "SessionView": AsyncSessionView,
     "MemoryView": AsyncMemoryView,
     "MessageWriter": AsyncMessageWriter,
+    "Turn": AsyncTurn,
 }
 
 open = _opener(open_memory)

@@ -47,6 +47,7 @@ from memopt.maintenance import Maintenance
 from memopt.paging.dictionaries import Dictionaries
 from memopt.paging.pager import Pager
 from memopt.paging.prefetch import Prefetcher
+from memopt.pressure.monitor import Monitor
 from memopt.sessions.checking import LOST, Checking
 from memopt.sessions.compaction import Compaction
 from memopt.sessions.forgetting import BACKUPS, Forgetting
@@ -87,6 +88,7 @@ class Parts(NamedTuple):
     checking: Checking
     compaction: Compaction
     maintenance: Maintenance
+    pressure: Monitor
     serve: Callable[["Memory"], Callable[[], None]]
     """Starts the owner's socket; returns how to stop it."""
     release: Callable[[], None]
@@ -106,6 +108,7 @@ class Memory:
         if read_only:
             parts.committer.refuse(UsageError("the store was opened read-only", field="read_only"))
         parts.maintenance.start()
+        parts.pressure.start()
         self._stop_serving = parts.serve(self)
 
     @property
@@ -400,6 +403,7 @@ class Memory:
             }
             quarantined = len(tables.meta.names(QUARANTINE))
             lost = tables.meta.get(LOST)
+        pressure = parts.pressure.stats()
         appends, syncs = metrics.histograms["append_seconds"], metrics.histograms["commit_seconds"]
         return Stats(
             lsn=self.lsn,
@@ -407,7 +411,7 @@ class Memory:
             reserved_bytes=budget.used_bytes,
             reserved_bytes_max=budget.used_bytes_max,
             owners=budget.owners(),
-            rss_bytes=_rss_bytes(),
+            rss_bytes=pressure.rss_bytes,
             resident_sessions=len(parts.residents),
             tiers=tiers,
             scopes=scopes,
@@ -433,6 +437,7 @@ class Memory:
             append_seconds_p99=appends.quantile(0.99),
             disk_bytes=home.disk_bytes(),
             disk_free_bytes=home.disk_free_bytes(),
+            pressure=pressure,
             lost_records=int(lost) if lost else 0,
             quarantined_sessions=quarantined,
             counters=dict(counters),
@@ -458,6 +463,7 @@ class Memory:
             last.callback(parts.subscriptions.close)
             last.callback(parts.prefetcher.close)
             last.callback(parts.maintenance.close)
+            last.callback(parts.pressure.close)
             last.callback(parts.dictionaries.stop_learning)
             last.callback(self._stop_serving)
 
@@ -476,6 +482,7 @@ class Memory:
         """In a forked child: everything here is the parent's."""
         self._closed = True
         self._parts.committer.fail(StoreClosedError("the store belongs to the parent process"))
+        self._parts.pressure.abandon(StoreClosedError("the store belongs to the parent process"))
         self._parts.directory.abandon()
 
     def _ready(self) -> None:
@@ -525,13 +532,6 @@ def _reach(reach: Reach | str) -> Reach:
         raise UsageError(
             f"expected one of {', '.join(Reach)}, got {reach!r}", field="reach"
         ) from None
-
-
-def _rss_bytes() -> int:
-    # psutil takes as long to import as half of memopt, and is needed here alone.
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
 
 
 def _ratio(raw: int, stored: int) -> float:

@@ -4,13 +4,15 @@ import ctypes
 from collections.abc import Callable
 from typing import Final
 
-from memopt.base.units import MIB
+from memopt.base.units import KIB, MIB
 from memopt.codecs.zstd import Zstd
 from memopt.paging.pager import Pager
 from memopt.sessions.residents import Residents
 
 _RESIDENTS_KEPT: Final = 0.75
 _TRIM_FREED_BYTES: Final = 4 * MIB
+_TRIM_FREED_BYTES_UNDER_PRESSURE: Final = 256 * KIB
+_RESIDENTS_UNDER_PRESSURE: Final = 0.25
 
 
 class Upkeep:
@@ -23,6 +25,7 @@ class Upkeep:
         self._others: list[Callable[[int], None]] = []
         self._freed_bytes = 0
         """Freed by the pager when the heap was trimmed last."""
+        self._trim_bytes = _TRIM_FREED_BYTES
 
     def ask_also(self, make_free: Callable[[int], None]) -> None:
         """`make_free(size_bytes)` is asked when pages alone do not do."""
@@ -42,9 +45,31 @@ class Upkeep:
     def trim(self) -> None:
         """On the maintenance thread: give back the holes that pages which went have left in the
         heap. Half a millisecond a round; without it, a twentieth of a budget of 64 MiB."""
-        if self._pager.freed_bytes - self._freed_bytes >= _TRIM_FREED_BYTES:
-            self._freed_bytes = self._pager.freed_bytes
-            trim_heap()
+        if self._pager.freed_bytes - self._freed_bytes >= self._trim_bytes:
+            self.trim_now()
+
+    def trim_now(self) -> None:
+        self._freed_bytes = self._pager.freed_bytes
+        trim_heap()
+
+    # -- under pressure ---------------------------------------------------------------------------
+
+    def shrink_caches(self) -> None:
+        """Fewer rows of sessions, and no codec contexts in reserve, until `restore_caches`."""
+        self._residents.limit(_RESIDENTS_UNDER_PRESSURE)
+        self._compressor.trim()
+
+    def restore_caches(self) -> None:
+        self._residents.limit(1.0)
+
+    def collect(self) -> None:
+        """Give back every hole in the heap, now and whenever little was freed, until
+        `collect_later`."""
+        self._trim_bytes = _TRIM_FREED_BYTES_UNDER_PRESSURE
+        self.trim_now()
+
+    def collect_later(self) -> None:
+        self._trim_bytes = _TRIM_FREED_BYTES
 
 
 def trim_heap() -> None:

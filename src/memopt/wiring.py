@@ -22,8 +22,8 @@ from memopt.base.errors import (
 )
 from memopt.base.events import Events, Refused
 from memopt.base.metrics import Metrics
-from memopt.base.protocols import Clock, Policy, Reader, Tables
-from memopt.base.records import PageRow, PoolShares, Seal
+from memopt.base.protocols import Clock, Policy, Probe, Reader, Tables
+from memopt.base.records import Level, PageRow, PoolShares, Seal
 from memopt.base.units import MIB
 from memopt.codecs.keys import page_key
 from memopt.codecs.zstd import Zstd
@@ -47,7 +47,14 @@ from memopt.paging.prefetch import Prefetcher
 from memopt.paging.working_set import WorkingSets
 from memopt.policies.catalog import make_policy
 from memopt.policies.lru import Lru
+from memopt.pressure.admission import Admission
 from memopt.pressure.collector import Collector
+from memopt.pressure.forecast import Forecaster
+from memopt.pressure.governor import Governor, Step
+from memopt.pressure.leaks import LeakWatch
+from memopt.pressure.monitor import Acting, Monitor
+from memopt.pressure.outside import Outside
+from memopt.pressure.probe import SystemProbe
 from memopt.pressure.triggers import make_trigger
 from memopt.sessions.branches import Branches
 from memopt.sessions.checking import Checking
@@ -62,6 +69,10 @@ from memopt.sessions.transcripts import Transcripts
 from memopt.stores.scratch import Scratch
 from memopt.upkeep import Upkeep, trim_heap
 
+_EVICTABLE = ("pages", "texts", "policies", "sessions", "collections")
+"""Owners of the budget whose bytes can be given back at once: all of it is at home."""
+_PROBE_SECONDS = 0.25
+"""What a forecast takes for the time between readings, where they are taken by hand."""
 _RAW_BYTES_MAX = 1024 * MIB
 _WORKING_SETS = "working_sets"
 """Meta entry: the history that predictions start from."""
@@ -75,7 +86,7 @@ def open_memory(
     path: str | os.PathLike[str], *, budget: int | str | None = None,
     durability: str | None = None, read_only: bool = False,
     config: Config | str | os.PathLike[str] | None = None, clock: Clock | None = None,
-    vfs: str | None = None, create: bool = True, **settings: Any,
+    vfs: str | None = None, create: bool = True, probe: Probe | None = None, **settings: Any,
 ) -> Memory:  # fmt: skip
     """Open the store in directory `path`, and make it if it is not there.
 
@@ -92,21 +103,22 @@ def open_memory(
     make_policy(whole.policy, admission=whole.admission_policy)
     make_trigger(whole.collection_trigger, Random())
     return _wire(
-        Path(path), whole, clock or SystemClock(), vfs, create=create and not read_only,
+        Path(path), whole, clock or SystemClock(), vfs, probe, create=create and not read_only,
         read_only=read_only,
     )  # fmt: skip
 
 
 def _wire(
-    path: Path, config: Config, clock: Clock, vfs: str | None, *, create: bool, read_only: bool
-) -> Memory:
+    path: Path, config: Config, clock: Clock, vfs: str | None, probe: Probe | None, *, create: bool,
+    read_only: bool,
+) -> Memory:  # fmt: skip
     metrics = Metrics()
     events = Events(metrics)
     budget = Budget(config.budget_bytes)
     budget.reserve("runtime", _FIXED_BYTES)
     directory = Directory(path, config, budget, clock, events, create=create, vfs=vfs)
     try:
-        return _wire_parts(directory, config, clock, metrics, events, budget, read_only)
+        return _wire_parts(directory, config, clock, metrics, events, budget, probe, read_only)
     except BaseException:
         directory.close(directory.lsn, failed=True)
         raise
@@ -202,14 +214,15 @@ def _wire_storage(
 
 def _wire_parts(
     directory: Directory, config: Config, clock: Clock, metrics: Metrics, events: Events,
-    budget: Budget, read_only: bool,
+    budget: Budget, probe: Probe | None, read_only: bool,
 ) -> Memory:  # fmt: skip
     home = directory.home
     subscriptions = Subscriptions(budget)
     storage = _wire_storage(directory, config, clock, events, budget, subscriptions)
     committer, dictionaries, compressor, pager, prefetcher, residents, pages, _, *_ = storage
     access_log = storage.access_log
-    admit = _admission(directory, config, events, read_only=read_only)
+    monitor = _wire_pressure(directory, config, clock, events, budget, storage, probe)
+    admit = _admission(directory, config, events, monitor.governor, read_only=read_only)
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
         events=events, admit=admit,
@@ -249,6 +262,7 @@ def _wire_parts(
     def release() -> None:
         if access_log is not None:
             access_log.close()
+        monitor.admission.release()
         pager.clear()
         turns.close()
         collections.close()
@@ -268,11 +282,11 @@ def _wire_parts(
             dictionaries=dictionaries,
             residents=residents, sessions=Sessions(
                 config, min(config.message_bytes_max, config.budget_bytes // 4), transcripts,
-                branches, reader, states, collections, turns,
+                branches, reader, states, collections, turns, monitor.admission,
             ),
             forgetting=forgetting, checking=checking, compaction=compaction,
-            maintenance=Maintenance(config.maintenance_seconds, steps), serve=serve_owner,
-            release=release,
+            maintenance=Maintenance(config.maintenance_seconds, steps), pressure=monitor,
+            serve=serve_owner, release=release,
         ),
         read_only=read_only,
     )  # fmt: skip
@@ -296,6 +310,54 @@ def _wire_collections(
         config=config, events=events, admit=lambda size_bytes: None,
     )  # fmt: skip
     return collections, Turns(scratch, owners, of_turns)
+
+
+def _wire_pressure(
+    directory: Directory, config: Config, clock: Clock, events: Events, budget: Budget,
+    storage: _Storage, probe: Probe | None,
+) -> Monitor:  # fmt: skip
+    pager, prefetcher, upkeep = storage.pager, storage.prefetcher, storage.upkeep
+
+    def evictable_bytes() -> int:
+        return sum(map(budget.held_bytes, _EVICTABLE)) + storage.compressor.idle_bytes()
+
+    def collect() -> None:
+        storage.collector.collect()
+        upkeep.collect()
+
+    if probe is None:
+        system = SystemProbe(
+            budget, evictable_bytes, rss_limit_bytes=config.rss_limit_bytes, disk=directory.path
+        )
+        directory.notes.extend(system.notes)
+        probe = system
+    period = min(config.probe_seconds, config.maintenance_seconds)
+    guarded, high = Level.GUARDED, Level.HIGH
+    governor = Governor(
+        [
+            Step("stop prefetching", guarded, prefetcher.stop, prefetcher.start),
+            Step("shrink caches", guarded, upkeep.shrink_caches, upkeep.restore_caches),
+            Step("empty L1", high, pager.empty_l1, pager.fill_l1),
+            Step("collect", high, collect, upkeep.collect_later),
+        ],
+        Forecaster(period or _PROBE_SECONDS), guarded_share=config.pressure_guarded_share,
+        high_share=config.pressure_high_share, aggressiveness=config.pressure_aggressiveness,
+        dwell_seconds=config.pressure_dwell_seconds, clock=clock, events=events,
+    )  # fmt: skip
+    admission = Admission(
+        budget, governor, capacity_bytes=int(config.turn_share * config.budget_bytes),
+        default_bytes=config.turn_bytes, queue_max=config.turn_queue_max,
+        wait_seconds=config.turn_wait_seconds, scope_share=config.turn_scope_share,
+        session_share=config.turn_session_share, clock=clock, events=events,
+    )  # fmt: skip
+    acting = Acting(
+        governor, Outside(budget, upkeep.trim_now, events), admission,
+        LeakWatch(config.leak_window_seconds, events),
+    )  # fmt: skip
+    return Monitor(
+        probe, acting, budget, period_seconds=period, turn_share=config.turn_share,
+        sessions=lambda: len(storage.residents), evictable=frozenset(_EVICTABLE), clock=clock,
+    )  # fmt: skip
 
 
 def _steps(
@@ -350,13 +412,20 @@ def _restore_sets(home: Reader, sets: WorkingSets) -> None:
 
 
 def _admission(
-    directory: Directory, config: Config, events: Events, *, read_only: bool
+    directory: Directory, config: Config, events: Events, governor: Governor, *, read_only: bool
 ) -> Callable[[int], None]:
-    """Who may write: nobody when read-only, and nobody beyond the quota or a log out of bounds."""
+    """Who may write: nobody when read-only, when memory is critically short, or beyond the quota
+    or a log out of bounds."""
 
     def admit(size_bytes: int) -> None:
         if read_only:
             raise UsageError("the store was opened read-only", field="read_only")
+        if governor.refusing:
+            events.emit(Refused("pressure", "critical"))
+            raise BackpressureError(
+                "memory is critically short", limit="pressure",
+                retry_after_seconds=governor.retry_after_seconds(),
+            )  # fmt: skip
         quota = config.disk_quota_bytes
         if quota is not None and directory.home.disk_bytes() + size_bytes > quota:
             events.emit(Refused("disk_quota_bytes", "quota"))

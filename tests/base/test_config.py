@@ -19,8 +19,12 @@ OPTIONAL = {
     "state_versions_max",
     "journal_retention_seconds",
     "journal_retention_records",
+    "rss_limit_bytes",
 }
-MAY_BE_ZERO = {"maintenance_seconds", "ballast_bytes", "l1_idle_seconds"}
+MAY_BE_ZERO = {
+    "maintenance_seconds", "ballast_bytes", "l1_idle_seconds", "probe_seconds",
+    "pressure_dwell_seconds", "pressure_aggressiveness", "turn_wait_seconds",
+}  # fmt: skip
 WORDS = {"durability", "seal", "policy", "admission_policy", "access_log", "collection_trigger"}
 NUMBERS = [name for name in NAMES if name not in WORDS]
 every_name = pytest.mark.parametrize("name", NAMES)
@@ -107,6 +111,12 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
         "pool_shares": ("soft", PoolShares.SOFT),
         "l1_share": ("0.75", 0.75),
         "thrashing_share": ("0.25", 0.25),
+        "pressure_guarded_share": ("0.5", 0.5),
+        "pressure_high_share": ("0.8", 0.8),
+        "pressure_aggressiveness": ("1", 1.0),
+        "turn_share": ("0.25", 0.25),
+        "turn_scope_share": ("0.25", 0.25),
+        "turn_session_share": ("0.25", 0.25),
         "budget_bytes": ("9MiB", 9 * MIB),
     }
     text, expected = values.get(name, ("17", 17))

@@ -67,6 +67,30 @@ def test_times_off_the_scale_stay_in_its_first_and_last_bucket() -> None:
 
 EMITTED: list[tuple[Any, dict[str, int], str | None]] = [
     (
+        events.PressureChanged(level="high", before="calm", nearest="rss", share=0.92),
+        {"pressure_changes": 1},
+        None,
+    ),
+    (events.StepTaken(step="collect", level="high", seconds=0.1), {"pressure_steps": 1}, None),
+    (
+        events.StepUndone(step="collect", level="calm", seconds=0.1),
+        {"pressure_steps_undone": 1},
+        None,
+    ),
+    (events.Forecast(exceeded=True), {"forecasts": 1, "forecasts_exceeded": 1}, None),
+    (events.OutsideCharged(size_bytes=700, outside_bytes=900), {"outside_bytes": 700}, None),
+    (
+        events.LeakSuspected(owner="states", grown_bytes=900, seconds=60.0),
+        {"leaks_suspected": 1},
+        None,
+    ),
+    (
+        events.TurnEnded(peak_bytes=500, seconds=0.1),
+        {"turns": 1, "turn_peak_bytes": 500},
+        "turn_seconds",
+    ),
+    (events.TurnWaited(seconds=0.1), {"turns_waited": 1}, "turn_wait_seconds"),
+    (
         events.Committed(members=4, records=7, size_bytes=900, seconds=0.1),
         {"commits": 1, "commit_members": 4, "records": 7},
         "commit_seconds",

@@ -79,6 +79,9 @@ class Budget:
             self._owners[owner] = 0
             self.used_bytes -= held
 
+    def held_bytes(self, owner: str) -> int:
+        return self._owners.get(owner, 0)
+
     def owners(self) -> dict[str, int]:
         """Bytes by owner, largest first."""
         with self._lock:

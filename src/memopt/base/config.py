@@ -93,6 +93,31 @@ class Config:
     none."""
     access_log_bytes_max: int = 64 * MIB
     """Of the recording and the one before it, which is named `….1`, together."""
+    probe_seconds: float = 0.25
+    """How often memory is looked at; 0, as a maintenance_seconds of 0, looks only when told to."""
+    rss_limit_bytes: int | None = None
+    """The process's resident set shall stay below it; None: RSS at opening + 1.05 budgets +
+    16 MiB, for which memopt gives up what it can but refuses nothing."""
+    pressure_guarded_share: float = 0.75
+    pressure_high_share: float = 0.9
+    """Of a limit, by what cannot be given back at once. Critical is 0.3 of the way to the limit
+    below it."""
+    pressure_aggressiveness: float = 0.5
+    """How much of the growth that is forecast counts as if it were there: 0 none, 1 all."""
+    pressure_dwell_seconds: float = 2.0
+    """A level is left after it was not needed for so long."""
+    turn_share: float = 0.5
+    """Of the budget, in predicted peaks of open turns; half of what RSS may exceed the budget by
+    comes to it."""
+    turn_bytes: int = 256 * KIB
+    """The predicted peak of a turn of an agent type that is not known yet."""
+    turn_queue_max: int = 1024
+    turn_wait_seconds: float = 30.0
+    turn_scope_share: float = 1.0
+    """Of what may be admitted, by the turns of one scope."""
+    turn_session_share: float = 0.5
+    leak_window_seconds: float = 600.0
+    """RSS that only rises for so long, with as many sessions as before, is reported."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -103,10 +128,16 @@ class Config:
                 field="budget_bytes",
             )
         for name in _SHARES:
-            if not 0 < getattr(self, name) <= 1:
+            if getattr(self, name) > 1:
                 raise UsageError(
                     f"expected a share in (0, 1], got {getattr(self, name)}", field=name
                 )
+        if not self.pressure_guarded_share < self.pressure_high_share < 1:
+            raise UsageError(
+                f"expected a share above pressure_guarded_share ({self.pressure_guarded_share}) "
+                f"and below 1, got {self.pressure_high_share}",
+                field="pressure_high_share",
+            )
 
     @classmethod
     def load(
@@ -147,15 +178,36 @@ _OPTIONAL = frozenset(
         "state_versions_max",
         "journal_retention_seconds",
         "journal_retention_records",
+        "rss_limit_bytes",
     }
 )
-_MAY_BE_ZERO = frozenset({"maintenance_seconds", "ballast_bytes", "l1_idle_seconds"})
+_AGGRESSIVENESS = "pressure_aggressiveness"
+_MAY_BE_ZERO = frozenset(
+    {
+        "maintenance_seconds",
+        "ballast_bytes",
+        "l1_idle_seconds",
+        "probe_seconds",
+        "pressure_dwell_seconds",
+        "turn_wait_seconds",
+        _AGGRESSIVENESS,
+    }
+)
 _NAMES = {
     "policy": "policy",
     "admission_policy": "admission policy",
     "collection_trigger": "trigger",
 }
-_SHARES = ("l1_share", "thrashing_share")
+_SHARES = (
+    "l1_share",
+    "thrashing_share",
+    "pressure_guarded_share",
+    "pressure_high_share",
+    "turn_share",
+    "turn_scope_share",
+    "turn_session_share",
+    _AGGRESSIVENESS,
+)
 _LARGEST = {
     "message_bytes_max": 512 * MIB,
     "state_bytes_max": 512 * MIB,

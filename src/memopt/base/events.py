@@ -54,7 +54,7 @@ class Demoted(Event, frozen=True):
     pages: int
     size_bytes: int
     reason: str
-    """room or idle."""
+    """room, idle or pressure."""
 
 
 class Evicted(Event, frozen=True):
@@ -165,6 +165,58 @@ class Quarantined(Event, frozen=True):
 class Refused(Event, frozen=True):
     limit: str
     reason: str
+
+
+class PressureChanged(Event, frozen=True):
+    level: str
+    before: str
+    nearest: str
+    """The limit that is nearest: budget, rss, memory or data; or `stall`."""
+    share: float
+    """Of that limit, with what is forecast."""
+
+
+class StepTaken(Event, frozen=True):
+    step: str
+    level: str
+    seconds: float
+
+
+class StepUndone(Event, frozen=True):
+    step: str
+    level: str
+    seconds: float
+
+
+class Forecast(Event, frozen=True):
+    """The moment of an earlier forecast has come."""
+
+    exceeded: bool
+
+
+class OutsideCharged(Event, frozen=True):
+    """The budget gave up, or got back, what RSS has beyond the accounts."""
+
+    size_bytes: int
+    outside_bytes: int
+
+
+class LeakSuspected(Event, frozen=True):
+    owner: str
+    """Of the budget, whose bytes grew most; or "outside memopt"."""
+    grown_bytes: int
+    seconds: float
+
+
+class TurnEnded(Event, frozen=True):
+    peak_bytes: int
+    seconds: float
+
+
+class TurnWaited(Event, frozen=True):
+    """It was let in after a wait."""
+
+    seconds: float
 
 
 class Events:

@@ -21,16 +21,24 @@ from memopt.base.events import (
     EntriesWritten,
     Evicted,
     Faulted,
+    Forecast,
     Hit,
+    LeakSuspected,
+    OutsideCharged,
     PageRepaired,
     Prefetched,
     PrefetchSettled,
+    PressureChanged,
     Quarantined,
     RecordsLost,
     Refused,
     Sealed,
     StateSaved,
+    StepTaken,
+    StepUndone,
     Thrashing,
+    TurnEnded,
+    TurnWaited,
 )
 
 METRICS: Final = {
@@ -71,6 +79,16 @@ METRICS: Final = {
     "pages_repaired": "database pages in which a flipped bit was flipped back",
     "sessions_quarantined": "sessions found damaged",
     "refusals": "calls refused because a limit was reached",
+    "pressure_changes": "changes of the pressure level",
+    "pressure_steps": "steps taken against pressure",
+    "pressure_steps_undone": "steps undone",
+    "forecasts": "forecasts whose moment has come",
+    "forecasts_exceeded": "of those, how many upper forecasts were exceeded",
+    "outside_bytes": "bytes of the budget that were given up because RSS came near its limit",
+    "leaks_suspected": "windows in which RSS only rose",
+    "turns": "turns that ended",
+    "turns_waited": "turns that had to wait to be let in",
+    "turn_peak_bytes": "the peaks of those turns, added up",
     "append_seconds": "histogram: one append call, commit and seal included",
     "commit_seconds": "histogram: one COMMIT, with its sync",
     "seal_seconds": "histogram: one seal",
@@ -79,6 +97,8 @@ METRICS: Final = {
     "entry_write_seconds": "histogram: one write to a collection, commit included",
     "checkpoint_seconds": "histogram: one checkpoint",
     "collection_seconds": "histogram: one slice of the arena's cleaner, its pause",
+    "turn_seconds": "histogram: one turn, from when it was let in",
+    "turn_wait_seconds": "histogram: the wait of those turns that had to",
 }
 
 _BUCKETS_PER_DOUBLING: Final = 4
@@ -218,6 +238,34 @@ class Metrics:
     def _quarantined(self, event: Quarantined) -> None:
         self.counters["sessions_quarantined"] += 1
 
+    def _pressure_changed(self, event: PressureChanged) -> None:
+        self.counters["pressure_changes"] += 1
+
+    def _step_taken(self, event: StepTaken) -> None:
+        self.counters["pressure_steps"] += 1
+
+    def _step_undone(self, event: StepUndone) -> None:
+        self.counters["pressure_steps_undone"] += 1
+
+    def _forecast(self, event: Forecast) -> None:
+        self.counters["forecasts"] += 1
+        self.counters["forecasts_exceeded"] += event.exceeded
+
+    def _outside_charged(self, event: OutsideCharged) -> None:
+        self.counters["outside_bytes"] += max(0, event.size_bytes)
+
+    def _leak_suspected(self, event: LeakSuspected) -> None:
+        self.counters["leaks_suspected"] += 1
+
+    def _turn_ended(self, event: TurnEnded) -> None:
+        self.counters["turns"] += 1
+        self.counters["turn_peak_bytes"] += event.peak_bytes
+        self.histograms["turn_seconds"].add(event.seconds)
+
+    def _turn_waited(self, event: TurnWaited) -> None:
+        self.counters["turns_waited"] += 1
+        self.histograms["turn_wait_seconds"].add(event.seconds)
+
     def _refused(self, event: Refused) -> None:
         self.counters["refusals"] += 1
 
@@ -246,4 +294,12 @@ _COUNTING: Final[dict[type, Callable[[Metrics, Any], None]]] = {
     PrefetchSettled: Metrics._prefetch_settled,
     Refused: Metrics._refused,
     Thrashing: Metrics._thrashing,
+    PressureChanged: Metrics._pressure_changed,
+    StepTaken: Metrics._step_taken,
+    StepUndone: Metrics._step_undone,
+    Forecast: Metrics._forecast,
+    OutsideCharged: Metrics._outside_charged,
+    LeakSuspected: Metrics._leak_suspected,
+    TurnEnded: Metrics._turn_ended,
+    TurnWaited: Metrics._turn_waited,
 }

@@ -19,6 +19,7 @@ from memopt.base.records import (
     KeyRow,
     LineRow,
     PageRow,
+    Reading,
     SessionRow,
     StateRow,
 )
@@ -114,6 +115,12 @@ class Collectable(Protocol):
     def collect(self, bytes_max: int, *, reason: str) -> Any:
         """One slice, of about so many bytes of work; the event `Collected`, which was emitted."""
         ...
+
+
+class Probe(Protocol):
+    """How much memory there is, and how much of it is taken."""
+
+    def read(self) -> Reading: ...
 
 
 class Compressor(Protocol):

@@ -128,6 +128,16 @@ class ArenaUsage(NamedTuple):
     """Everything that is mapped, room that was never filled included."""
 
 
+class Level(enum.StrEnum):
+    """How near memory is to its limit, as far as what is held cannot be given back at once."""
+
+    CALM = "calm"
+    GUARDED = "guarded"
+    HIGH = "high"
+    CRITICAL = "critical"
+    """New work is refused."""
+
+
 class RecordKind(enum.StrEnum):
     """What a journal record says happened."""
 
@@ -253,6 +263,32 @@ class EntryRow(NamedTuple):
     """None in a sequence."""
     lsn: int
     record: bytes
+
+
+class Reading(NamedTuple):
+    """What a probe found, at one moment. None: this platform has no such figure, or no limit."""
+
+    reserved_bytes: int
+    budget_bytes: int
+    evictable_bytes: int
+    """Of the reserved ones: what can be given back at once, because it is at home already."""
+    rss_bytes: int
+    rss_start_bytes: int
+    """Before the store was opened."""
+    rss_limit_bytes: int
+    rss_limit_is_hard: bool
+    """Somebody asked for it; else it is what memopt promises for its own part."""
+    memory_used_bytes: int | None = None
+    """Of the control group that is nearest its limit, without the file cache."""
+    memory_limit_bytes: int | None = None
+    data_bytes: int | None = None
+    """Writable private address space: what RLIMIT_DATA limits."""
+    data_start_bytes: int | None = None
+    data_limit_bytes: int | None = None
+    stall_some_percent: float | None = None
+    """Of the last 10 seconds, in which some task waited for memory; `full`: all tasks."""
+    stall_full_percent: float | None = None
+    disk_free_bytes: int | None = None
 
 
 # -- values: what a caller gets -------------------------------------------------------------------
@@ -441,6 +477,45 @@ class ForgetReceipt(msgspec.Struct, frozen=True, kw_only=True):
     """Of mappings and sequences."""
 
 
+class PressureStats(msgspec.Struct, frozen=True, kw_only=True):
+    """How near the limits are, what is expected, and what was done about it."""
+
+    level: str
+    """calm, guarded, high or critical."""
+    nearest: str
+    """Which limit is nearest: budget, rss, memory (control group) or data (RLIMIT_DATA)."""
+    used_share: float
+    """Of the nearest limit, by what cannot be given back at once."""
+    used_bytes: int
+    """The same on the scale of the budget."""
+    evictable_bytes: int
+    outside_bytes: int
+    """Taken from the budget because RSS came near its limit: memory memopt does not account."""
+    forecast_bytes: int
+    """`used_bytes` as expected in `forecast_seconds`."""
+    forecast_upper_bytes: int
+    forecast_seconds: float
+    limit_seconds: float | None
+    """Until the limit is reached, if it goes on as expected; None when it is not."""
+    forecasts_exceeded_share: float
+    """Of the upper forecasts whose moment has come."""
+    steps: tuple[str, ...]
+    """Taken and not undone, in order."""
+    rss_bytes: int
+    rss_limit_bytes: int
+    memory_used_bytes: int | None
+    memory_limit_bytes: int | None
+    stall_some_percent: float | None
+    stall_full_percent: float | None
+    turns: int
+    """Open now."""
+    turns_waiting: int
+    admitted_bytes: int
+    """Predicted peaks of the open turns, or their use where that is more."""
+    admission_bytes: int
+    """What may be admitted at a time."""
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of a running store. Bytes unless a name says otherwise."""
 
@@ -475,6 +550,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     append_seconds_p99: float
     disk_bytes: int
     disk_free_bytes: int
+    pressure: PressureStats
     lost_records: int
     quarantined_sessions: int
     counters: dict[str, int]

@@ -176,6 +176,20 @@ class Pool:
         self._subscriptions.add(subscription)
         return subscription
 
+    def carry(self, target: Target, verb: str, arguments: dict[str, Any]) -> "CarriedCall":
+        """Begin something that lasts, on a connection that is its own until it ends."""
+        self._check_open()
+        connection = self._take()
+        try:
+            connection.call(connection.frame(target, verb, arguments))
+        except _Answered as answered:
+            self._give_back(connection)
+            raise answered.error from None
+        except BaseException:
+            connection.channel.close()
+            raise
+        return CarriedCall(connection, target, self._give_back)
+
     def close(self) -> None:
         self._closed = True
         for subscription in list(self._subscriptions):
@@ -203,6 +217,45 @@ class Pool:
             raise StoreClosedError("this connection to the store is closed")
         if self._pid != os.getpid():
             raise StoreClosedError("this connection to the store belongs to the parent process")
+
+
+class CarriedCall:
+    """What a connection carries until it ends: closing the connection ends it too."""
+
+    def __init__(
+        self, connection: _Connection, target: Target, give_back: Callable[[_Connection], None]
+    ) -> None:
+        self._connection = connection
+        self._target = target
+        self._give_back = give_back
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def call(self, verb: str, arguments: dict[str, Any]) -> Any:
+        with self._lock:
+            try:
+                request = self._connection.frame(self._target, verb, arguments)
+                return self._connection.call(request)
+            except _Answered as answered:
+                raise answered.error from None
+            except BaseException:
+                # The answer may still be on its way: this connection is done.
+                self._connection.channel.close()
+                raise
+
+    def end(self, verb: str) -> None:
+        self._ended = True
+        try:
+            self.call(verb, {})
+        except BaseException:
+            self._connection.channel.close()
+            raise
+        self._give_back(self._connection)
+
+    def __del__(self) -> None:
+        # Nobody ended it: the connection is not for others.
+        if not self._ended:
+            self._connection.channel.close()
 
 
 class RemoteSubscription(Subscription):

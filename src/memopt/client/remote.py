@@ -17,6 +17,7 @@ from memopt.base.config import Config
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import NotFoundError, UsageError
 from memopt.client.connection import Pool
+from memopt.client.turns import RemoteTurn
 from memopt.codecs.message import encode_json, encode_message
 from memopt.codecs.wire import Json, decode
 from memopt.directory import DATABASE
@@ -25,6 +26,7 @@ from memopt.memory import Memory, MemoryView
 from memopt.owner import READS, SOCKET, VERBS, Target
 from memopt.sessions.names import SessionKey, check_name, check_scope
 from memopt.sessions.session import Session, SessionView
+from memopt.sessions.turns import Turn, check_turn
 from memopt.sessions.writer import MessageWriter
 
 C = TypeVar("C", bound=type)
@@ -293,6 +295,12 @@ class RemoteSession(_SessionVerbs):
     @_as(Session.sequence)
     def sequence(self, name: str) -> StoredSequence:
         raise _not_here("session.sequence")
+
+    @_as(Session.turn)
+    def turn(self, *, expected_bytes: int | None = None, wait_seconds: float | None = None) -> Turn:
+        expected_bytes, wait_seconds = check_turn(expected_bytes, wait_seconds)
+        arguments = {"expected_bytes": expected_bytes, "wait_seconds": wait_seconds}
+        return RemoteTurn(self._pool, self._target, self, arguments)
 
     @_as(Session.fork)
     def fork(self, id: str, *, at: int | None = None) -> Session:

@@ -193,6 +193,12 @@ class Contexts:
                 pass
             return before - self._charged_bytes()
 
+    def idle_bytes(self) -> int:
+        """What `trim` would free, to a dictionary in use."""
+        with self._lock:
+            lent = sum(context.charged_bytes for context in self._lent)
+            return self._charged_bytes() - lent - self._scratch_bytes
+
     def close(self) -> None:
         """Free everything; what is lent is freed when it is given back."""
         with self._lock:

@@ -172,6 +172,10 @@ class Zstd:
         """Free what is idle: the bytes that came free."""
         return self._contexts.trim()
 
+    def idle_bytes(self) -> int:
+        """What `trim` would free."""
+        return self._contexts.idle_bytes()
+
     def close(self) -> None:
         """Free everything. Later calls raise StoreClosedError."""
         self._contexts.close()

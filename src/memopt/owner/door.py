@@ -44,6 +44,7 @@ from memopt.journal.subscription import Subscription
 from memopt.memory import Memory, MemoryView
 from memopt.owner.reads import BATCH_BYTES_MAX, next_records, read_journal, read_session, read_view
 from memopt.sessions.session import Session, SessionView
+from memopt.sessions.turns import Turn, check_change
 
 SOCKET: Final = "owner.sock"
 
@@ -78,6 +79,8 @@ VALUES: Final[dict[type, frozenset[str]]] = {
     SessionView: frozenset({"length"}),
 }
 """What is asked for by name."""
+_TURN_VERBS: Final = frozenset({"turn", "turn_end", "turn_note"})
+"""What a client does with the turn that its connection carries."""
 
 IDLE_SECONDS: Final = 300.0
 """A client that asks nothing for so long is let go; it connects anew when it has a question."""
@@ -263,6 +266,7 @@ class _Client(threading.Thread):
         self._channel = channel
         self._leave = leave
         self._subscription: Subscription | None = None
+        self._turn: Turn | None = None
 
     def run(self) -> None:
         try:
@@ -277,6 +281,8 @@ class _Client(threading.Thread):
         finally:
             if self._subscription is not None:
                 self._subscription.close()
+            if self._turn is not None:
+                self._turn.end()
             self._channel.close()
             self._leave(self)
 
@@ -297,7 +303,8 @@ class _Client(threading.Thread):
     def _answer(self) -> bool:
         """One call. False when the client cannot be understood any more."""
         channel, budget = self._channel, self._memory._parts.budget
-        channel.connection.settimeout(None if self._subscription is not None else IDLE_SECONDS)
+        carries = self._subscription is not None or self._turn is not None
+        channel.connection.settimeout(None if carries else IDLE_SECONDS)
         try:
             length = channel.receive_length()
         except UsageError as error:
@@ -333,6 +340,8 @@ class _Client(threading.Thread):
     def _carry_out(self, call: Call) -> Any:
         if call.target.kind == "Memory" and call.verb in ("subscribe", "next"):
             return self._carry_out_here(call)
+        if call.verb in _TURN_VERBS:
+            return self._carry_turn(call)
         target, arguments = call.target.find(self._memory), dict(call.arguments)
         if call.verb in VERBS[type(target)]:
             if call.progress:
@@ -363,6 +372,25 @@ class _Client(threading.Thread):
         if self._subscription is None:
             raise UsageError("nothing was subscribed to", field="verb")
         return next_records(self._subscription, **call.arguments)
+
+    def _carry_turn(self, call: Call) -> Any:
+        """A turn that the connection carries: it ends with it."""
+        if call.verb == "turn":
+            session = call.target.find(self._memory)
+            if self._turn is not None or not isinstance(session, Session):
+                raise UsageError("one connection carries one turn of a session", field="verb")
+            turn = session.turn(**call.arguments)
+            turn.__enter__()
+            self._turn = turn
+            return None
+        if self._turn is None:
+            raise UsageError("no turn was begun", field="verb")
+        if call.verb == "turn_end":
+            turn, self._turn = self._turn, None
+            turn.end()
+            return None
+        self._turn.note(check_change(**call.arguments))
+        return [self._turn.used_bytes, self._turn.admitted_bytes]
 
     @contextlib.contextmanager
     def _reserved(self, size_bytes: int) -> Iterator[None]:

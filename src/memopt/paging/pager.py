@@ -91,6 +91,7 @@ class Pager:
         self._batch = promotion_batch_pages
         self._l1_share = l1_share
         self._access_log = access_log
+        self._keeps_l1 = True
         self._lock = threading.RLock()
         self._table = PageTable()
         self._texts = TextCache(budget)
@@ -350,6 +351,25 @@ class Pager:
                         self._demote(slot)
                     self._evict(slot)
 
+    # -- under pressure ---------------------------------------------------------------------------
+
+    @_whole
+    def empty_l1(self) -> None:
+        """Keep compressed pages alone, until `fill_l1`."""
+        self._keeps_l1 = False
+        demoted = size = 0
+        with self._lock:
+            for slot in list(self._table.slots.values()):
+                if self._table.raws[slot] is not None:
+                    size += self._demote(slot)
+                    demoted += 1
+        if demoted:
+            self._events.emit(Demoted(demoted, size, "pressure"))
+
+    def fill_l1(self) -> None:
+        """Pages that are brought in may be hot again."""
+        self._keeps_l1 = True
+
     def clear(self) -> None:
         with self._lock:
             self.drop(list(self._table.slots))
@@ -394,7 +414,12 @@ class Pager:
             self.l2_bytes += size
             self.sets.resident_bytes[agent_type] += size
             self._warm.admitted(row.page, size, fault_cost(row.raw_bytes))
-        if table.raws[slot] is None and self._budget.try_reserve(_OWNER, raw_bytes):
+        if not self._keeps_l1:
+            # It stays in L2, and was wanted there.
+            if table.raws[slot] is None:
+                table.touched[slot] = self._clock.monotonic()
+                self._warm.touched(row.page)
+        elif table.raws[slot] is None and self._budget.try_reserve(_OWNER, raw_bytes):
             if not self._texts.try_hold(fetched.values):
                 self._budget.release(_OWNER, raw_bytes)
             else:

@@ -60,11 +60,22 @@ class Run(NamedTuple):
         start = self.first - self.page.row.start
         return self.page.page.messages(start, start + self.length, self.page.decode)
 
+    def encoded_bytes(self) -> int:
+        """Of its messages: its share of the page."""
+        if self.page is None:
+            return sum(len(record.body) for record in self.tail)
+        row = self.page.row
+        return row.raw_bytes * self.length // (row.stop - row.start)
+
     def records(self) -> Sequence[TailRecord]:
         if self.page is None:
             return self.tail
         start = self.first - self.page.row.start
         return self.page.page.records()[start : start + self.length]
+
+
+Note = Callable[[Run], None]
+"""Is told of each run before it is decoded."""
 
 
 class Read(NamedTuple):
@@ -93,17 +104,23 @@ class LineReader:
         self._pager = pager
 
     def messages(
-        self, scope: str, id: str, start: int, stop: int, bound: Bound = NOW
-    ) -> Iterator[Message]:
+        self, scope: str, id: str, start: int, stop: int, bound: Bound = NOW,
+        note: Note | None = None,
+    ) -> Iterator[Message]:  # fmt: skip
         with naming(SessionKey(scope, id)):
             for run in self.runs(scope, id, start, stop, bound):
+                if note is not None:
+                    note(run)
                 yield from run.messages()
 
     def reads(
-        self, scope: str, id: str, start: int, stop: int, bound: Bound = NOW
-    ) -> Iterator[Read]:
+        self, scope: str, id: str, start: int, stop: int, bound: Bound = NOW,
+        note: Note | None = None,
+    ) -> Iterator[Read]:  # fmt: skip
         with naming(SessionKey(scope, id)):
             for run in self.runs(scope, id, start, stop, bound):
+                if note is not None:
+                    note(run)
                 yield from _reads(run)
 
     def reads_of(self, row: SessionRow, line: LineRow) -> Iterator[Read]:

@@ -56,6 +56,7 @@ class Residents:
     def __init__(self, budget: Budget, count_max: int) -> None:
         self._budget = budget
         self._count_max = count_max
+        self._share = 1.0
         self._rows: collections.OrderedDict[SessionKey, Resident] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -78,7 +79,7 @@ class Residents:
             if key in self._rows:
                 self._budget.release(_OWNER, _charge(key))
             self._rows[key] = row
-            while len(self._rows) > self._count_max:
+            while len(self._rows) > self._count_max * self._share:
                 self._let_oldest_go()
 
     def drop(self, key: SessionKey) -> None:
@@ -90,6 +91,13 @@ class Residents:
         """Let the oldest rows go, down to `share` of those there are."""
         with self._lock:
             for _ in range(int(len(self._rows) * (1 - share))):
+                self._let_oldest_go()
+
+    def limit(self, share: float) -> None:
+        """From now on hold at most `share` of what the config allows."""
+        self._share = share
+        with self._lock:
+            while len(self._rows) > self._count_max * share:
                 self._let_oldest_go()
 
     def _let_oldest_go(self) -> None:

@@ -19,11 +19,13 @@ from memopt.base.records import (
     to_us,
 )
 from memopt.codecs.message import encode_json, encode_message
+from memopt.pressure.admission import Admission
 from memopt.sessions.branches import Branches
 from memopt.sessions.names import SessionKey, check_count, check_name
-from memopt.sessions.reading import NOW, SEQ_STOP, Bound, LineReader
+from memopt.sessions.reading import NOW, SEQ_STOP, Bound, LineReader, Note
 from memopt.sessions.states import States
 from memopt.sessions.transcripts import Said, Transcripts
+from memopt.sessions.turns import Turn, check_turn, reading, wrote
 from memopt.sessions.writer import MessageWriter
 
 _ATTEMPTS_MAX: Final = 64
@@ -42,6 +44,7 @@ class Sessions(NamedTuple):
     states: States
     collections: CollectionMaker
     turns: TurnMaker
+    admission: Admission
 
 
 class Session:
@@ -88,7 +91,10 @@ class Session:
             depth_max=config.message_depth_max, field="message",
         )  # fmt: skip
         said = Said((body,), _said_us(at), _actor(actor), None, _idempotency_key(key))
-        return self._sessions.transcripts.append(self._key, self._agent, said)
+        receipt = self._sessions.transcripts.append(self._key, self._agent, said)
+        if self._sessions.admission.open_turns:
+            wrote(self._sessions.admission, self._key, len(body))
+        return receipt
 
     def extend(
         self, messages: Iterable[Mapping[str, Any] | Any], *, if_head: int | None = None,
@@ -110,13 +116,16 @@ class Session:
         ]  # fmt: skip
         if not bodies:
             raise UsageError("expected at least one message", field="messages")
-        if sum(map(len, bodies)) > bytes_max:
+        size = sum(map(len, bodies))
+        if size > bytes_max:
             raise UsageError(
-                f"{sum(map(len, bodies))} bytes encoded, at most {bytes_max} in one call",
-                field="messages",
+                f"{size} bytes encoded, at most {bytes_max} in one call", field="messages"
             )
         said = Said(bodies, _said_us(at), _actor(actor), if_head, _idempotency_key(key))
-        return self._sessions.transcripts.append(self._key, self._agent, said)
+        receipt = self._sessions.transcripts.append(self._key, self._agent, said)
+        if self._sessions.admission.open_turns:
+            wrote(self._sessions.admission, self._key, size)
+        return receipt
 
     def writer(self, message: Mapping[str, Any], *, key: str | None = None) -> MessageWriter:
         """A message that arrives in pieces: `write` adds to its content, `commit` appends it."""
@@ -134,11 +143,15 @@ class Session:
     def messages(self, start: int = 0, stop: int | None = None) -> Iterator[Message]:
         """Messages [start, stop), fresh on every read: the caller may change them. Lazy. What is
         appended while it is read is not part of it."""
-        return self._sessions.reader.messages(*self._key, *_range(start, stop))
+        sessions = self._sessions
+        note = reading(sessions.admission, self._key) if sessions.admission.open_turns else None
+        return sessions.reader.messages(*self._key, *_range(start, stop), NOW, note)
 
     def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
         """The same with seq, LSN, times and actor."""
-        return _entries(self._sessions, self._key, start, stop, NOW)
+        sessions = self._sessions
+        note = reading(sessions.admission, self._key) if sessions.admission.open_turns else None
+        return _entries(sessions, self._key, start, stop, NOW, note)
 
     def __len__(self) -> int:
         return self._sessions.reader.length(*self._key)[1]
@@ -163,6 +176,18 @@ class Session:
     def sequence(self, name: str) -> StoredSequence:
         """The same as a list."""
         return self._sessions.collections.sequence(name, *self._key, self._agent)
+
+    # -- turns ------------------------------------------------------------------------------------
+
+    def turn(self, *, expected_bytes: int | None = None, wait_seconds: float | None = None) -> Turn:
+        """One exchange of an agent, for a `with` block: entering it reserves the memory it is
+        expected to need at most, by default what turns of the session's agent type needed so far,
+        and waits for that, by default up to `turn_wait_seconds`, with others in a fair order.
+        Entering raises BackpressureError when it has to wait too long, when too many wait, or when
+        memory is critically short; `retry_after_seconds` says when to come again."""
+        return Turn(
+            self._sessions.admission, self, self._agent, *check_turn(expected_bytes, wait_seconds)
+        )
 
     # -- branches ---------------------------------------------------------------------------------
 
@@ -271,9 +296,10 @@ class SessionView:
 
 
 def _entries(
-    sessions: Sessions, key: SessionKey, start: int, stop: int | None, bound: Bound
-) -> Iterator[Entry]:
-    for seq, record, message in sessions.reader.reads(*key, *_range(start, stop), bound):
+    sessions: Sessions, key: SessionKey, start: int, stop: int | None, bound: Bound,
+    note: Note | None = None,
+) -> Iterator[Entry]:  # fmt: skip
+    for seq, record, message in sessions.reader.reads(*key, *_range(start, stop), bound, note):
         committed_at = to_datetime(record.committed_us)
         yield Entry(
             seq=seq, lsn=record.lsn,

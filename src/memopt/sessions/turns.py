@@ -1,0 +1,185 @@
+"""Turns: one exchange of an agent, let in by the memory it is expected to need.
+
+A turn reserves its predicted peak before it begins (pressure/admission.py). While it is open, what
+its session reads and appends counts as its use, at what it occupies decoded; the largest use is
+learnt when it ends. Collections of a turn live as long as it does.
+
+Not here: who is let in when (pressure/admission.py).
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from memopt.base.errors import UsageError
+from memopt.base.units import parse_seconds
+from memopt.pressure.admission import Admission, Ticket
+from memopt.sessions.names import SessionKey, check_count
+from memopt.sessions.reading import Run
+
+if TYPE_CHECKING:
+    from memopt.sessions.session import Session
+
+DECODED_FACTOR: Final = 3
+"""What a decoded message occupies, over its encoded bytes: at most, for text."""
+
+
+class Turn:
+    """One exchange: `with session.turn() as turn:`. A turn is entered once."""
+
+    __slots__ = ("_admission", "_agent", "_endings", "_expected_bytes", "_ticket",
+                 "_wait_seconds", "session")  # fmt: skip
+
+    def __init__(
+        self, admission: Admission, session: "Session", agent: str | None,
+        expected_bytes: int | None, wait_seconds: float | None,
+    ) -> None:  # fmt: skip
+        self.session = session
+        self._admission = admission
+        self._agent = agent
+        self._expected_bytes = expected_bytes
+        self._wait_seconds = wait_seconds
+        self._ticket: Ticket | None = None
+        self._endings: list[Callable[[], None]] = []
+
+    @property
+    def used_bytes(self) -> int:
+        """What the turn holds now, decoded: read, appended and collected."""
+        return self._entered().used_bytes
+
+    @property
+    def admitted_bytes(self) -> int:
+        """What it was let in with, or more once it used more."""
+        return self._entered().charge_bytes
+
+    def note(self, size_bytes: int) -> None:
+        """It holds so many bytes more, or fewer where negative."""
+        self._admission.note(self._entered(), check_change(size_bytes))
+
+    def at_end(self, action: Callable[[], None]) -> None:
+        """Run `action` when the turn ends, before what it was let in with is given back; the last
+        one first."""
+        self._entered()
+        self._endings.append(action)
+
+    def __enter__(self) -> Self:
+        ticket = self._ticket = self._asking()
+        self._admission.enter(ticket, self._wait_seconds)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End it, or leave the queue. May be called twice."""
+        ticket = self._ticket
+        if ticket is None:
+            return
+        try:
+            while self._endings:
+                self._endings.pop()()
+        finally:
+            if ticket.granted:
+                self._admission.leave(ticket)
+            else:
+                self._admission.withdraw(ticket)
+
+    # -- entering without blocking a thread -------------------------------------------------------
+
+    def ask(self, wake: Callable[[], None]) -> bool:
+        """Enter without waiting: True when it was let in. Else `wake` is called, on any thread,
+        once it is decided, and `settle` says how. Raises BackpressureError as entering does."""
+        ticket = self._ticket = self._asking()
+        ticket.wake = wake
+        return self._admission.ask(ticket, self.wait_seconds > 0)
+
+    def settle(self) -> None:
+        """After `wake`, or when the wait was long enough: raises what entering raises, unless it
+        was let in."""
+        ticket = self._entered()
+        try:
+            self._admission.give_up(ticket)
+        except BaseException:
+            self._admission.withdraw(ticket)
+            raise
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long it may wait to be let in."""
+        wait = self._wait_seconds
+        return self._admission.wait_seconds if wait is None else wait
+
+    def _asking(self) -> Ticket:
+        if self._ticket is not None:
+            raise UsageError("a turn is entered once", field="turn")
+        key = (self.session.scope, self.session.id)
+        return self._admission.ticket(key, self._agent, self._expected_bytes)
+
+    def __del__(self) -> None:
+        # One that a Ctrl-C met in `__enter__` or `__exit__`; it is over, or it is ended here.
+        ticket = getattr(self, "_ticket", None)
+        if ticket is not None and ticket.arrived and not ticket.ended:
+            self._admission.abandon(ticket)
+
+    def _entered(self) -> Ticket:
+        if self._ticket is None:
+            raise UsageError("the turn was not entered", field="turn")
+        return self._ticket
+
+
+def check_turn(
+    expected_bytes: int | None, wait_seconds: float | None
+) -> tuple[int | None, float | None]:
+    """What was asked of a turn. Raises UsageError naming what is wrong."""
+    if expected_bytes is not None:
+        check_count(expected_bytes, field="expected_bytes")
+    if wait_seconds is not None:
+        wait_seconds = parse_seconds(wait_seconds, field="wait_seconds")
+    return expected_bytes, wait_seconds
+
+
+def check_change(size_bytes: int) -> int:
+    """What a turn holds more, or fewer. Raises UsageError."""
+    if not isinstance(size_bytes, int) or isinstance(size_bytes, bool):
+        raise UsageError(f"expected a whole number, got {size_bytes!r}", field="size_bytes")
+    return size_bytes
+
+
+def wrote(admission: Admission, key: SessionKey, size_bytes: int) -> None:
+    """A session that has a turn appended so many encoded bytes: its caller holds them decoded."""
+    ticket = _newest(admission, key)
+    if ticket is not None:
+        admission.note(ticket, DECODED_FACTOR * size_bytes)
+
+
+def reading(admission: Admission, key: SessionKey) -> Callable[[Run], None] | None:
+    """What notes the runs that a session with a turn reads; None when it has none. What the turn
+    has seen already does not count again: it is read again, and held once."""
+    ticket = _newest(admission, key)
+    if ticket is None:
+        return None
+
+    def note(run: Run) -> None:
+        stop = run.first + run.length
+        if ticket.seen_start <= run.first and stop <= ticket.seen_stop:
+            return
+        if ticket.seen_stop == 0:
+            ticket.seen_start = run.first
+        ticket.seen_start = min(ticket.seen_start, run.first)
+        ticket.seen_stop = max(ticket.seen_stop, stop)
+        admission.note(ticket, DECODED_FACTOR * run.encoded_bytes())
+
+    return note
+
+
+def _newest(admission: Admission, key: SessionKey) -> Ticket | None:
+    mine = admission.open_turns.get(key)
+    try:
+        return mine[-1] if mine else None
+    except IndexError:
+        return None  # It ended this very moment.
