@@ -23,7 +23,8 @@ from memopt.base.errors import (
 from memopt.base.events import Events, Refused
 from memopt.base.metrics import Metrics
 from memopt.base.protocols import Clock, Policy, Probe, Reader, Tables
-from memopt.base.records import Level, PageRow, PoolShares, Seal
+from memopt.base.readings import Level
+from memopt.base.records import PageRow, PoolShares, Seal
 from memopt.base.units import MIB
 from memopt.codecs.keys import page_key
 from memopt.codecs.zstd import Zstd

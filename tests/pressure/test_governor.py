@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from memopt.base.clock import ManualClock
 from memopt.base.errors import BudgetError
 from memopt.base.events import Events, PressureChanged, StepTaken, StepUndone
-from memopt.base.records import Level, Reading
+from memopt.base.readings import Level, Reading
 from memopt.base.units import MIB
 from memopt.pressure.forecast import Forecaster
 from memopt.pressure.governor import LEVELS, Governor, Step, nearest

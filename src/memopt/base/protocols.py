@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from memopt.base.containers import StoredMapping, StoredSequence
+from memopt.base.readings import Reading
 from memopt.base.records import (
     ArenaUsage,
     CollectionRow,
@@ -19,7 +20,6 @@ from memopt.base.records import (
     KeyRow,
     LineRow,
     PageRow,
-    Reading,
     SessionRow,
     StateRow,
 )

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 from memopt.base.errors import MemoptError
 from memopt.base.events import Events, Forecast, PressureChanged, StepTaken, StepUndone
 from memopt.base.protocols import Clock
-from memopt.base.records import Level, Reading
+from memopt.base.readings import Level, Reading
 from memopt.pressure.forecast import Expected, Forecaster
 
 LEVELS: Final = (Level.CALM, Level.GUARDED, Level.HIGH, Level.CRITICAL)

@@ -11,7 +11,7 @@ import itertools
 from typing import Final, NamedTuple
 
 from memopt.base.events import Events, LeakSuspected
-from memopt.base.records import Reading
+from memopt.base.readings import Reading
 from memopt.base.units import MIB
 
 SAMPLES: Final = 12

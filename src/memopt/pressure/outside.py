@@ -15,7 +15,7 @@ from typing import Final
 from memopt.base.budget import Budget
 from memopt.base.errors import BudgetError
 from memopt.base.events import Events, OutsideCharged
-from memopt.base.records import Reading
+from memopt.base.readings import Reading
 
 OWNER: Final = "outside"
 _KEPT: Final = 1 / 8

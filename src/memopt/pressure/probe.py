@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from memopt.base.budget import Budget
-from memopt.base.records import Reading
+from memopt.base.readings import Reading
 from memopt.base.units import KIB, MIB
 
 RSS_BUDGETS: Final = 1.05
