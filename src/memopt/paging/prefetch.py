@@ -184,7 +184,6 @@ class Prefetcher:
         """Stop for good, and wait for the thread."""
         self._is_closed = True
         self.stop()
-        self._pager.on_open = None
         self._awake.set()
         if self._thread is not None:
             self._thread.join()
