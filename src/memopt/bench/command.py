@@ -28,6 +28,7 @@ NAMES: Final = (
     "density",
     "imports",
     "latency",
+    "mappings",
     "opening",
     "prefetch",
     "pressure",

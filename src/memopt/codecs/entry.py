@@ -23,12 +23,15 @@ COMPRESSED_FROM_BYTES: Final = 1 * KIB
 
 _TAG: Final = 0x45
 _VERSION: Final = 1
-_RAW: Final = 0
+RAW: Final = 0
+METHOD: Final = 2
+"""Where the method of a record is."""
 _FRAME: Final = 1
 _HEAD: Final = struct.Struct("<BBBBIq")
 _CRC: Final = struct.Struct("<I")
 HEAD_BYTES: Final = _HEAD.size + _CRC.size
 _WHERE: Final = struct.Struct("<QQ")
+_WHOLE: Final = struct.Struct("<QQBBBBIq")
 _FRAME_KEY: Final = b"E"
 """The record around a frame says whose it is."""
 
@@ -82,17 +85,20 @@ def pack_value(compressor: Compressor, raw: bytes) -> Packed:
         frame = compressor.encode(raw, key=_FRAME_KEY)
         if len(frame) < len(raw):
             return Packed(_FRAME, len(raw), frame)
-    return Packed(_RAW, len(raw), raw)
+    return Packed(RAW, len(raw), raw)
 
 
 def pack_entry(
     collection: int, place: int, key: bytes | None, *, lsn: int, at_us: int, packed: Packed
 ) -> bytes:
-    head = _HEAD.pack(_TAG, _VERSION, packed[0], 0, packed[1], at_us)
-    crc = zlib.crc32(head, zlib.crc32(_WHERE.pack(collection << PLACE_BITS | place, lsn)))
+    method, raw_bytes, payload = packed
+    head = _WHOLE.pack(
+        collection << PLACE_BITS | place, lsn, _TAG, _VERSION, method, 0, raw_bytes, at_us
+    )
+    crc = zlib.crc32(head)
     if key is not None:
         crc = zlib.crc32(key, crc)
-    return b"".join((head, _CRC.pack(zlib.crc32(packed[2], crc)), packed[2]))
+    return b"".join((head[_WHERE.size :], _CRC.pack(zlib.crc32(payload, crc)), payload))
 
 
 def verify_entry(row: EntryRow) -> None:
@@ -109,7 +115,7 @@ def verify_entry(row: EntryRow) -> None:
     if zlib.crc32(whole[HEAD_BYTES:], crc) != _CRC.unpack_from(record, _HEAD.size)[0]:
         raise CorruptionError(f"entry {place} of collection {collection} fails its checksum")
     tag, version, method, zero, _, _ = _HEAD.unpack_from(record)
-    if tag != _TAG or zero or method not in (_RAW, _FRAME):
+    if tag != _TAG or zero or method not in (RAW, _FRAME):
         raise CorruptionError(f"entry {place} of collection {collection} has another layout")
     if version != _VERSION:
         raise StoreVersionError(f"an entry has version {version}, this memopt knows {_VERSION}")
@@ -127,7 +133,7 @@ def at_us_of(record: bytes) -> int:
 
 def raw_of(compressor: Compressor, record: bytes) -> bytes:
     """The raw value of a verified record."""
-    if record[2] == _RAW:
+    if record[METHOD] == RAW:
         return record[HEAD_BYTES:]
     raw = compressor.decode(record[HEAD_BYTES:], key=_FRAME_KEY)
     if len(raw) != raw_bytes_of(record):

@@ -87,15 +87,19 @@ class EntryCache:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    @_whole
     def get(self, name: Name) -> bytes | None:
         """The record, which was verified when it came in."""
-        with self._lock:
-            slot = self._slots.get(name)
-            if slot is None:
-                return None
-            self._policy.touched(slot)
-            return self._records[slot]
+        try:
+            with self._lock:
+                slot = self._slots.get(name)
+                if slot is None:
+                    return None
+                self._policy.touched(slot)
+                return self._records[slot]
+        except KeyboardInterrupt:
+            # As `_whole` says, which costs a call more.
+            self.clear()
+            raise
 
     def place(self, name: Name) -> int | None:
         """Where a key is, if it is here. Under the commit lock that is where it is."""

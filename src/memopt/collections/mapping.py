@@ -2,18 +2,16 @@
 
 import collections.abc
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from memopt.base.containers import Key, StoredMapping
 from memopt.base.records import Stored
 from memopt.codecs.entry import decode_key, encode_key
 from memopt.codecs.values import decode_value, encode_value, equal
-from memopt.collections.mappings import Item, Mappings
+from memopt.collections.mappings import MISSING, Item, Mappings
 from memopt.collections.rows import Ref, Row
 
 T = TypeVar("T")
-
-_MISSING: Final = object()
 
 
 class Mapping(StoredMapping):
@@ -48,14 +46,14 @@ class Mapping(StoredMapping):
     # -- one key ----------------------------------------------------------------------------------
 
     def __getitem__(self, key: Key) -> Any:
-        raw = self._store.get(self._ref, encode_key(key))
-        if raw is None:
+        value = self._store.value(self._ref, encode_key(key))
+        if value is MISSING:
             raise KeyError(key)
-        return decode_value(raw)
+        return value
 
     def get(self, key: Key, default: Any = None) -> Any:
-        raw = self._store.get(self._ref, encode_key(key))
-        return default if raw is None else decode_value(raw)
+        value = self._store.value(self._ref, encode_key(key))
+        return default if value is MISSING else value
 
     def __contains__(self, key: object) -> bool:
         return self._store.has(self._ref, encode_key(key))
@@ -81,11 +79,11 @@ class Mapping(StoredMapping):
         raw = self._store.setdefault(self._ref, self._agent, self._item(key, default))
         return default if raw is None else decode_value(raw)
 
-    def pop(self, key: Key, default: Any = _MISSING) -> Any:
+    def pop(self, key: Key, default: Any = MISSING) -> Any:
         raw = self._store.pop(self._ref, encode_key(key))
         if raw is not None:
             return decode_value(raw)
-        if default is _MISSING:
+        if default is MISSING:
             raise KeyError(key)
         return default
 
@@ -178,10 +176,10 @@ class Mapping(StoredMapping):
             lambda entry: entry.place,
         ):
             assert entry.key is not None
-            raw = store.raw(entry) if is_fresh else store.get(ref, entry.key)
-            if raw is None:
+            value = store.value_of(entry) if is_fresh else store.value(ref, entry.key)
+            if value is MISSING:
                 raise RuntimeError("the mapping changed during iteration")
-            yield decode_key(entry.key), decode_value(raw)
+            yield decode_key(entry.key), value
 
     def _walk(
         self, read: Callable[[Row, int | None], list[T]], place: Callable[[T], int]

@@ -1,7 +1,7 @@
 """Entries by key. Keys and values are encoded already; every change is one commit."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from memopt.base.errors import CorruptionError
 from memopt.base.records import PLACE_MASK, EntryRow, RecordKind
@@ -10,6 +10,8 @@ from memopt.collections.cache import name_of_key
 from memopt.collections.engine import BATCH_ROWS, Engine, check_place
 from memopt.collections.rows import MAPPING, Draft, Ref, Row, publish
 from memopt.journal.commit import CommitTransaction
+
+MISSING: Final = object()
 
 
 class Item(NamedTuple):
@@ -26,21 +28,23 @@ class Mappings:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def get(self, ref: Ref, key: bytes) -> bytes | None:
-        """The raw value of a key."""
+    def value(self, ref: Ref, key: bytes) -> Any:
+        """The value of a key, fresh; MISSING when there is none."""
         engine = self._engine
         row = engine.rows.find(ref)
         if row is None:
-            return None
+            return MISSING
         number = row.number
-        name = name_of_key(number, key)
+        name = number.to_bytes(8, "big") + key
         record = engine.cached(name)
         try:
             if record is None:
                 record = engine.faulted(
                     number, name, lambda tables: tables.entries.find(number, key)
                 )
-            return None if record is None else engine.raw(record)
+                if record is None:
+                    return MISSING
+            return engine.value(record)
         except CorruptionError as error:
             raise engine.damaged(error, ref) from error
 
@@ -105,8 +109,8 @@ class Mappings:
         except CorruptionError as error:
             raise self._engine.damaged(error, ref) from error
 
-    def raw(self, entry: EntryRow) -> bytes:
-        return self._engine.raw(entry.record)
+    def value_of(self, entry: EntryRow) -> Any:
+        return self._engine.value(entry.record)
 
     # -- changing ---------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from typing import Any, SupportsIndex, overload
 
 from memopt.base.containers import StoredSequence
 from memopt.codecs.values import decode_value, encode_value, equal
+from memopt.collections.mappings import MISSING
 from memopt.collections.rows import Ref
 from memopt.collections.sequences import Run, Sequences
 
@@ -50,10 +51,10 @@ class Sequence(StoredSequence):
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [decode_value(raw) for raw in self._store.part(self._ref, index)]
-        raw = self._store.get(self._ref, _index(index))
-        if raw is None:
+        value = self._store.value(self._ref, _index(index))
+        if value is MISSING:
             raise IndexError("sequence index out of range")
-        return decode_value(raw)
+        return value
 
     def __iter__(self) -> Iterator[Any]:
         at, run, used = 0, None, 0

@@ -6,7 +6,7 @@ done again within one snapshot if one did. Every change is one commit.
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from memopt.base.errors import CorruptionError, UsageError
 from memopt.base.protocols import Tables
@@ -14,6 +14,7 @@ from memopt.base.records import EntryRow, RecordKind
 from memopt.codecs.entry import Packed, moved, verify_entry
 from memopt.collections.cache import name_of_place
 from memopt.collections.engine import BATCH_ROWS, Engine, check_place
+from memopt.collections.mappings import MISSING
 from memopt.collections.rows import MIDDLE, SEQUENCE, Draft, Ref, Row, publish
 from memopt.journal.commit import CommitTransaction
 
@@ -46,23 +47,23 @@ class Sequences:
         first, behind = row.bounds
         return behind - first
 
-    def get(self, ref: Ref, index: int) -> bytes | None:
-        """The raw value at a position, which may count from the end; None outside."""
+    def value(self, ref: Ref, index: int) -> Any:
+        """The value at a position, which may count from the end, fresh; MISSING outside."""
         engine = self._engine
         try:
             for _ in range(_ATTEMPTS_MAX):
                 row = engine.rows.find(ref)
                 if row is None:
-                    return None
+                    return MISSING
                 version, is_still = row.version, not row.writers
                 place = _place(row.bounds, index)
                 if place is not None and is_still:
                     record = self._record(row.number, place)
                     if record is not None and row.version == version and not row.is_gone:
-                        return engine.raw(record)
+                        return engine.value(record)
                 elif is_still and row.version == version:
-                    return None
-            return self._get_at_once(ref, index)
+                    return MISSING
+            return self._at_once(ref, index)
         except CorruptionError as error:
             raise engine.damaged(error, ref) from error
 
@@ -73,19 +74,19 @@ class Sequences:
             return record
         return self._engine.faulted(number, name, lambda tables: _entry(tables, number, place))
 
-    def _get_at_once(self, ref: Ref, index: int) -> bytes | None:
+    def _at_once(self, ref: Ref, index: int) -> Any:
         """In one snapshot, while others write."""
         engine = self._engine
         row = engine.rows.find(ref)
         if row is None:
-            return None
+            return MISSING
         with engine.home.snapshot() as tables:
             place = _place(tables.entries.bounds(row.number), index)
             entry = None if place is None else _entry(tables, row.number, place)
         if entry is None:
-            return None
+            return MISSING
         verify_entry(entry)
-        return engine.raw(entry.record)
+        return engine.value(entry.record)
 
     def run(self, ref: Ref, start: int, stop: int, *, descending: bool = False) -> Run | None:
         """The first values of positions [start, stop), as many as fit a batch; the last ones, from

@@ -32,17 +32,23 @@ class ScratchCommitter:
         self._lsn = 0
 
     def commit(self, member: Callable[[CommitTransaction], T]) -> T:
+        return self._run(member, is_one=False)
+
+    def commit_one(self, member: Callable[[CommitTransaction], T]) -> T:
+        return self._run(member, is_one=True)
+
+    def _run(self, member: Callable[[CommitTransaction], T], *, is_one: bool) -> T:
         transaction: CommitTransaction | None = None
 
         def act(tables: Tables) -> T:
             nonlocal transaction
-            transaction = CommitTransaction(tables, lambda: None)
+            transaction = CommitTransaction(tables, self._scratch.begin)
             transaction.lsn, transaction.at_us = self._lsn, self._clock.now_us()
             return member(transaction)
 
         with self._scratch.exclusive():
             try:
-                result = self._scratch.write(act)
+                result = self._scratch.write(act, is_one=is_one)
             except BaseException:
                 while transaction is not None and transaction.undo:
                     undo, argument = transaction.undo.pop()
@@ -53,9 +59,6 @@ class ScratchCommitter:
             for action in transaction.actions:
                 action()
             return result
-
-    def commit_one(self, member: Callable[[CommitTransaction], T]) -> T:
-        return self.commit(member)
 
 
 class TurnOwners:

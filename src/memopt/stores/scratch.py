@@ -59,14 +59,22 @@ class Scratch:
         with self._lock:
             yield
 
-    def write(self, act: Callable[[Tables], T]) -> T:
-        """Run `act` in a transaction."""
+    def begin(self) -> None:
+        """Within `write`: make what follows one transaction, if it is not in one."""
+        connection, _ = self._opened()
+        if connection.get_autocommit():
+            connection.execute("BEGIN")
+
+    def write(self, act: Callable[[Tables], T], *, is_one: bool) -> T:
+        """Run `act` in a transaction; `is_one`: it makes one write, or calls `begin` before."""
         with self._lock:
             connection, tables = self._opened()
             try:
-                connection.execute("BEGIN")
+                if not is_one:
+                    connection.execute("BEGIN")
                 result = act(tables)
-                connection.execute("COMMIT")
+                if not connection.get_autocommit():
+                    connection.execute("COMMIT")
             except BaseException as error:
                 if not connection.get_autocommit():
                     connection.execute("ROLLBACK")
@@ -124,6 +132,7 @@ class Scratch:
         self._path.chmod(0o600)
         for pragma in (
             f"page_size = {_PAGE_BYTES}",
+            "locking_mode = EXCLUSIVE",
             "journal_mode = MEMORY",
             "synchronous = OFF",
             f"cache_size = -{_CACHE_BYTES // KIB}",
