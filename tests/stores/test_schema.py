@@ -64,3 +64,25 @@ def test_a_newer_schema_is_refused_by_name_and_not_touched(tmp_path: Path) -> No
     # And it let go of the directory.
     with pytest.raises(StoreVersionError):
         memopt.open(tmp_path, maintenance_seconds=0)
+
+
+def test_a_store_without_collections_gets_them_and_keeps_its_sessions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(schema, "SCHEMA_VERSION", 1)
+        with memopt.open(tmp_path, maintenance_seconds=0) as memory:
+            memory.session("a", scope="acme").append({"n": 1})
+            connection = memory._parts.directory.home.writer.connection
+            assert connection.pragma("user_version") == 1
+            names = connection.execute("SELECT name FROM sqlite_schema").fetchall()
+            assert ("entries",) not in names
+    with memopt.open(tmp_path, maintenance_seconds=0) as memory:
+        assert list(memory.session("a", scope="acme").messages()) == [{"n": 1}]
+        memory.session("a", scope="acme").mapping("m")["k"] = 1
+        memory.sequence("l", scope="acme").append(2)
+        assert memory.check().values == 2
+        memory.session("a", scope="acme").delete()
+    with memopt.open(tmp_path, maintenance_seconds=0) as memory:
+        assert list(memory.sequence("l", scope="acme")) == [2]
+        assert memory._parts.directory.home.writer.connection.pragma("user_version") == 2
