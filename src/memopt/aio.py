@@ -27,6 +27,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, get_origin
 
+from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import BackpressureError, MemoptError, StoreClosedError
 from memopt.base.records import JournalRecord
 from memopt.base.units import MIB
@@ -367,6 +368,14 @@ class AsyncTurn(_Handle):
 
     def note(self, size_bytes: int) -> None:
         self._turn.note(size_bytes)
+
+    @_as(Turn.mapping)
+    async def mapping(self, name: str) -> StoredMapping:
+        return await self._threads.run(self._turn.mapping, name)
+
+    @_as(Turn.sequence)
+    async def sequence(self, name: str) -> StoredSequence:
+        return await self._threads.run(self._turn.sequence, name)
 
     async def __aenter__(self) -> Self:
         import asyncio

@@ -124,3 +124,22 @@ def test_turns_of_many_threads_do_not_meet(memory: memopt.Memory) -> None:
     assert len(seen) == 60
     assert all(seen)
     memory._parts.budget.check()
+
+
+def test_a_turn_of_a_session_hands_them_out_and_takes_them_back(memory: memopt.Memory) -> None:
+    session = memory.session("s")
+    with session.turn() as turn:
+        mapping = turn.mapping("m")
+        mapping["a"] = 1
+        assert turn.mapping("m")["a"] == 1
+        turn.sequence("l").append(2)
+        with session.turn() as other:
+            assert not other.mapping("m")
+        assert dict(mapping) == {"a": 1}
+    with pytest.raises(UsageError, match="the turn has ended"):
+        mapping["a"]
+    with pytest.raises(UsageError, match="the turn has ended"):
+        turn.mapping("m")
+    with pytest.raises(UsageError, match="not entered"):
+        session.turn().mapping("m")
+    assert not session.mapping("m")

@@ -119,8 +119,7 @@ def stores(home: Path) -> Iterator[dict[str, Store]]:
         memory = last.enter_context(
             memopt.open(home / "memopt", budget="64MiB", durability=Durability.OS)
         )
-        turn = memory._parts.sessions.turns.begin()
-        last.callback(turn.close)
+        turn = last.enter_context(memory.session("s").turn())
         found: dict[str, Store] = {
             "dict": {}, "mapping": memory.mapping("m"), "turn_mapping": turn.mapping("m")
         }  # fmt: skip

@@ -17,7 +17,7 @@ from memopt.base.config import Config
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import NotFoundError, UsageError
 from memopt.client.connection import Pool
-from memopt.client.turns import RemoteTurn
+from memopt.client.turns import RemoteTurn, collections_are_elsewhere
 from memopt.codecs.message import encode_json, encode_message
 from memopt.codecs.wire import Json, decode
 from memopt.directory import DATABASE
@@ -162,10 +162,6 @@ def _sendable(arguments: dict[str, Any], config: Config) -> dict[str, Any]:
     return arguments
 
 
-def _not_here(verb: str) -> UsageError:
-    return UsageError("collections are at hand in the process that owns the store", field=verb)
-
-
 # -- memory and its handles -----------------------------------------------------------------------
 
 
@@ -201,11 +197,11 @@ class RemoteMemory(_MemoryVerbs):
 
     @_as(Memory.mapping)
     def mapping(self, name: str, *, scope: str = "default") -> StoredMapping:
-        raise _not_here("memory.mapping")
+        raise collections_are_elsewhere("memory.mapping")
 
     @_as(Memory.sequence)
     def sequence(self, name: str, *, scope: str = "default") -> StoredSequence:
-        raise _not_here("memory.sequence")
+        raise collections_are_elsewhere("memory.sequence")
 
     @_as(Memory.at)
     def at(self, moment: int | datetime) -> MemoryView:
@@ -290,11 +286,11 @@ class RemoteSession(_SessionVerbs):
 
     @_as(Session.mapping)
     def mapping(self, name: str) -> StoredMapping:
-        raise _not_here("session.mapping")
+        raise collections_are_elsewhere("session.mapping")
 
     @_as(Session.sequence)
     def sequence(self, name: str) -> StoredSequence:
-        raise _not_here("session.sequence")
+        raise collections_are_elsewhere("session.sequence")
 
     @_as(Session.turn)
     def turn(self, *, expected_bytes: int | None = None, wait_seconds: float | None = None) -> Turn:

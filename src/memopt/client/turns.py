@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import StoreClosedError, UsageError
 from memopt.client.connection import CarriedCall, Pool
 from memopt.owner import Target
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     _TurnVerbs = Turn
 else:
     _TurnVerbs = object
+
+
+def collections_are_elsewhere(verb: str) -> UsageError:
+    """What a client gets that asks for a mapping or a sequence."""
+    return UsageError("collections are at hand in the process that owns the store", field=verb)
 
 
 class RemoteTurn(_TurnVerbs):
@@ -34,6 +40,12 @@ class RemoteTurn(_TurnVerbs):
         self._carrier: CarriedCall | None = None
         self._was_entered = False
         self._endings: list[Callable[[], None]] = []
+
+    def mapping(self, name: str) -> StoredMapping:
+        raise collections_are_elsewhere("turn.mapping")
+
+    def sequence(self, name: str) -> StoredSequence:
+        raise collections_are_elsewhere("turn.sequence")
 
     @property
     def used_bytes(self) -> int:

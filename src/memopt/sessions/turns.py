@@ -7,11 +7,14 @@ learnt when it ends. Collections of a turn live as long as it does.
 Not here: who is let in when (pressure/admission.py).
 """
 
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import UsageError
+from memopt.base.protocols import TurnCollections
 from memopt.base.units import parse_seconds
 from memopt.pressure.admission import Admission, Ticket
 from memopt.sessions.names import SessionKey, check_count
@@ -20,6 +23,8 @@ from memopt.sessions.reading import Run
 if TYPE_CHECKING:
     from memopt.sessions.session import Session
 
+_owning: Final = threading.Lock()
+"""Held for the moment in which a turn gets its collections."""
 DECODED_FACTOR: Final = 3
 """What a decoded message occupies, over its encoded bytes: at most, for text."""
 
@@ -27,7 +32,7 @@ DECODED_FACTOR: Final = 3
 class Turn:
     """One exchange: `with session.turn() as turn:`. A turn is entered once."""
 
-    __slots__ = ("_admission", "_agent", "_endings", "_expected_bytes", "_ticket",
+    __slots__ = ("_admission", "_agent", "_collections", "_endings", "_expected_bytes", "_ticket",
                  "_wait_seconds", "session")  # fmt: skip
 
     def __init__(
@@ -41,6 +46,25 @@ class Turn:
         self._wait_seconds = wait_seconds
         self._ticket: Ticket | None = None
         self._endings: list[Callable[[], None]] = []
+        self._collections: TurnCollections | None = None
+
+    def mapping(self, name: str) -> StoredMapping:
+        """A dict of this turn, by name, which spills instead of growing. Not durable, and gone when
+        the turn ends."""
+        return self._owning().mapping(name)
+
+    def sequence(self, name: str) -> StoredSequence:
+        """The same as a list."""
+        return self._owning().sequence(name)
+
+    def _owning(self) -> TurnCollections:
+        if self._entered().ended:
+            raise UsageError("the turn has ended", field="turn")
+        with _owning:
+            if self._collections is None:
+                self._collections = self.session._sessions.turns.begin()
+                self.at_end(self._collections.close)
+            return self._collections
 
     @property
     def used_bytes(self) -> int:
