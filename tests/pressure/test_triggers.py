@@ -1,11 +1,14 @@
 """Triggers under a clock that stands still and chance that is seeded; and who runs them."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import memopt
 from memopt.base.clock import ManualClock
+from memopt.base.config import Config
 from memopt.base.errors import UsageError
 from memopt.base.events import Collected
 from memopt.base.protocols import Trigger
@@ -61,6 +64,17 @@ def test_an_unknown_trigger_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match="periodic, fragmentation, growth") as caught:
         make_trigger("often", random.Random(0))
     assert caught.value.field == "collection_trigger"
+
+
+def test_a_store_refuses_an_unknown_trigger_and_pays_nothing_for_an_empty_arena(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UsageError, match="collection_trigger"):
+        memopt.open(tmp_path / "store", config=Config(collection_trigger="often"))
+    for name in TRIGGERS:
+        config = Config(collection_trigger=name, maintenance_seconds=0)
+        with memopt.open(tmp_path / name, config=config) as memory:
+            assert memory.stats().owners.get("arena", 0) == 0
 
 
 def test_periodic_is_due_after_its_period_and_again_after_the_next() -> None:
