@@ -30,6 +30,7 @@ NAMES: Final = (
     "latency",
     "mappings",
     "opening",
+    "policies",
     "prefetch",
     "pressure",
     "scale",

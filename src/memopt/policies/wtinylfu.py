@@ -139,13 +139,10 @@ class WTinyLfu:
             return next(iter(self._protected or self._window), None)
         rival, candidate = next(iter(self._probation)), self._candidate
         self._candidate = None
-        if (
-            candidate is not None
-            and candidate in self._probation
-            and self._sketch.estimate(candidate) <= self._sketch.estimate(rival)
-        ):
-            return candidate
-        return rival
+        if candidate is None or candidate not in self._probation:
+            return rival
+        estimate = self._sketch.estimate
+        return candidate if estimate(candidate) <= estimate(rival) else rival
 
     def _graduate(self, key: int) -> None:
         size_bytes = self._window.pop(key)

@@ -1,0 +1,269 @@
+"""Adaptive: what it follows, how it hands over, and what it never loses."""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+
+import pytest
+
+from memopt.base.protocols import Policy
+from memopt.policies import Adaptive, Lru, make_policy
+from memopt.policies.adaptive import CANDIDATES
+from memopt.policies.facts import MARK, packed, size_of, unpacked
+from memopt.policies.ghosts import HASHES, Ghosts, sample_hash, sample_limit
+
+
+def hits_by_phase(policy: Policy, phases: Sequence[Iterable[int]], room: int) -> list[float]:
+    """Hit ratio of each phase, through one cache of `room` pages."""
+    members: set[int] = set()
+    ratios = []
+    for keys in phases:
+        hits = count = 0
+        for key in keys:
+            count += 1
+            if key in members:
+                hits += 1
+                policy.touched(key)
+                continue
+            if len(members) == room:
+                victim = policy.victim()
+                assert victim is not None
+                policy.removed(victim)
+                members.remove(victim)
+            policy.admitted(key, 4096)
+            members.add(key)
+        ratios.append(hits / count)
+    return ratios
+
+
+def popular(seed: int, length: int, pages: int = 4_000) -> list[int]:
+    weights = list(accumulate(1 / rank for rank in range(1, pages + 1)))
+    return random.Random(seed).choices(range(pages), cum_weights=weights, k=length)
+
+
+def scanned(seed: int, length: int) -> list[int]:
+    """Popular pages among runs that are read once: nothing for LRU."""
+    keys: list[int] = []
+    new = 1_000_000
+    for step in range(length // 1_000):
+        keys += popular(seed + step, 500)
+        keys += range(new, new + 500)
+        new += 500
+    return keys
+
+
+def recent(seed: int, length: int) -> list[int]:
+    """What came lately comes again, and never later: nothing for counting."""
+    chance, keys = random.Random(seed), list[int]()
+    new = 10_000_000
+    for _ in range(length):
+        if chance.random() < 0.5:
+            keys.append(new)
+            new += 1
+        else:
+            keys.append(new - 1 - int(chance.random() * 180))
+    return keys
+
+
+def test_it_starts_as_lru_and_has_no_ghosts_until_a_page_has_to_go() -> None:
+    policy = Adaptive()
+    for key in range(300):
+        policy.admitted(key, 4096)
+        policy.touched(key)
+    assert policy.in_charge == "lru"
+    assert policy._ghosts is None
+    policy.victim()
+    assert policy._ghosts is not None
+
+
+def test_it_follows_what_resists_runs_of_new_pages() -> None:
+    keys = scanned(1, 60_000)
+    policy = Adaptive()
+    mine = hits_by_phase(policy, [keys], 200)[0]
+    fixed = {name: hits_by_phase(make(), [keys], 200)[0] for name, make in CANDIDATES.items()}
+    assert policy.in_charge != "lru"
+    assert max(fixed.values()) > fixed["lru"] + 0.05
+    assert mine > max(fixed.values()) - 0.02
+
+
+def test_it_recovers_from_a_load_that_changes_and_changes_back() -> None:
+    phases = [scanned(1, 40_000), recent(2, 40_000), scanned(3, 40_000)]
+    policy = Adaptive()
+    mine = hits_by_phase(policy, phases, 200)
+    fixed = [hits_by_phase(make(), phases, 200) for make in CANDIDATES.values()]
+    for phase, ratio in enumerate(mine):
+        assert ratio > max(each[phase] for each in fixed) - 0.03, phase
+    assert policy.switches >= 2
+
+
+@pytest.mark.parametrize("room", [40, 200, 1_000])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_it_is_never_far_below_lru(room: int, seed: int) -> None:
+    for keys in (popular(seed, 30_000), scanned(seed, 30_000), recent(seed, 30_000)):
+        mine, lru = (hits_by_phase(make(), [keys], room)[0] for make in (Adaptive, Lru))
+        assert mine >= lru - 0.005
+
+
+def test_loads_on_which_all_are_alike_change_nothing() -> None:
+    """Chance alone is no evidence, and neither is a trifle."""
+    policy = Adaptive()
+    chance = random.Random(4)
+    hits_by_phase(policy, [[chance.randrange(2_000) for _ in range(60_000)]], 300)
+    assert policy.switches == 0
+
+
+# -- handing over ---------------------------------------------------------------------------------
+
+
+def switching(members: int) -> Adaptive:
+    policy = Adaptive({"lru": Lru, "other": Lru})
+    for key in range(members):
+        policy.admitted(key, 4096 + key)
+    policy._switch(1)
+    return policy
+
+
+def test_the_order_is_handed_over() -> None:
+    policy = switching(50)
+    for _ in range(20):
+        policy.touched(0)
+    policy.check()
+    assert policy._old is None
+    order = []
+    while (victim := policy.victim()) is not None:
+        policy.removed(victim)
+        order.append(victim)
+    assert order == [*range(1, 50), 0]
+
+
+def test_it_is_handed_over_in_bounded_steps() -> None:
+    policy = switching(1_000)
+    moved = []
+    for key in range(1_000, 1_100):
+        before = sum(facts & MARK == policy._mark for facts in policy._facts.values())
+        policy.admitted(key, 4096)
+        moved.append(sum(facts & MARK == policy._mark for facts in policy._facts.values()) - before)
+        policy.check()
+    assert max(moved) <= 4
+    assert min(moved) > 1, "more would come than is handed over"
+
+
+def test_sizes_costs_and_importances_are_handed_over() -> None:
+    told: dict[int, tuple[int, float, float]] = {}
+
+    class Listens(Lru):
+        def admitted(
+            self, key: int, size_bytes: int, cost: float = 1.0, importance: float = 0.0
+        ) -> None:
+            told[key] = (size_bytes, cost, importance)
+            super().admitted(key, size_bytes, cost, importance)
+
+    policy = Adaptive({"lru": Lru, "other": Listens})
+    policy.admitted(1, 5_000, 2.0, 1.0)
+    policy.admitted(2, 0)
+    policy._switch(1)
+    assert told == {1: (5_000, 2.0, 1.0), 2: (0, 1.0, 0.0)}
+
+
+def test_the_room_of_a_policy_that_handed_over_is_given_back() -> None:
+    policy = switching(2_000)
+    while policy._old is not None:
+        policy.touched(0)
+    assert policy.charged_bytes() < 1.2 * switching_cost(2_000)
+
+
+def switching_cost(members: int) -> int:
+    policy = Adaptive({"lru": Lru, "other": Lru})
+    for key in range(members):
+        policy.admitted(key, 4096 + key)
+    return policy.charged_bytes()
+
+
+# -- what is known of a page, in one int ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 4096, 1 << 40])
+@pytest.mark.parametrize("cost", [1.0, 0.004, 25.0, 1e9, 1e-9])
+@pytest.mark.parametrize("importance", [0.0, 0.3, 0.999, 1.0])
+def test_a_page_s_facts_come_back(size_bytes: int, cost: float, importance: float) -> None:
+    for mark in (0, MARK):
+        facts = packed(size_bytes, cost, importance) | mark
+        assert size_of(facts) == size_bytes
+        size, price, weight = unpacked(facts)
+        assert size == size_bytes
+        assert price == pytest.approx(cost, rel=0.011)
+        assert weight == pytest.approx(importance, abs=1 / 127)
+        assert (weight == 1) == (importance == 1)
+
+
+# -- ghosts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("members", "sampled"), [(10, 10), (64, 64), (1_024, 256), (100_000, 1_562), (10**8, 6_103)]
+)
+def test_the_sample_is_about_the_root_of_64_times_the_members(members: int, sampled: int) -> None:
+    limit = sample_limit(members, 1 << 60)
+    assert members * limit / HASHES == pytest.approx(sampled, abs=1)
+
+
+def test_small_pages_get_fewer_ghosts() -> None:
+    assert sample_limit(10_000, 10_000 * 200) * 10_000 / HASHES <= 10_000 * 200 / (24 * 1024)
+    assert sample_limit(30, 30 * 200) == HASHES
+
+
+def test_sampling_is_even_over_neighbouring_keys() -> None:
+    for step in (1, 8, 64):
+        sampled = sum(sample_hash(key * step) < HASHES // 8 for key in range(8_000))
+        assert sampled == pytest.approx(1_000, rel=0.1)
+
+
+def ghosts_of(*makes: Callable[[], Policy]) -> Ghosts:
+    ghosts = Ghosts(makes)
+    ghosts.resize(64, 1 << 30)
+    return ghosts
+
+
+def test_a_ghost_has_what_its_policy_would_have_kept() -> None:
+    keys = popular(5, 4_000, 300)
+    ghosts = ghosts_of(Lru, lambda: make_policy("sieve"))
+    for key in keys:
+        ghosts.access(key, packed(4096, 1.0, 0.0), 64 * 4096)
+    ghosts.check()
+    hits = [sum(w for p, w in enumerate(ghosts._weights) if p >> index & 1) for index in range(2)]
+    for index, name in enumerate(("lru", "sieve")):
+        assert hits[index] == round(hits_by_phase(make_policy(name), [keys], 64)[0] * len(keys))
+
+
+def test_the_leader_is_ahead_by_more_than_chance() -> None:
+    ghosts = ghosts_of(Lru, Lru)
+    for lead, follow, expected in ((40, 30, 0), (400, 300, 1)):
+        ghosts._weights = [1_000.0, float(follow), float(lead), 500.0]
+        ghosts._squares = list(ghosts._weights)
+        assert ghosts.leader(0, deviations=3.0, lead_min=0.0025) == expected
+    ghosts._weights = ghosts._squares = [1e6, 0.0, 400.0, 500.0]
+    assert ghosts.leader(0, deviations=3.0, lead_min=0.0025) == 0, "a trifle"
+
+
+def test_hits_count_what_they_save() -> None:
+    ghosts = ghosts_of(Lru, Lru)
+    ghosts.access(1, packed(4096, 8.0, 0.0), 64 * 4096)
+    ghosts.access(1, packed(4096, 8.0, 0.0), 64 * 4096)
+    assert ghosts._weights == [8.0, 0.0, 0.0, 8.0]
+    assert ghosts._squares == [64.0, 0.0, 0.0, 64.0]
+
+
+def test_what_was_deleted_is_no_ghost_s_and_what_was_evicted_may_be() -> None:
+    policy = Adaptive()
+    for key in range(64):
+        policy.admitted(key, 4096)
+    victim = policy.victim()
+    assert victim is not None
+    policy.touched(5)
+    policy.touched(victim)
+    assert policy._ghosts is not None
+    policy.removed(5)
+    policy.removed(victim)
+    for cache in policy._ghosts._caches:
+        assert victim in cache.members
+        assert 5 not in cache.members
