@@ -31,7 +31,7 @@ _PHASES: Final = 4
 
 def run(options: BenchOptions) -> dict[str, Any]:
     """Figures by trace and policy, and by trace what adaptive has more or less than others."""
-    accesses, pages, rounds = (20_000, 1_000, 1) if options.quick else (400_000, 20_000, 3)
+    accesses, pages, rounds = (20_000, 1_000, 1) if options.quick else (200_000, 20_000, 3)
     traces = {
         "skewed": skewed(accesses, pages, options.seed),
         "with_runs": with_runs(accesses, pages, options.seed),

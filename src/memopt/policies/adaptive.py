@@ -49,10 +49,10 @@ class Adaptive:
     that of the last moment. What has been handed over goes first. No call takes longer for there
     being many members.
 
-    About 150 bytes a page beside those of the policy in charge. Ghosts are of the root of 64 times
-    the members, at most 8,192 of them and one for each 24 KiB, about 1,500 bytes each for all
-    policies: of 1,000 pages, a fourth is sampled, of 100,000 one in sixty-four. Without a victim
-    ever asked for, none.
+    About 150 bytes a page beside those of the policy in charge. Ghosts are of the root of 32 times
+    the members, at most 8,192 of them and one for each 24 KiB (of smaller pages, one in eight),
+    about 1,500 bytes each for all policies: of 1,000 pages, an eighth is sampled, of 100,000 one in
+    sixty-four. Without a victim ever asked for, none.
     """
 
     __slots__ = (

@@ -15,14 +15,14 @@ from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_b
 
 HASHES: Final = 1 << 16
 _SALT: Final = 3
-_SAMPLED_MIN: Final = 64
+_SAMPLED_MIN: Final = 32
 """Up to so many members, all are sampled; of four times as many, half, and so on."""
 _SAMPLED_MAX: Final = 8192
 _BYTES_A_SAMPLE: Final = 24 * 1024
 """Resident bytes for each sampled page at least, or the ghosts would take the place of pages: one
 takes about a sixteenth of it."""
-_SAMPLED_FLOOR: Final = 32
-"""Below it, the evidence would be worth nothing."""
+_SMALL_ONE_IN: Final = 8
+"""Of small pages: the ghosts then cost half of what the policies do anyway."""
 _HALF_LIFE_TURNS: Final = 8
 """Evidence is halved after so many sampled accesses for each page a ghost cache holds."""
 _EPOCHS: Final = 32
@@ -31,9 +31,9 @@ _EPOCH_MIN: Final = 64
 
 
 def sample_limit(members: int, resident_bytes: int) -> int:
-    """Hashes below it are sampled, so that of `members` at most the root of 64 times them are, and
-    one for each 24 KiB; in powers of two."""
-    affordable = max(_SAMPLED_FLOOR, resident_bytes // _BYTES_A_SAMPLE)
+    """Hashes below it are sampled, so that of `members` at most the root of 32 times them are, and
+    one for each 24 KiB or, of smaller pages, one in eight; in powers of two."""
+    affordable = max(_SAMPLED_MIN, resident_bytes // _BYTES_A_SAMPLE, members // _SMALL_ONE_IN)
     wanted = min(sqrt(_SAMPLED_MIN * members), affordable, _SAMPLED_MAX)
     limit = HASHES
     while limit > 1 and members * limit > wanted * HASHES:
