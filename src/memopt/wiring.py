@@ -75,6 +75,9 @@ _EVICTABLE = ("pages", "texts", "policies", "sessions", "collections")
 _PROBE_SECONDS = 0.25
 """What a forecast takes for the time between readings, where they are taken by hand."""
 _RAW_BYTES_MAX = 1024 * MIB
+_TURN_PEAKS = "turn_peaks"
+"""Meta entry: what turns of each agent type needed."""
+_TURN_PEAKS_SECONDS = 60.0
 _WORKING_SETS = "working_sets"
 """Meta entry: the history that predictions start from."""
 _SHADOW_PER_BYTES = 8192
@@ -355,10 +358,33 @@ def _wire_pressure(
         governor, Outside(budget, upkeep.trim_now, events), admission,
         LeakWatch(config.leak_window_seconds, events),
     )  # fmt: skip
+    save = _keep_peaks(directory.home, storage.committer, admission)
     return Monitor(
         probe, acting, budget, period_seconds=period, turn_share=config.turn_share,
         sessions=lambda: len(storage.residents), evictable=frozenset(_EVICTABLE), clock=clock,
+        save=save, save_seconds=_TURN_PEAKS_SECONDS,
     )  # fmt: skip
+
+
+def _keep_peaks(
+    home: Reader, committer: GroupCommitter, admission: Admission
+) -> Callable[[], None]:
+    """Begin with what an earlier run learnt of turns; returns how to write what is learnt now."""
+    with home.snapshot() as tables:
+        packed = tables.meta.get(_TURN_PEAKS)
+    if packed is not None:
+        try:
+            admission.peaks.restore(packed)
+        except CorruptionError as error:
+            # It costs a prediction, and nothing that anybody wrote.
+            _log_failure(error)
+
+    def save() -> None:
+        if not committer.refusing:
+            body = admission.peaks.pack()
+            committer.commit(lambda t: t.tables.meta.put(_TURN_PEAKS, body))
+
+    return save
 
 
 def _steps(

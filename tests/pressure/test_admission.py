@@ -16,9 +16,10 @@ from memopt.base.clock import ManualClock
 from memopt.base.errors import BackpressureError, BudgetError, StoreClosedError
 from memopt.base.events import Events, Refused, TurnEnded
 from memopt.base.units import KIB, MIB
-from memopt.pressure.admission import Admission, Ticket
+from memopt.pressure.admission import Admission
 from memopt.pressure.forecast import Forecaster
 from memopt.pressure.governor import Governor
+from memopt.pressure.ticket import Ticket
 
 PATIENCE = 30.0
 

@@ -115,6 +115,20 @@ def test_a_single_spike_is_no_trend() -> None:
     assert forecaster.update(90.0 * MIB).bytes < 90.0 * MIB
 
 
+@pytest.mark.parametrize("period", [0.005, 0.25, 2.0])
+def test_however_often_it_is_read_a_step_is_followed_in_the_same_time(period: float) -> None:
+    forecaster = Forecaster(period)
+    seconds, highest = 0.0, 0.0
+    for _ in range(round(5 / period)):
+        forecaster.update(20.0 * MIB)
+    while forecaster.update(60.0 * MIB).bytes < 50.0 * MIB:
+        seconds += period
+    for _ in range(round(10 / period)):
+        highest = max(highest, forecaster.update(60.0 * MIB).bytes)
+    assert seconds <= 1.0
+    assert highest < 110.0 * MIB
+
+
 def test_memory_does_not_grow_with_readings() -> None:
     forecaster = Forecaster(PERIOD)
     for used in random_walk():

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from memopt.base.records import Stats
+from memopt.base.records import PressureStats, Stats
 from memopt.base.units import format_bytes, format_seconds
 from memopt.cli.directory import AsJson, Directory, attached
 from memopt.cli.terminal import console, print_json, say, shown, table
@@ -73,6 +73,7 @@ def frame(
     parts: list[RenderableType] = [
         Text(f"memopt · {shown(name)} · LSN {stats.lsn}", style="bold"),
         _budget(stats),
+        _pressure(stats.pressure),
         Columns([_tiers(stats), _owners(stats)], padding=(0, 4)),
         Columns([_rates(stats, before, seconds), _figures(stats)], padding=(0, 4)),
     ]
@@ -106,6 +107,30 @@ def _budget(stats: Stats) -> RenderableType:
         f" (at most {format_bytes(stats.reserved_bytes_max)}), process"
         f" {format_bytes(stats.rss_bytes)}",
     )
+    return line
+
+
+def _pressure(pressure: PressureStats) -> Text:
+    """The level, why, what is expected, what was done, and who waits."""
+    styles = {"calm": "green", "guarded": "yellow", "high": "yellow", "critical": "red"}
+    line = Text("pressure ")
+    line.append(pressure.level, style=styles.get(pressure.level, "red"))
+    line.append(f" · {pressure.used_share:.0%} of {pressure.nearest}")
+    line.append(
+        f" · in {pressure.forecast_seconds:.0f} s at most"
+        f" {format_bytes(pressure.forecast_upper_bytes)}"
+        f" (exceeded {pressure.forecasts_exceeded_share:.1%})"
+    )
+    if pressure.limit_seconds is not None:
+        line.append(f" · at the limit in {format_seconds(pressure.limit_seconds)}", style="red")
+    if pressure.outside_bytes:
+        line.append(f" · {format_bytes(pressure.outside_bytes)} given up to outside")
+    line.append(
+        f" · {pressure.turns} turns, {format_bytes(pressure.admitted_bytes)} of"
+        f" {format_bytes(pressure.admission_bytes)}, {pressure.turns_waiting} waiting"
+    )
+    if pressure.steps:
+        line.append(" · " + ", ".join(pressure.steps), style="yellow")
     return line
 
 

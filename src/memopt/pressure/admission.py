@@ -31,6 +31,7 @@ from memopt.base.protocols import Clock
 from memopt.base.units import KIB
 from memopt.pressure.governor import Governor
 from memopt.pressure.promises import Key, Promises
+from memopt.pressure.ticket import Ticket
 
 OWNER: Final = "turns"
 TICKET_BYTES: Final = 2 * KIB
@@ -65,37 +66,6 @@ def _whole(method: F) -> F:
             raise
 
     return cast("F", guarded)
-
-
-class Ticket:
-    """One turn: waiting, open, or over."""
-
-    __slots__ = (
-        "agent", "arrived", "charge_bytes", "ended", "entered", "error", "gate", "granted", "key",
-        "number", "peak_bytes", "scope", "seen_start", "seen_stop", "used_bytes", "wake",
-    )  # fmt: skip
-
-    def __init__(self, key: Key, agent: int, charge_bytes: int, number: int) -> None:
-        self.key = key
-        self.scope = key[0]
-        self.agent = agent
-        self.charge_bytes = charge_bytes
-        self.number = number
-        self.used_bytes = 0
-        self.peak_bytes = 0
-        self.arrived = 0.0
-        self.entered = 0.0
-        self.granted = False
-        self.ended = False
-        self.seen_start = self.seen_stop = 0
-        """The messages of its session that it has read."""
-        self.error: MemoptError | None = None
-        self.gate: threading.Lock | None = None
-        self.wake: Callable[[], None] | None = None
-        """Called once it is granted or refused, by whoever made that so; twice after a Ctrl-C."""
-
-    def is_asleep(self) -> bool:
-        return self.wake is not None or (self.gate is not None and self.gate.locked())
 
 
 class Admission:
@@ -175,7 +145,7 @@ class Admission:
         if self._closed is not None:
             raise self._closed
         while self._left:
-            self.leave(self._left.popleft())
+            self.withdraw(self._left.popleft())
         if self._governor.refusing:
             self._events.emit(Refused("pressure", "critical"))
             raise BackpressureError(
@@ -264,7 +234,7 @@ class Admission:
     def resize(self, capacity_bytes: int) -> None:
         """Another capacity, for those who come and those who wait."""
         while self._left:
-            self.leave(self._left.popleft())
+            self.withdraw(self._left.popleft())
         if capacity_bytes == self.capacity_bytes and not self._waiting:
             return
         with self._lock:
@@ -308,8 +278,15 @@ class Admission:
         self._lock = threading.Lock()
 
     def release(self) -> None:
-        """Give back what the budget holds for turns, those that nobody ended too."""
-        self._budget.release_all(OWNER)
+        """Give back what the budget holds for turns; those that are open end here."""
+        with self._lock:
+            for ticket in self._open.values():
+                ticket.ended = True
+            self._open.clear()
+            self._by_scope.clear()
+            self.open_turns.clear()
+            self.admitted_bytes = 0
+            self._budget.release_all(OWNER)
 
     # -- who fits ---------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ WINDOW: Final = 720
 """Errors that are remembered: three minutes at four readings a second."""
 _LEVEL_WEIGHT: Final = 0.35
 _TREND_WEIGHT: Final = 0.1
+_WEIGHT_SECONDS: Final = 0.25
+"""The time between readings for which those weights are; for another they are made to suit."""
 _DAMPING: Final = 0.8
 """What is left of a trend after a second."""
 _QUANTILE: Final = 0.98
@@ -41,6 +43,9 @@ class Forecaster:
         self.period_seconds = period_seconds
         self._steps = max(1, round(horizon_seconds / period_seconds))
         self._damping = _DAMPING**period_seconds
+        part = period_seconds / _WEIGHT_SECONDS
+        self._level_weight = 1 - (1 - _LEVEL_WEIGHT) ** part
+        self._trend_weight = self._level_weight * (1 - (1 - _TREND_WEIGHT) ** part)
         self._reach = sum(self._damping**step for step in range(1, self._steps + 1))
         self._level: float | None = None
         self._trend = 0.0
@@ -59,9 +64,9 @@ class Forecaster:
         else:
             step = self._damping * self._trend
             error = used_bytes - level - step
-            level += step + _LEVEL_WEIGHT * error
+            level += step + self._level_weight * error
             self._level = level
-            self._trend = step + _LEVEL_WEIGHT * _TREND_WEIGHT * error
+            self._trend = step + self._trend_weight * error
         expected = level + self._trend * self._reach
         if expected < 0.0:
             expected = 0.0

@@ -45,6 +45,7 @@ class Monitor:
     def __init__(
         self, probe: Probe, acting: Acting, budget: Budget, *, period_seconds: float,
         turn_share: float, sessions: Callable[[], int], evictable: frozenset[str], clock: Clock,
+        save: Callable[[], None], save_seconds: float,
     ) -> None:  # fmt: skip
         self.governor, self.outside, self.admission, self.leaks = acting
         self._probe = probe
@@ -54,6 +55,11 @@ class Monitor:
         self._sessions = sessions
         self._evictable = evictable
         self._clock = clock
+        self._save = save
+        """Writes what was learnt of turns."""
+        self._save_seconds = save_seconds
+        self._saved_at = clock.monotonic()
+        self._saved = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -89,7 +95,16 @@ class Monitor:
                 suspect = self.leaks.sample(now, reading, sessions, known)
                 if suspect is not None:
                     _log.warning("memory only grows: the suspect is %s", suspect)
+        if now - self._saved_at >= self._save_seconds:
+            self.save()
         return reading
+
+    def save(self) -> None:
+        """Write what was learnt of turns since it was written last."""
+        self._saved_at, learnt = self._clock.monotonic(), self.admission.learnt
+        if learnt != self._saved:
+            self._saved = learnt
+            self._save()
 
     def capacity_bytes(self, reading: Reading) -> int:
         """What turns may be admitted to: their share of the budget, and half of what RSS may
@@ -139,6 +154,11 @@ class Monitor:
         self.admission.close(StoreClosedError("the store is closed"))
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+        try:
+            self.save()
+        except MemoptError as error:
+            # A store that failed, or a full disk: it costs a prediction and nothing else.
+            _log.warning("what was learnt of turns was not written: %s", error)
         with self._lock:
             self.governor.undo_all()
             self.outside.close()

@@ -185,9 +185,8 @@ class Session:
         and waits for that, by default up to `turn_wait_seconds`, with others in a fair order.
         Entering raises BackpressureError when it has to wait too long, when too many wait, or when
         memory is critically short; `retry_after_seconds` says when to come again."""
-        return Turn(
-            self._sessions.admission, self, self._agent, *check_turn(expected_bytes, wait_seconds)
-        )
+        sessions, asked = self._sessions, check_turn(expected_bytes, wait_seconds)
+        return Turn(sessions.admission, self, self._agent, *asked)
 
     # -- branches ---------------------------------------------------------------------------------
 

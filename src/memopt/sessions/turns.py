@@ -16,7 +16,8 @@ from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import UsageError
 from memopt.base.protocols import TurnCollections
 from memopt.base.units import parse_seconds
-from memopt.pressure.admission import Admission, Ticket
+from memopt.pressure.admission import Admission
+from memopt.pressure.ticket import Ticket
 from memopt.sessions.names import SessionKey, check_count
 from memopt.sessions.reading import Run
 
@@ -147,7 +148,7 @@ class Turn:
     def __del__(self) -> None:
         # One that a Ctrl-C met in `__enter__` or `__exit__`; it is over, or it is ended here.
         ticket = getattr(self, "_ticket", None)
-        if ticket is not None and ticket.arrived and not ticket.ended:
+        if ticket is not None and not ticket.ended:
             self._admission.abandon(ticket)
 
     def _entered(self) -> Ticket:

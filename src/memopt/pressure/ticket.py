@@ -1,0 +1,38 @@
+"""A turn as admission sees it: what it is charged, what it uses, and how it is told."""
+
+import threading
+from collections.abc import Callable
+
+from memopt.base.errors import MemoptError
+from memopt.pressure.promises import Key
+
+
+class Ticket:
+    """One turn: waiting, open, or over."""
+
+    __slots__ = (
+        "agent", "arrived", "charge_bytes", "ended", "entered", "error", "gate", "granted", "key",
+        "number", "peak_bytes", "scope", "seen_start", "seen_stop", "used_bytes", "wake",
+    )  # fmt: skip
+
+    def __init__(self, key: Key, agent: int, charge_bytes: int, number: int) -> None:
+        self.key = key
+        self.scope = key[0]
+        self.agent = agent
+        self.charge_bytes = charge_bytes
+        self.number = number
+        self.used_bytes = 0
+        self.peak_bytes = 0
+        self.arrived = 0.0
+        self.entered = 0.0
+        self.granted = False
+        self.ended = False
+        self.seen_start = self.seen_stop = 0
+        """The messages of its session that it has read."""
+        self.error: MemoptError | None = None
+        self.gate: threading.Lock | None = None
+        self.wake: Callable[[], None] | None = None
+        """Called once it is granted or refused, by whoever made that so; twice after a Ctrl-C."""
+
+    def is_asleep(self) -> bool:
+        return self.wake is not None or (self.gate is not None and self.gate.locked())

@@ -1,0 +1,323 @@
+"""Turns of a real store: what counts as their use, who waits, and what is left when they end."""
+
+import asyncio
+import multiprocessing
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memopt
+from memopt import aio
+from memopt.base.clock import ManualClock
+from memopt.base.units import KIB, MIB
+from memopt.pressure.admission import Admission
+
+PATIENCE = 30.0
+
+
+def opened(path: Path, **settings: Any) -> memopt.Memory:
+    settings = {
+        "budget": "16MiB", "durability": "os", "maintenance_seconds": 0, "ballast_bytes": 0,
+        "clock": ManualClock(),
+    } | settings  # fmt: skip
+    return memopt.open(path / "store", **settings)
+
+
+def admission_of(memory: memopt.Memory) -> Admission:
+    return memory._parts.pressure.admission
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[memopt.Memory]:
+    with opened(tmp_path) as memory:
+        yield memory
+        admission_of(memory).check()
+        memory._parts.budget.check()
+
+
+def said(number: int) -> dict[str, Any]:
+    return {"role": "user", "content": f"{number} " + "x" * 1000}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    waited = threading.Event()
+    for _ in range(int(PATIENCE * 1000)):
+        if condition():
+            return
+        waited.wait(0.001)
+    pytest.fail("it did not happen")
+
+
+def test_what_a_session_reads_and_appends_is_the_use_of_its_turn(memory: memopt.Memory) -> None:
+    session, other = memory.session("a"), memory.session("b")
+    session.extend([said(n) for n in range(100)])
+    with session.turn() as turn:
+        assert turn.session is session
+        assert turn.used_bytes == 0
+        assert turn.admitted_bytes == 256 * KIB
+        list(session.messages())
+        read = turn.used_bytes
+        assert read == pytest.approx(3 * 100 * 1030, rel=0.05)
+        # Another handle of the same session, and again: it is held once.
+        list(memory.session("a").messages())
+        list(session.entries(10, 20))
+        assert turn.used_bytes == read
+        other.append(said(0))
+        assert turn.used_bytes == read
+        session.append(said(100))
+        assert turn.used_bytes == pytest.approx(read + 3 * 1030, rel=0.05)
+        assert turn.admitted_bytes >= turn.used_bytes
+        turn.note(-turn.used_bytes)
+        assert turn.used_bytes == 0
+    assert admission_of(memory).turns == 0
+    assert memory.stats().counters["turns"] == 1
+    assert memory.stats().counters["turn_peak_bytes"] > read
+
+
+def test_the_tail_of_a_conversation_counts_and_then_what_came_before_it(
+    memory: memopt.Memory,
+) -> None:
+    session = memory.session("a")
+    session.extend([said(n) for n in range(100)])
+    with session.turn() as turn:
+        list(session.messages(90))
+        tail = turn.used_bytes
+        list(session.messages(0, 90))
+        assert 0 < tail < turn.used_bytes
+        whole = turn.used_bytes
+        list(session.messages())
+        assert turn.used_bytes <= 1.2 * whole
+
+
+def test_peaks_outlive_the_store(tmp_path: Path) -> None:
+    with opened(tmp_path) as memory:
+        session = memory.session("a", agent="coder")
+        for _ in range(20):
+            with session.turn() as turn:
+                turn.note(2 * MIB)
+    with opened(tmp_path) as memory, memory.session("b", agent="coder").turn() as turn:
+        assert turn.admitted_bytes == int(1.1 * 2 * MIB)
+    assert b"coder" not in b"".join(
+        path.read_bytes() for path in (tmp_path / "store").iterdir() if "db" not in path.name
+    )
+
+
+def test_peaks_are_written_every_minute_and_only_when_there_are_new_ones(
+    memory: memopt.Memory,
+) -> None:
+    clock = memory._parts.clock
+    assert isinstance(clock, ManualClock)
+    commits = memory.stats().counters["commits"]
+    with memory.session("a").turn():
+        pass
+    for _ in range(10):
+        clock.advance(61.0)
+        memory._parts.pressure.look()
+    assert memory.stats().counters["commits"] == commits + 1
+
+
+def test_a_turn_is_entered_once_and_ended_once(memory: memopt.Memory) -> None:
+    turn = memory.session("a").turn()
+    with pytest.raises(memopt.UsageError):
+        _ = turn.used_bytes
+    with turn:
+        pass
+    turn.end()
+    with pytest.raises(memopt.UsageError):
+        turn.__enter__()
+    assert admission_of(memory).turns == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"expected_bytes": -1}, "expected_bytes"),
+        ({"expected_bytes": "much"}, "expected_bytes"),
+        ({"wait_seconds": -1}, "wait_seconds"),
+        ({"wait_seconds": "long"}, "wait_seconds"),
+    ],
+)
+def test_bad_arguments_are_named(
+    memory: memopt.Memory, arguments: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(memopt.UsageError) as wrong:
+        memory.session("a").turn(**arguments)
+    assert wrong.value.field == field
+    with memory.session("a").turn() as turn, pytest.raises(memopt.UsageError):
+        turn.note(1.5)  # type: ignore[arg-type]
+
+
+def test_collections_of_a_turn_are_gone_with_it(memory: memopt.Memory) -> None:
+    with memory.session("a").turn() as turn:
+        found = turn.mapping("found")
+        found["x"] = {"answer": 42}
+        turn.sequence("steps").append("one")
+        assert turn.mapping("found")["x"] == {"answer": 42}
+    with pytest.raises(memopt.UsageError):
+        turn.mapping("found")
+    with memory.session("a").turn() as turn:
+        assert len(turn.mapping("found")) == 0
+        ended: list[int] = []
+        turn.at_end(lambda: ended.append(admission_of(memory).turns))
+    assert ended == [1]
+
+
+def test_an_ending_that_fails_ends_the_turn_all_the_same(memory: memopt.Memory) -> None:
+    def fail() -> None:
+        raise KeyError("gone")
+
+    with pytest.raises(KeyError), memory.session("a").turn() as turn:
+        turn.at_end(fail)
+    assert admission_of(memory).turns == 0
+
+
+def test_a_turn_that_was_dropped_is_ended(memory: memopt.Memory) -> None:
+    memory.session("a").turn().__enter__()
+    memory._parts.pressure.look()
+    assert admission_of(memory).turns == 0
+
+
+def test_closing_sends_away_turns_that_wait_and_lets_open_ones_end(tmp_path: Path) -> None:
+    memory = opened(tmp_path)
+    turn = memory.session("a").turn(expected_bytes=16 * MIB)
+    other = memory.session("c").turn(expected_bytes=16 * MIB)
+    turn.__enter__()
+    other.__enter__()
+    found: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            memory.session("b").turn(expected_bytes=16 * MIB).__enter__()
+        except BaseException as error:  # noqa: BLE001 - handed to the test
+            found.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    until(lambda: admission_of(memory).waiting == 1)
+    memory.close()
+    thread.join(PATIENCE)
+    assert isinstance(found[0], memopt.StoreClosedError)
+    turn.end()
+    other.end()
+
+
+def _in_the_child(memory: memopt.Memory, answers: Any) -> None:
+    try:
+        memory.session("b").turn().__enter__()
+        answers.put("entered")
+    except memopt.StoreClosedError:
+        answers.put("closed")
+
+
+def test_a_forked_child_has_no_turns_and_the_parent_keeps_its_own(memory: memopt.Memory) -> None:
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    with memory.session("a").turn():
+        # As if another thread were within it at the moment of the fork.
+        with admission_of(memory)._lock:
+            child = context.Process(target=_in_the_child, args=(memory, answers))
+            child.start()
+        child.join(PATIENCE)
+        assert answers.get() == "closed"
+        assert admission_of(memory).turns == 1
+
+
+def test_a_session_may_be_forked_and_deleted_within_its_turn(memory: memopt.Memory) -> None:
+    session = memory.session("a")
+    session.append(said(1))
+    with session.turn():
+        with session.fork("b").turn():
+            pass
+        session.delete()
+    assert admission_of(memory).turns == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ctrl_c_anywhere_in_a_turn_leaves_nothing_admitted(memory: memopt.Memory) -> None:
+    chance = random.Random(9)
+    session = memory.session("a")
+    met = 0
+
+    def exchange() -> None:
+        with session.turn() as turn:
+            turn.note(100)
+
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(3000):
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, chance.uniform(2e-6, 60e-6))
+                    exchange()
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                met += 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    admission = admission_of(memory)
+    with session.turn():
+        pass
+    assert met > 100
+    admission.check()
+    assert admission.turns == admission.waiting == admission.admitted_bytes == 0
+
+
+def test_a_remote_turn_ends_with_its_connection(memory: memopt.Memory) -> None:
+    remote = memopt.connect(memory.path)
+    with remote.session("a", agent="x").turn(expected_bytes=MIB) as turn:
+        remote.session("a").append(said(1))
+        turn.note(5000)
+        assert turn.used_bytes > 5000
+        assert turn.admitted_bytes == MIB
+        with pytest.raises(memopt.UsageError):
+            turn.mapping("m")
+    assert admission_of(memory).turns == 0
+    lost = remote.session("b").turn()
+    lost.__enter__()
+    assert admission_of(memory).turns == 1
+    del lost
+    until(lambda: admission_of(memory).turns == 0)
+    remote.close()
+
+
+def test_an_asynchronous_turn_waits_without_a_thread(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with aio.open(
+            tmp_path / "store", budget="16MiB", durability="os", maintenance_seconds=0
+        ) as memory:
+            admission = memory._sync._parts.pressure.admission
+            large = 16 * MIB
+
+            async def exchange(id: str) -> None:
+                async with memory.session(id).turn(expected_bytes=large) as turn:
+                    await turn.session.append(said(1))
+                    assert turn.admitted_bytes > MIB
+                    (await turn.mapping("m"))["x"] = 1
+                    assert turn.used_bytes > 1000
+
+            # Far more than there are threads, two at a time.
+            await asyncio.gather(*(exchange(f"s{n}") for n in range(60)))
+            assert admission.turns == 0
+            first = memory.session("a").turn(expected_bytes=large)
+            second = memory.session("b").turn(expected_bytes=large)
+            async with first, second:
+                waiting = asyncio.ensure_future(exchange("c"))
+                while not admission.waiting:
+                    await asyncio.sleep(0)
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+                assert admission.waiting == 0
+                with pytest.raises(memopt.BackpressureError):
+                    async with memory.session("d").turn(wait_seconds=0.001, expected_bytes=large):
+                        pass
+            admission.check()
+            assert admission.turns == admission.waiting == 0
+
+    asyncio.run(run())
