@@ -1,6 +1,8 @@
 """Finding room when a reservation does not fit: what is cheapest to make again goes first."""
 
 import ctypes
+import os
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -9,6 +11,8 @@ from memopt.codecs.zstd import Zstd
 from memopt.paging.pager import Pager
 from memopt.sessions.residents import Residents
 
+_M_ARENA_MAX: Final = -8
+"""Of mallopt(3), in <malloc.h>."""
 _RESIDENTS_KEPT: Final = 0.75
 _TRIM_FREED_BYTES: Final = 4 * MIB
 _TRIM_FREED_BYTES_UNDER_PRESSURE: Final = 256 * KIB
@@ -70,6 +74,21 @@ class Upkeep:
 
     def collect_later(self) -> None:
         self._trim_bytes = _TRIM_FREED_BYTES
+
+
+def limit_heap_arenas(count: int) -> None:
+    """Let threads share `count` heaps of the C library (glibc) from now on; 0 leaves it alone, and
+    so does an environment that has settled it.
+
+    By default each thread gets one of its own, up to eight for each core. All that decoding took is
+    free in them once a call is through, and held: with 64 threads, 15 MB more than in one heap,
+    measured by `memopt bench soak`. Under the interpreter's lock, threads rarely meet in a heap.
+    """
+    if not count or "MALLOC_ARENA_MAX" in os.environ or "GLIBC_TUNABLES" in os.environ:
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None and sys.platform == "linux":
+        set_option(_M_ARENA_MAX, count)
 
 
 def trim_heap() -> None:

@@ -68,7 +68,7 @@ from memopt.sessions.session import Sessions
 from memopt.sessions.states import States
 from memopt.sessions.transcripts import Transcripts
 from memopt.stores.scratch import Scratch
-from memopt.upkeep import Upkeep, trim_heap
+from memopt.upkeep import Upkeep, limit_heap_arenas, trim_heap
 
 _EVICTABLE = ("pages", "texts", "policies", "sessions", "collections")
 """Owners of the budget whose bytes can be given back at once: all of it is at home."""
@@ -116,6 +116,7 @@ def _wire(
     path: Path, config: Config, clock: Clock, vfs: str | None, probe: Probe | None, *, create: bool,
     read_only: bool,
 ) -> Memory:  # fmt: skip
+    limit_heap_arenas(config.heap_arenas_max)
     metrics = Metrics()
     events = Events(metrics)
     budget = Budget(config.budget_bytes)
@@ -359,11 +360,13 @@ def _wire_pressure(
         LeakWatch(config.leak_window_seconds, events),
     )  # fmt: skip
     save = _keep_peaks(directory.home, storage.committer, admission)
-    return Monitor(
+    monitor = Monitor(
         probe, acting, budget, period_seconds=period, turn_share=config.turn_share,
         sessions=lambda: len(storage.residents), evictable=frozenset(_EVICTABLE), clock=clock,
         save=save, save_seconds=_TURN_PEAKS_SECONDS,
     )  # fmt: skip
+    storage.dictionaries.ask_before_learning(monitor.has_room)
+    return monitor
 
 
 def _keep_peaks(
@@ -407,7 +410,9 @@ def _steps(
 
     def learn() -> None:
         dictionaries = storage.dictionaries
-        if not dictionaries.due() or not dictionaries.learning.acquire(blocking=False):
+        if not dictionaries.due() or not dictionaries.may_learn():
+            return
+        if not dictionaries.learning.acquire(blocking=False):
             return
         try:
             for tenant in dictionaries.due():

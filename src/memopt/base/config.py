@@ -116,6 +116,8 @@ class Config:
     turn_scope_share: float = 1.0
     """Of what may be admitted, by the turns of one scope."""
     turn_session_share: float = 0.5
+    heap_arenas_max: int = 1
+    """Heaps of the C library that threads share (glibc); 0 leaves it as it is."""
     leak_window_seconds: float = 600.0
     """RSS that only rises for so long, with as many sessions as before, is reported."""
 
@@ -184,6 +186,7 @@ _OPTIONAL = frozenset(
 _AGGRESSIVENESS = "pressure_aggressiveness"
 _MAY_BE_ZERO = frozenset(
     {
+        "heap_arenas_max",
         "maintenance_seconds",
         "ballast_bytes",
         "l1_idle_seconds",

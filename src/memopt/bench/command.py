@@ -34,6 +34,7 @@ NAMES: Final = (
     "prefetch",
     "pressure",
     "scale",
+    "soak",
     "shares",
     "states",
     "tiers",

@@ -117,6 +117,13 @@ class Monitor:
             int(least * reading.budget_bytes), min(share, room + self.admission.used_bytes())
         )
 
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether the control group, if there is one, has so much left."""
+        reading = self._probe.read()
+        if reading.memory_limit_bytes is None or reading.memory_used_bytes is None:
+            return True
+        return reading.memory_limit_bytes - reading.memory_used_bytes >= size_bytes
+
     def stats(self) -> PressureStats:
         governor, admission, forecaster = self.governor, self.admission, self.governor.forecaster
         reading = self._reading
