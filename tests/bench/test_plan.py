@@ -16,7 +16,7 @@ from memopt.base.errors import UsageError
 from memopt.base.events import Events
 from memopt.base.metrics import Metrics
 from memopt.base.units import KIB, MIB
-from memopt.bench.plan import Costs, Plan, PlanOptions, Tiers, plan, sentence
+from memopt.bench.plan import Costs, Plan, PlanOptions, Tiers, plan, sentence, settings_of
 from memopt.bench.traces import Trace
 from memopt.paging.pager import Pager
 from memopt.policies.catalog import POLICIES, make_policy
@@ -132,6 +132,17 @@ def test_the_settings_of_a_plan_can_be_opened(found: Plan, tmp_path: Path) -> No
     assert tomllib.loads(found.toml).keys() == {"budget_bytes", "policy", "l1_share"}
 
 
+def test_an_admission_policy_is_a_setting_of_its_own() -> None:
+    trace = trace_of(skewed(500, 50), [16_000] * 50)
+    policies = ("lru+frequency",)
+    result = plan(trace, options(others_bytes=8 * MIB - 200_000, policies=policies))
+    (asked, *_) = [each for each in result.tried if each.policy == "lru+frequency"]
+    assert 0 < asked.hit_ratio < 1
+    settings = tomllib.loads(settings_of(8 * MIB, asked))
+    assert (settings["policy"], settings["admission_policy"]) == ("lru", "frequency")
+    assert Config(**settings).admission_policy == "frequency"
+
+
 def test_the_sentence_says_what_to_use_and_what_the_defaults_do(found: Plan) -> None:
     line = sentence(found)
     assert f"use policy {found.best.policy}, l1_share {found.best.l1_share:g}" in line
@@ -175,6 +186,8 @@ def test_many_processes_find_what_one_finds() -> None:
         ("budget_bytes", {"budget_bytes": 1000}),
         ("l1_share", {"l1_shares": (0.0,)}),
         ("policy", {"policies": ("nonsense",)}),
+        ("policy", {"policies": ("fifo",)}),
+        ("admission_policy", {"policies": ("lru+nonsense",)}),
         ("jobs", {"jobs": 0}),
         ("ratio", {"ratio": 0.5}),
         ("costs", {"costs": Costs(l1_us=9.0, l2_us=5.0, l3_us=6.0)}),

@@ -87,6 +87,14 @@ def test_no_policy_passes_the_optimum_or_the_ceiling(name: str, data: st.DataObj
     assert uniform.hits <= belady.optimum(following, capacity)
 
 
+@pytest.mark.parametrize("name", ["lru+frequency", "s3fifo+size"])
+def test_a_policy_with_an_admission_policy_does_not_pass_the_optimum(name: str) -> None:
+    trace = drawn(3000, 200)
+    keys = array("i", trace.keys.tobytes())
+    found = play(lambda: fresh_policy(name), keys, [1] * 200, 20)
+    assert 0 < found.hits <= belady.optimum(belady.next_uses(trace.keys), 20)
+
+
 def test_a_key_larger_than_the_capacity_is_missed_and_evicts_nobody() -> None:
     found = play(lambda: fresh_policy("lru"), array("i", [0, 1, 1, 0, 1]), [4, 11], 10)
     assert (found.hits, found.evictions, found.resident) == (1, 0, 1)
@@ -150,6 +158,7 @@ def test_what_cannot_be_is_refused_by_its_name() -> None:
         ("jobs", {"jobs": 0}),
         ("capacity", {"capacities": ()}),
         ("policy", {"policies": ("nonsense",)}),
+        ("admission_policy", {"policies": ("lru+nonsense",)}),
         ("reference_seconds", {"reference_seconds": 0.0}),
     ):
         with pytest.raises(UsageError) as caught:

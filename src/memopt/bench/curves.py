@@ -12,6 +12,8 @@ from memopt.base.errors import UsageError
 from memopt.base.units import format_bytes
 from memopt.bench.contest import BELADY, CEILING, LRU, Simulation
 
+ADAPTIVE: Final = "adaptive"
+"""The default of a store is drawn to be found."""
 _ENDINGS: Final = (".png", ".svg", ".pdf")
 _MARKERS: Final = "osD^vPX<>phd*"
 _LINES: Final = ("-", "--", "-.", ":")
@@ -19,6 +21,7 @@ _COLOURS: Final = (
     "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#e377c2",
     "#8c564b", "#bcbd22", "#003f8c", "#00694e", "#a30059", "#7a4900", "#5a5aff",
 )  # fmt: skip
+_GAP_MIN: Final = -50
 _CEILING_COLOUR: Final = "#222222"
 
 
@@ -95,6 +98,8 @@ def _styles(simulations: Sequence[Simulation]) -> dict[str, dict[str, Any]]:
         }
     if LRU in styles:
         styles[LRU] |= {"color": "#777777", "linestyle": "-", "linewidth": 3.0, "zorder": 1.5}
+    if ADAPTIVE in styles:
+        styles[ADAPTIVE] |= {"linestyle": "-", "linewidth": 2.8, "zorder": 3}
     return {name: styles[name] for name in names}
 
 
@@ -142,14 +147,21 @@ def _above(value: float) -> float:
 
 
 def _gaps(axes: Any, simulation: Simulation, styles: dict[str, dict[str, Any]]) -> None:
+    """As large as the policies are apart, so Belady, at 100, is usually beyond the frame."""
     axes.axhline(100, color=_CEILING_COLOUR, linewidth=2.4)
     axes.axhline(0, color="#777777", linewidth=3.0, zorder=1.5)
+    drawn = [0.0]
     for policy, style in styles.items():
         if policy != LRU:
-            axes.plot(*_line(simulation, policy, "policy", "gap_closed"), **style)
-    _finish(axes, simulation, "share of the gap from LRU (0) to Belady (100) closed, %")
-    low, _ = axes.get_ylim()
-    axes.set_ylim(max(low, -110), 108)
+            shares, closed = _line(simulation, policy, "policy", "gap_closed")
+            axes.plot(shares, closed, **style)
+            drawn += closed
+    label = "of the gap from LRU (0) to Belady (100) closed, %"
+    if min(drawn) < _GAP_MIN:
+        label += f"; not drawn below {_GAP_MIN}"
+    _finish(axes, simulation, label)
+    margin = 0.08 * (max(drawn) - max(min(drawn), _GAP_MIN)) + 0.5
+    axes.set_ylim(max(min(drawn) - margin, _GAP_MIN), min(max(drawn) + margin, 104))
 
 
 def _finish(axes: Any, simulation: Simulation, label: str) -> None:

@@ -29,6 +29,7 @@ from memopt.base.errors import UsageError
 from memopt.base.protocols import Policy
 from memopt.base.units import MIB, format_bytes
 from memopt.bench.child import Report, run_in_child
+from memopt.bench.simulation import parts_of
 from memopt.bench.traces import Progress, Trace
 from memopt.paging.page_table import ROW_BYTES, heap_bytes
 from memopt.paging.pager import fault_cost
@@ -110,7 +111,7 @@ class PlanOptions:
         for share in self.l1_shares:
             Config(l1_share=share)
         for name in self.policies:
-            make_policy(name)
+            _make(name)
         if self.jobs < 1:
             raise UsageError(f"expected at least 1, got {self.jobs}", field="jobs")
         if self.ratio is not None and not self.ratio >= 1:
@@ -190,7 +191,7 @@ def plan(trace: Trace, options: PlanOptions, progress: Progress | None = None) -
         best=tried[0],
         default=next(each for each in first if each.policy == default.policy),
         tried=tuple(tried),
-        toml=_toml(options.budget_bytes, tried[0]),
+        toml=settings_of(options.budget_bytes, tried[0]),
     )
 
 
@@ -218,7 +219,7 @@ def run_tiered(argument: Any, report: Report) -> Any:
     raw = np.fromfile(directory / "sizes", dtype=np.int64)
     stored = np.fromfile(directory / "stored", dtype=np.int64)
     tiers = Tiers(
-        lambda: make_policy(task.policy),
+        lambda: _make(task.policy),
         raw.tolist(),
         stored.tolist(),
         pages_bytes=task.pages_bytes,
@@ -347,7 +348,18 @@ def _stored(trace: Trace, ratio: float | None) -> "np.ndarray[Any, np.dtype[np.i
     return np.maximum(1, smaller).astype(np.int64)
 
 
-def _toml(budget_bytes: int, best: Tried) -> str:
+def settings_of(budget_bytes: int, best: Tried) -> str:
+    """What to give to `--config`, in TOML."""
+    policy, admission = parts_of(best.policy)
+    asks = f'admission_policy = "{admission}"\n' if admission is not None else ""
     return (
-        f'budget_bytes = {budget_bytes}\npolicy = "{best.policy}"\nl1_share = {best.l1_share:g}\n'
+        f"budget_bytes = {budget_bytes}\n"
+        f'policy = "{policy}"\n{asks}'
+        f"l1_share = {best.l1_share:.6g}\n"
     )
+
+
+def _make(name: str) -> Policy:
+    """As a store would: FIFO is not among its policies."""
+    base, admission = parts_of(name)
+    return make_policy(base, admission=admission)

@@ -100,10 +100,19 @@ def policy_names() -> tuple[str, ...]:
 
 
 def fresh_policy(name: str) -> Policy:
-    """Raises UsageError naming `policy` and listing the names there are."""
+    """A policy of the catalog, or FIFO; `lru+frequency` is one with an admission policy before it.
+    Their time is the count of calls. Raises UsageError naming `policy` or `admission_policy`, and
+    listing the names there are."""
     if name == FIFO and FIFO not in POLICIES:
         return Fifo()
-    return make_policy(name)
+    base, admission = parts_of(name)
+    return make_policy(base, admission=admission)
+
+
+def parts_of(name: str) -> tuple[str, str | None]:
+    """The policy, and the admission policy before it."""
+    base, plus, admission = name.partition("+")
+    return base, admission if plus else None
 
 
 def capacities_of(footprint_bytes: int, wanted: Sequence[float | int]) -> tuple[int, ...]:

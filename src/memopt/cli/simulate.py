@@ -37,7 +37,11 @@ Traces = Annotated[
 ]
 Policies = Annotated[
     list[str] | None,
-    typer.Option("--policy", metavar="NAME", help="Only this one; repeatable. [default: all]"),
+    typer.Option(
+        "--policy",
+        metavar="NAME",
+        help="Only this one, or lru+frequency; repeatable. [default: all]",
+    ),
 ]
 Capacities = Annotated[
     list[str] | None,
