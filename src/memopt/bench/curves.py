@@ -139,7 +139,7 @@ def _ratios(
 def _bottom(simulation: Simulation, field: str) -> float:
     values = [getattr(run, field) for run in simulation.runs if run.kind == "policy"]
     low = 100 * min((value for value in values if value is not None), default=0.0)
-    return 0.0 if low < 40 else low - (100 - low) * 0.1
+    return max(0.0, low - (100 - low) * 0.1)
 
 
 def _above(value: float) -> float:
@@ -156,10 +156,9 @@ def _gaps(axes: Any, simulation: Simulation, styles: dict[str, dict[str, Any]]) 
             shares, closed = _line(simulation, policy, "policy", "gap_closed")
             axes.plot(shares, closed, **style)
             drawn += closed
-    label = "of the gap from LRU (0) to Belady (100) closed, %"
+    _finish(axes, simulation, "of the gap from LRU (0) to Belady (100) closed, %")
     if min(drawn) < _GAP_MIN:
-        label += f"; not drawn below {_GAP_MIN}"
-    _finish(axes, simulation, label)
+        axes.set_title(f"not drawn below {_GAP_MIN} %", loc="right", fontsize=9)
     margin = 0.08 * (max(drawn) - max(min(drawn), _GAP_MIN)) + 0.5
     axes.set_ylim(max(min(drawn) - margin, _GAP_MIN), min(max(drawn) + margin, 104))
 
