@@ -130,6 +130,9 @@ def _serve(target: str, answers: BinaryIO) -> int:
         report({"usage": str(error)})
     except MemoptError as error:
         report({"error": f"{type(error).__name__}: {error}"})
+    except KeyboardInterrupt:
+        # A Ctrl-C reaches the whole group; the parent is the one to say so.
+        return 130
     else:
         return 0
     return 1
