@@ -26,6 +26,7 @@ NAMES: Final = (
     "capacity",
     "arena",
     "density",
+    "forecast",
     "imports",
     "latency",
     "mappings",

@@ -11,6 +11,7 @@ Not here: reading figures (probe.py), and what is done about them (governor.py).
 
 import bisect
 import collections
+import math
 from typing import Final, NamedTuple
 
 HORIZON_SECONDS: Final = 10.0
@@ -49,6 +50,7 @@ class Forecaster:
         self._reach = sum(self._damping**step for step in range(1, self._steps + 1))
         self._level: float | None = None
         self._trend = 0.0
+        self._least, self._most = math.inf, 0.0
         self._open: collections.deque[tuple[float, float]] = collections.deque()
         """(forecast, upper forecast) whose moment is still to come."""
         self._errors: collections.deque[float] = collections.deque()
@@ -73,6 +75,11 @@ class Forecaster:
         exceeded = self._score(used_bytes) if len(self._open) == self._steps else None
         ranked = self._sorted
         above = ranked[min(len(ranked) - 1, int(len(ranked) * _QUANTILE))] if ranked else 0.0
+        if self.scored < self._steps:
+            # Nothing, or little, is known of its errors yet: as much again as it moved so far.
+            self._least = min(self._least, used_bytes)
+            self._most = max(self._most, used_bytes)
+            above = max(above, self._most - self._least)
         upper = expected + above if above > 0.0 else expected
         self._open.append((expected, upper))
         return Expected(expected, upper, exceeded)
