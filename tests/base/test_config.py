@@ -22,7 +22,7 @@ OPTIONAL = {
     "rss_limit_bytes",
 }
 MAY_BE_ZERO = {
-    "maintenance_seconds", "ballast_bytes", "l1_idle_seconds", "probe_seconds",
+    "maintenance_seconds", "ballast_bytes", "l1_idle_seconds", "probe_seconds", "heap_arenas_max",
     "pressure_dwell_seconds", "pressure_aggressiveness", "turn_wait_seconds",
 }  # fmt: skip
 WORDS = {"durability", "seal", "policy", "admission_policy", "access_log", "collection_trigger"}
