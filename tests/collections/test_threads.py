@@ -9,6 +9,7 @@ import pytest
 
 import memopt
 from memopt.base.errors import UsageError
+from memopt.codecs.entry import pack_value
 
 
 def together(*works: Callable[[], None]) -> None:
@@ -132,4 +133,56 @@ def test_a_failure_in_a_batch_harms_no_other_member(tmp_path: Path) -> None:
         assert len(mapping) == 6
         assert len(sequence) == 10 + 6 * 40
         assert sorted(sequence[10:]) == sorted(list(range(6)) * 40)
+        assert memory.check().clean
+
+
+def test_a_read_that_was_overtaken_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as memory:
+        sequence = memory.sequence("l")
+        sequence.extend(["a", "b", "c", "d"])
+        made: Any = memory._parts.sessions.collections
+        record = made._sequences._record
+        turns = [lambda: sequence.insert(1, "new"), lambda: sequence.pop(0)]
+
+        def overtaken(number: int, place: int) -> Any:
+            # Between the look at the bounds and the look at the place.
+            if turns:
+                turns.pop()()
+            return record(number, place)
+
+        monkeypatch.setattr(made._sequences, "_record", overtaken)
+        assert sequence[0] == "b"
+        assert list(sequence) == ["b", "new", "c", "d"]
+
+
+def test_a_key_that_is_taken_away_and_set_again_in_one_batch_goes_to_the_end(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path) as memory:
+        mapping = memory.mapping("m")
+        mapping.update({"a": 1, "b": 2})
+        assert mapping["a"] == 1
+        assert len(mapping) == 2
+        made: Any = memory._parts.sessions.collections
+        [ref] = made.rows._rows
+        cache, key = made.cache, b"sa"
+        [name] = [name for name in cache._slots if name.endswith(key)]
+        record, place = cache.get(name), cache.place(name)
+
+        def batch(transaction: Any) -> None:
+            number = made.rows.peek(transaction, ref)
+            row = transaction.tables.entries.find(number, key)
+            made._mappings._delete(transaction, ref, row.place, key)
+            # A reader with an older snapshot still sees it, and still keeps it.
+            assert (cache.get(name), cache.place(name)) == (record, place)
+            draft = made.rows.draft(transaction, ref)
+            packed = pack_value(made.engine.compressor, b"\x01\x09")
+            made._mappings._put(transaction, ref, draft, key, packed)
+
+        memory._parts.committer.commit(batch)
+        assert list(mapping.items()) == [("b", 2), ("a", 9)]
+        assert len(mapping) == 2
+        cache.check()
         assert memory.check().clean
