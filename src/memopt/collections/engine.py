@@ -171,6 +171,18 @@ class Engine:
         self.events.emit(EntriesWritten(len(raws), size, time.perf_counter() - started))
         return result
 
+    def write_one(self, raw: bytes, member: Callable[[CommitTransaction, Packed], T]) -> T:
+        """The same for a single value: this is what nearly every write is."""
+        size = len(raw)
+        if size >= _LARGE_BYTES:
+            return self.write([raw], lambda t, packed: member(t, packed[0]), is_one_write=True)
+        started = time.perf_counter()
+        self._admit(size)
+        packed = pack_value(self.compressor, raw)
+        result = self.committer.commit_one(lambda transaction: member(transaction, packed))
+        self.events.emit(EntriesWritten(1, size, time.perf_counter() - started))
+        return result
+
     def change(self, member: Callable[[CommitTransaction], T]) -> T:
         """Commit a member that writes no values."""
         self._admit(0)

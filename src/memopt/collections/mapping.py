@@ -59,7 +59,9 @@ class Mapping(StoredMapping):
         return self._store.has(self._ref, encode_key(key))
 
     def __setitem__(self, key: Key, value: Any) -> None:
-        self._store.put(self._ref, self._agent, [self._item(key, value)])
+        encoded = encode_key(key)
+        raw = self._encoded(value, "value", None)[0]
+        self._store.put_one(self._ref, self._agent, encoded, raw)
 
     def put(self, key: Key, value: Any, *, encoding: str | None = None) -> Stored:
         """Set a key, saying how. `encoding` "int8" or "int4" rounds an array of floats to integers,
@@ -68,7 +70,7 @@ class Mapping(StoredMapping):
         returned, and stored with the array; every other value comes back exactly as it was."""
         encoded = encode_key(key)
         raw, error = self._encoded(value, "value", encoding)
-        self._store.put(self._ref, self._agent, [Item(encoded, raw)])
+        self._store.put_one(self._ref, self._agent, encoded, raw)
         return Stored(raw_bytes=len(raw), error_max=error)
 
     def __delitem__(self, key: Key) -> None:

@@ -124,6 +124,15 @@ class Mappings:
 
         self._engine.write([item.raw for item in items], member, is_one_write=len(items) == 1)
 
+    def put_one(self, ref: Ref, agent: str | None, key: bytes, raw: bytes) -> None:
+        """Set one key."""
+
+        def member(transaction: CommitTransaction, packed: Packed) -> None:
+            draft = self._engine.rows.draft(transaction, ref, agent=agent)
+            self._put(transaction, ref, draft, key, packed)
+
+        self._engine.write_one(raw, member)
+
     def setdefault(self, ref: Ref, agent: str | None, item: Item) -> bytes | None:
         """Set a key that is not there; what is there, raw, if it is."""
         engine = self._engine

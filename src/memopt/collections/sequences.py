@@ -143,22 +143,25 @@ class Sequences:
     def put(self, ref: Ref, index: int, raw: bytes) -> bool:
         """Replace the value at a position; False outside."""
 
-        def member(transaction: CommitTransaction, packed: list[Packed]) -> bool:
+        def member(transaction: CommitTransaction, packed: Packed) -> bool:
             draft = self._draft(transaction, ref, None)
             place = None if draft is None else _place((draft.first, draft.next), index)
             if draft is None or place is None:
                 return False
-            self._put(transaction, ref, draft, place, packed[0])
+            self._put(transaction, ref, draft, place, packed)
             return True
 
-        return self._engine.write([raw], member, is_one_write=True)
+        return self._engine.write_one(raw, member)
 
     def append(self, ref: Ref, agent: str | None, raws: Sequence[bytes]) -> None:
         def member(transaction: CommitTransaction, packed: list[Packed]) -> None:
             draft = self._engine.rows.draft(transaction, ref, agent=agent)
             self._append(transaction, ref, draft, packed)
 
-        self._engine.write(raws, member, is_one_write=len(raws) == 1)
+        if len(raws) == 1:
+            self._engine.write_one(raws[0], lambda t, packed: member(t, [packed]))
+        else:
+            self._engine.write(raws, member, is_one_write=False)
 
     def insert(self, ref: Ref, agent: str | None, index: int, raw: bytes) -> None:
         """Before a position, as list.insert takes it."""
