@@ -7,14 +7,14 @@ compression are around it (entry.py); how an array is laid out is in arrays.py.
 from typing import Any, Final
 
 from memopt.base.errors import CorruptionError, UsageError
-from memopt.base.protocols import Compressor
 from memopt.codecs.arrays import arrays_equal, decode_array_body, encode_array_body, is_array
-from memopt.codecs.entry import HEAD_BYTES, METHOD, RAW, raw_of
+from memopt.codecs.entry import HEAD_BYTES
 from memopt.codecs.message import decode_json, encode_json
 
 _JSON: Final = b"\x01"
-_JSON_BYTE: Final = 1
-_JSON_AT: Final = HEAD_BYTES + 1
+JSON_BYTE: Final = 1
+JSON_AT: Final = HEAD_BYTES + 1
+"""Where the JSON of a record of an entry begins, if it is raw."""
 _BYTES: Final = b"\x02"
 _ARRAY: Final = b"\x03"
 _PLAIN: Final = frozenset({dict, list, str, int, float, bool, type(None)})
@@ -51,14 +51,6 @@ def decode_value(raw: bytes) -> Any:
     if kind == _ARRAY:
         return decode_array_body(memoryview(raw)[1:])
     raise CorruptionError(f"a value is of kind {raw[:1]!r}, which there is not")
-
-
-def decode_record(compressor: Compressor, record: bytes) -> Any:
-    """The value of a verified record of an entry."""
-    if record[METHOD] == RAW and record[HEAD_BYTES] == _JSON_BYTE:
-        # Most values: one copy, and no other call.
-        return decode_json(record[_JSON_AT:])
-    return decode_value(raw_of(compressor, record))
 
 
 def text_of(raw: bytes) -> Any:

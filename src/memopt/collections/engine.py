@@ -16,6 +16,9 @@ from memopt.base.protocols import Compressor, Reader, Tables
 from memopt.base.records import PLACE_MASK, EntryRow, EventRow, RecordKind
 from memopt.base.units import KIB
 from memopt.codecs.entry import (
+    HEAD_BYTES,
+    METHOD,
+    RAW,
     Packed,
     pack_entry,
     pack_value,
@@ -23,7 +26,8 @@ from memopt.codecs.entry import (
     raw_of,
     verify_entry,
 )
-from memopt.codecs.values import decode_record, decode_value
+from memopt.codecs.message import decode_json
+from memopt.codecs.values import JSON_AT, JSON_BYTE, decode_value
 from memopt.collections.cache import OWNER, EntryCache, Name
 from memopt.collections.rows import SEQUENCE, Commits, Draft, Ref, Rows, publish
 from memopt.journal.commit import CommitTransaction
@@ -83,8 +87,9 @@ class Engine:
 
     def value(self, record: bytes) -> Any:
         """The value of a record that was verified, fresh."""
-        if len(record) < _LARGE_BYTES and raw_bytes_of(record) < _LARGE_BYTES:
-            return decode_record(self.compressor, record)
+        if record[METHOD] == RAW and record[HEAD_BYTES] == JSON_BYTE:
+            # Most values: one copy, and no other call.
+            return decode_json(record[JSON_AT:])
         return decode_value(self.raw(record))
 
     def cached(self, name: Name) -> bytes | None:

@@ -28,17 +28,16 @@ class Mappings:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def value(self, ref: Ref, key: bytes) -> Any:
-        """The value of a key, fresh; MISSING when there is none."""
-        engine = self._engine
-        row = engine.rows.find(ref)
+    def value(self, ref: Ref, row: Row | None, key: bytes) -> Any:
+        """The value of a key, fresh; MISSING when there is none. `row`: of the collection."""
         if row is None:
             return MISSING
-        number = row.number
-        name = number.to_bytes(8, "big") + key
+        engine = self._engine
+        name = row.prefix + key
         record = engine.cached(name)
         try:
             if record is None:
+                number = row.number
                 record = engine.faulted(
                     number, name, lambda tables: tables.entries.find(number, key)
                 )

@@ -63,11 +63,14 @@ class Row:
     """A collection as it was committed last."""
 
     __slots__ = (
-        "__weakref__", "bounds", "count", "is_gone", "moves", "number", "version", "writers",
+        "__weakref__", "bounds", "count", "is_gone", "moves", "number", "prefix", "version",
+        "writers",
     )  # fmt: skip
 
     def __init__(self, number: int, bounds: tuple[int, int], count: int | None) -> None:
         self.number = number
+        self.prefix = number.to_bytes(8, "big")
+        """What names of its keys begin with in the cache."""
         self.bounds = bounds
         """The first place and the one behind the last; of a sequence, all between are in use."""
         self.count = count
