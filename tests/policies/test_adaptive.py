@@ -256,7 +256,7 @@ def test_hits_count_what_they_save() -> None:
 
 def test_what_was_deleted_is_no_ghost_s_and_what_was_evicted_may_be() -> None:
     policy = Adaptive()
-    for key in range(64):
+    for key in range(30):
         policy.admitted(key, 4096)
     victim = policy.victim()
     assert victim is not None

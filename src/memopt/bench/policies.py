@@ -75,8 +75,9 @@ def skewed(accesses: int, pages: int, seed: int) -> "array[int]":
 def with_runs(accesses: int, pages: int, seed: int) -> "array[int]":
     """Skewed, and after every 2,000 accesses 500 pages in a row that never return."""
     keys, unread = array("i"), pages
-    for first in range(0, accesses, _RUN_EVERY + _RUN_PAGES):
-        keys += skewed(_RUN_EVERY, pages, seed + first)
+    popular = skewed(accesses, pages, seed)
+    for first in range(0, accesses, _RUN_EVERY):
+        keys += popular[first : first + _RUN_EVERY]
         keys.extend(range(unread, unread + _RUN_PAGES))
         unread += _RUN_PAGES
     return keys[:accesses]
