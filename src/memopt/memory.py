@@ -463,9 +463,10 @@ class Memory:
             last.callback(parts.subscriptions.close)
             last.callback(parts.prefetcher.close)
             last.callback(parts.maintenance.close)
-            last.callback(parts.pressure.close)
             last.callback(parts.dictionaries.stop_learning)
             last.callback(self._stop_serving)
+            # Before the owner's door: a client may be waiting to begin a turn.
+            last.callback(parts.pressure.close)
 
     def __enter__(self) -> Self:
         return self

@@ -16,6 +16,7 @@ stopped. Not here: what a turn reads and writes (sessions/turns.py).
 """
 
 import collections
+import contextlib
 import functools
 import heapq
 import itertools
@@ -144,8 +145,7 @@ class Admission:
         is granted or refused. Raises BackpressureError when it may not wait."""
         if self._closed is not None:
             raise self._closed
-        while self._left:
-            self.withdraw(self._left.popleft())
+        self._sweep()
         if self._governor.refusing:
             self._events.emit(Refused("pressure", "critical"))
             raise BackpressureError(
@@ -222,6 +222,14 @@ class Admission:
         """For a finalizer: it is ended when the next one comes or goes."""
         self._left.append(ticket)
 
+    def _sweep(self) -> None:
+        while self._left:
+            # Taken off last: a Ctrl-C in between must not lose it.
+            with contextlib.suppress(IndexError, ValueError):
+                ticket = self._left[0]
+                self.withdraw(ticket)
+                self._left.remove(ticket)
+
     def note(self, ticket: Ticket, size_bytes: int) -> None:
         """A turn holds so much more, or less. Beyond its charge, the charge grows."""
         used = ticket.used_bytes + size_bytes
@@ -233,8 +241,7 @@ class Admission:
 
     def resize(self, capacity_bytes: int) -> None:
         """Another capacity, for those who come and those who wait."""
-        while self._left:
-            self.withdraw(self._left.popleft())
+        self._sweep()
         if capacity_bytes == self.capacity_bytes and not self._waiting:
             return
         with self._lock:
