@@ -17,6 +17,7 @@ _RESIDENTS_KEPT: Final = 0.75
 _TRIM_FREED_BYTES: Final = 4 * MIB
 _TRIM_FREED_BYTES_UNDER_PRESSURE: Final = 256 * KIB
 _RESIDENTS_UNDER_PRESSURE: Final = 0.25
+_CACHES_UNDER_PRESSURE: Final = 0.5
 
 
 class Upkeep:
@@ -27,13 +28,21 @@ class Upkeep:
         self._residents = residents
         self._compressor = compressor
         self._others: list[Callable[[int], None]] = []
+        self._limits: list[Callable[[float], None]] = []
+        self._freed: list[Callable[[], int]] = []
         self._freed_bytes = 0
-        """Freed by the pager when the heap was trimmed last."""
+        """Freed by all when the heap was trimmed last."""
         self._trim_bytes = _TRIM_FREED_BYTES
 
     def ask_also(self, make_free: Callable[[int], None]) -> None:
         """`make_free(size_bytes)` is asked when pages alone do not do."""
         self._others.append(make_free)
+
+    def shrink_also(self, limit: Callable[[float], None], freed_bytes: Callable[[], int]) -> None:
+        """`limit(share)` is told under pressure to hold that share of what it holds, and 1 when it
+        is over; `freed_bytes()` is what it has let go of so far, which leaves holes, too."""
+        self._limits.append(limit)
+        self._freed.append(freed_bytes)
 
     def make_free(self, size_bytes: int) -> None:
         self._pager.make_free(size_bytes)
@@ -49,22 +58,30 @@ class Upkeep:
     def trim(self) -> None:
         """On the maintenance thread: give back the holes that pages which went have left in the
         heap. Half a millisecond a round; without it, a twentieth of a budget of 64 MiB."""
-        if self._pager.freed_bytes - self._freed_bytes >= self._trim_bytes:
+        if self._all_freed_bytes() - self._freed_bytes >= self._trim_bytes:
             self.trim_now()
 
     def trim_now(self) -> None:
-        self._freed_bytes = self._pager.freed_bytes
+        self._freed_bytes = self._all_freed_bytes()
         trim_heap()
+
+    def _all_freed_bytes(self) -> int:
+        return self._pager.freed_bytes + sum(freed() for freed in self._freed)
 
     # -- under pressure ---------------------------------------------------------------------------
 
     def shrink_caches(self) -> None:
-        """Fewer rows of sessions, and no codec contexts in reserve, until `restore_caches`."""
+        """Fewer rows of sessions, half of the values of collections, and no codec contexts in
+        reserve, until `restore_caches`."""
         self._residents.limit(_RESIDENTS_UNDER_PRESSURE)
+        for limit in self._limits:
+            limit(_CACHES_UNDER_PRESSURE)
         self._compressor.trim()
 
     def restore_caches(self) -> None:
         self._residents.limit(1.0)
+        for limit in self._limits:
+            limit(1.0)
 
     def collect(self) -> None:
         """Give back every hole in the heap, now and whenever little was freed, until

@@ -308,6 +308,7 @@ def _wire_collections(
         config=config, events=events, admit=admit,
     )  # fmt: skip
     storage.upkeep.ask_also(collections.make_free)
+    storage.upkeep.shrink_also(cache.limit, lambda: cache.freed_bytes)
     scratch = Scratch(directory.path / "scratch", budget, config.scratch_bytes_max)
     owners = TurnOwners()
     of_turns = Collections(

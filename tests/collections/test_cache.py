@@ -121,3 +121,26 @@ def test_numpy_is_not_imported_before_an_array_is_met(tmp_path: Path) -> None:
         "assert 'numpy' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=60)
+
+
+def test_under_pressure_it_holds_half_of_what_it_held_and_no_more() -> None:
+    budget = Budget(4 * MIB)
+    cache = made(budget)
+    for number in range(2_000):
+        put(cache, 1, number, bytes(300))
+    before = cache.size_bytes
+    cache.limit(0.5)
+    assert cache.size_bytes <= before / 2
+    assert cache.freed_bytes >= before / 2
+    for number in range(2_000, 3_000):
+        put(cache, 1, number, bytes(300))
+        assert cache.size_bytes <= before / 2
+    # What came last is here, for others went.
+    assert cache.get(name_of_key(1, b"s2999")) is not None
+    cache.check()
+    cache.limit(1.0)
+    for number in range(3_000, 6_000):
+        put(cache, 1, number, bytes(300))
+    assert cache.size_bytes > before
+    cache.check()
+    budget.check()

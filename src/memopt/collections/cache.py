@@ -68,6 +68,9 @@ class EntryCache:
         self._value_bytes_max = int(budget.limit_bytes * _VALUE_SHARE)
         self._own_bytes = int(budget.limit_bytes * _OWN_SHARE)
         self._policy_bytes = 0
+        self._bytes_max = budget.limit_bytes
+        self.freed_bytes = 0
+        """Of everything that was let go of so far."""
         self._start()
 
     def _start(self) -> None:
@@ -169,7 +172,8 @@ class EntryCache:
                 if record is None:
                     continue
                 need = self._charge(name, record)
-                if need <= self._value_bytes_max and self._budget.try_reserve(OWNER, need):
+                fits = need <= self._value_bytes_max and self.size_bytes + need <= self._bytes_max
+                if fits and self._budget.try_reserve(OWNER, need):
                     self._add(collection, name, place, record, need)
                 else:
                     unkept.append(effect)
@@ -208,6 +212,14 @@ class EntryCache:
             self._events.emit(EntriesEvicted(count, freed))
         return freed
 
+    def limit(self, share: float) -> None:
+        """Hold at most `share` of what is here now, until the limit is 1 again."""
+        with self._lock:
+            self._bytes_max = self._budget.limit_bytes
+            if share < 1:
+                self._bytes_max = int(self.size_bytes * share)
+                self.make_free(self.size_bytes - self._bytes_max)
+
     def clear(self) -> None:
         with self._lock:
             self._tickets.clear()
@@ -237,6 +249,10 @@ class EntryCache:
         # Not under the lock: whom the budget asks for room has a lock of its own.
         if need > self._value_bytes_max:
             return False
+        if self.size_bytes + need > self._bytes_max:
+            self.make_free(need)
+            if self.size_bytes + need > self._bytes_max:
+                return False
         if self._budget.try_reserve(OWNER, need):
             return True
         if self.size_bytes < self._own_bytes:
@@ -276,6 +292,7 @@ class EntryCache:
             del self._counts[collection]
         size = self._charge(name, record)
         self.size_bytes -= size
+        self.freed_bytes += size
         self._policy.removed(slot)
         self._budget.release(OWNER, size)
         self._changed()
