@@ -81,6 +81,9 @@ def test_version_2_takes_the_tightest_of_the_groups_around_it(version_2: Path) -
     groups = control_groups(version_2)
     assert len(groups) == 3
     assert tightest_group(version_2, groups) == (295 * MIB, 310 * MIB)
+    # One further out that leaves more room.
+    (version_2 / "sys/fs/cgroup/memory.max").write_text("900000000")
+    assert tightest_group(version_2, groups) == (295 * MIB, 310 * MIB)
 
 
 def test_version_1_knows_its_own_word_for_no_limit(version_1: Path) -> None:
