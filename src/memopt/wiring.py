@@ -47,7 +47,6 @@ from memopt.paging.pools import Pools
 from memopt.paging.prefetch import Prefetcher
 from memopt.paging.working_set import WorkingSets
 from memopt.policies.catalog import make_policy
-from memopt.policies.lru import Lru
 from memopt.pressure.admission import Admission
 from memopt.pressure.collector import Collector
 from memopt.pressure.forecast import Forecaster
@@ -70,7 +69,7 @@ from memopt.sessions.transcripts import Transcripts
 from memopt.stores.scratch import Scratch
 from memopt.upkeep import Upkeep, limit_heap_arenas, trim_heap
 
-_EVICTABLE = ("pages", "texts", "policies", "sessions", "collections")
+_EVICTABLE = ("pages", "texts", "policies", "sessions", "collections", "arena")
 """Owners of the budget whose bytes can be given back at once: all of it is at home."""
 _PROBE_SECONDS = 0.25
 """What a forecast takes for the time between readings, where they are taken by hand."""
@@ -105,6 +104,7 @@ def open_memory(
     else:
         whole = Config.load(config, **given)
     make_policy(whole.policy, admission=whole.admission_policy)
+    make_policy(whole.collection_policy)
     make_trigger(whole.collection_trigger, Random())
     return _wire(
         Path(path), whole, clock or SystemClock(), vfs, probe, create=create and not read_only,
@@ -206,7 +206,6 @@ def _wire_storage(
     arena = Arena(
         budget, clock=clock, events=events, extent_bytes=extent_bytes_for(budget.limit_bytes)
     )
-    upkeep.ask_also(arena.make_free)
     collector = Collector(
         arena, make_trigger(config.collection_trigger, Random()), name=config.collection_trigger,
         clock=clock, wait=threading.Event().wait,
@@ -301,8 +300,10 @@ def _wire_collections(
     directory: Directory, config: Config, clock: Clock, events: Events, budget: Budget,
     storage: _Storage, transcripts: Transcripts, admit: Callable[[int], None],
 ) -> tuple[Collections, Turns]:  # fmt: skip
-    # Its keys are slots, which are used again: a ghost would take one entry for another.
-    cache = EntryCache(budget, Lru, events)
+    cache = EntryCache(
+        budget, lambda: make_policy(config.collection_policy, now=clock.monotonic), events,
+        storage.arena,
+    )  # fmt: skip
     collections = Collections(
         directory.home, storage.committer, Owners(transcripts), storage.compressor, cache, budget,
         config=config, events=events, admit=admit,

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from memopt.base.budget import Budget
+from memopt.base.clock import SystemClock
 from memopt.base.events import EntriesEvicted, Event, Events
 from memopt.base.units import MIB
+from memopt.collections import cache as cache_module
 from memopt.collections.cache import OWNER, EntryCache, name_of_key, name_of_place
+from memopt.paging.arena import Arena, extent_bytes_for
 from memopt.policies.catalog import POLICIES, make_policy
 
 
@@ -23,26 +26,35 @@ class Heard:
 
 
 def made(budget: Budget, policy: str = "lru", heard: Heard | None = None) -> EntryCache:
-    return EntryCache(budget, lambda: make_policy(policy), Events(heard or Heard()))
+    events = Events(heard or Heard())
+    arena = Arena(
+        budget, clock=SystemClock(), events=events,
+        extent_bytes=extent_bytes_for(budget.limit_bytes),
+    )  # fmt: skip
+    return EntryCache(budget, lambda: make_policy(policy), events, arena)
 
 
 def put(cache: EntryCache, collection: int, number: int, record: bytes) -> None:
     cache.apply(collection, [(name_of_key(collection, b"s%d" % number), number, record)])
 
 
-@pytest.mark.parametrize("size", [40, 220, 3000])
+@pytest.mark.parametrize("size", [40, 220, 3000, 400_000])
 def test_it_charges_at_least_what_it_occupies(size: int) -> None:
-    budget = Budget(256 * MIB)
+    budget = Budget(1024 * MIB)
     cache = made(budget)
+    # So many that the index has just grown.
+    count = 11_000 if size < 100_000 else 1_000
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    for number in range(10_000):
+    for number in range(count):
         cache.apply(
             7, [(name_of_key(7, b"skey-%d" % number), number, bytes([number % 255]) * size)]
         )
     occupied = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    charged = budget.used_bytes
+    # The arena's mappings are no objects of Python; it is tested by itself.
+    charged = budget.used_bytes - budget.held_bytes("arena")
+    assert (budget.held_bytes("arena") > count * size) == (size < 100_000)
     assert occupied <= charged
     assert charged <= 1.6 * occupied
     cache.check()
@@ -128,19 +140,69 @@ def test_under_pressure_it_holds_half_of_what_it_held_and_no_more() -> None:
     cache = made(budget)
     for number in range(2_000):
         put(cache, 1, number, bytes(300))
-    before = cache.size_bytes
+    before = cache.held_bytes
     cache.limit(0.5)
-    assert cache.size_bytes <= before / 2
+    assert cache.held_bytes <= before / 2
     assert cache.freed_bytes >= before / 2
     for number in range(2_000, 3_000):
         put(cache, 1, number, bytes(300))
-        assert cache.size_bytes <= before / 2
+        assert cache.held_bytes <= before / 2
     # What came last is here, for others went.
     assert cache.get(name_of_key(1, b"s2999")) is not None
     cache.check()
     cache.limit(1.0)
     for number in range(3_000, 6_000):
         put(cache, 1, number, bytes(300))
-    assert cache.size_bytes > before
+    assert cache.held_bytes > before
     cache.check()
     budget.check()
+
+
+def test_two_names_of_one_hash_are_never_taken_for_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cache_module, "_HASH_MASK", 0)
+    cache = made(Budget(4 * MIB))
+    one, other = name_of_key(1, b"one"), name_of_key(1, b"other")
+    cache.apply(1, [(one, 0, b"a"), (other, 1, b"b")])
+    assert cache.get(one) is None
+    assert cache.get(other) == b"b"
+    assert (cache.place(one), cache.place(other)) == (None, 1)
+    cache.apply(1, [(one, 0, b"c")])
+    assert (cache.get(one), cache.get(other)) == (b"c", None)
+    cache.apply(1, [(other, 1, None)])
+    assert cache.get(one) == b"c"
+    cache.check()
+
+
+def test_what_was_made_before_everything_was_let_go_of_is_not_kept() -> None:
+    """Its place in the arena may be somebody else's by now."""
+    budget = Budget(4 * MIB)
+    cache = made(budget)
+    name, later = name_of_key(1, b"early"), name_of_key(1, b"later")
+    row = cache._make_row(1, name, 0, b"e" * 50)
+    assert row is not None
+    cache.clear()
+    put(cache, 1, 7, b"l" * 50)
+    cache.apply(1, [(later, 1, b"l" * 50)])
+    with cache._lock:
+        cache._add(row)
+    assert cache.get(name) is None
+    again = cache._make_row(1, name, 0, b"e" * 50)
+    assert again is not None
+    cache.clear()
+    cache.apply(1, [(later, 1, b"l" * 50)])
+    cache._throw_away(again)
+    assert cache.get(later) == b"l" * 50
+    cache.check()
+    cache.close()
+    assert budget.used_bytes == 0
+
+
+def test_a_value_that_changes_again_and_again_leaves_no_holes_behind() -> None:
+    budget = Budget(1 * MIB)
+    cache = made(budget)
+    for number in range(40_000):
+        put(cache, 1, number % 16, b"%d" % number * 40)
+    assert budget.held_bytes("arena") < MIB // 2
+    cache.check()

@@ -168,7 +168,7 @@ def test_a_key_that_is_taken_away_and_set_again_in_one_batch_goes_to_the_end(
         made: Any = memory._parts.sessions.collections
         [ref] = made.rows._rows
         cache, key = made.cache, b"sa"
-        [name] = [name for name in cache._slots if name.endswith(key)]
+        [name] = [name for name in cache._names if name is not None and name.endswith(key)]
         record, place = cache.get(name), cache.place(name)
 
         def batch(transaction: Any) -> None:

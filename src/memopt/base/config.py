@@ -29,6 +29,9 @@ class Config:
     """Who leaves a tier, by one of the names in `docs/policies.md`."""
     admission_policy: str | None = None
     """Who may stay in a tier that is full: frequency or size; None lets everybody."""
+    collection_policy: str = "lru"
+    """Who leaves the cache of collections' entries. Others than LRU know more of each entry, which
+    costs as much as a small value does."""
     seal: Seal = Seal.IDLE
     page_target_bytes: int = 16 * KIB
     """A tail of this many encoded bytes becomes a page."""
@@ -199,6 +202,7 @@ _MAY_BE_ZERO = frozenset(
 _NAMES = {
     "policy": "policy",
     "admission_policy": "admission policy",
+    "collection_policy": "policy",
     "collection_trigger": "trigger",
 }
 _SHARES = (

@@ -2,6 +2,11 @@
 
 A row is a record by its name: the collection's number with the key, or for sequences the entry's
 number. Reserved before it is kept, chosen to go by a policy, dropped without writing anything.
+Small records lie in the arena, those of turns in a pool of their own; larger ones are `bytes`.
+
+Rows are found by a hash of the name, which is the policy's key, too: it stands for the same entry
+when that comes back, so a policy may remember what has left. Two names of one hash are never here
+together.
 
 Invariant: what is here is what was committed last, or nothing. A commit is applied after it was
 made and before its caller hears of it; whoever fills from a snapshot asks for a ticket first, which
@@ -12,18 +17,26 @@ import functools
 import threading
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from memopt.base.budget import Budget
 from memopt.base.events import EntriesEvicted, Events
 from memopt.base.protocols import Policy
-from memopt.base.records import PLACE_BITS
+from memopt.base.records import PLACE_BITS, Lifetime
 from memopt.base.units import KIB
+from memopt.paging.arena import Arena
+from memopt.stores.scratch import FIRST_COLLECTION
 
 OWNER: Final = "collections"
-ROW_BYTES: Final = 260
-"""A row's places in the table, in three columns and in the index, and the headers and rounding of
+ROW_BYTES: Final = 238
+"""A row's places in the table, in five columns and in the index, and the headers and rounding of
 its two byte strings; measured in the tests."""
+_RECORD_HEADER_BYTES: Final = 48
+"""Of a byte string, with its rounding: what a record in the arena has not."""
+_SLOT_BYTES: Final = 12
+"""What the arena adds to a record."""
+_HASH_MASK: Final = (1 << 60) - 1
+_IN_NO_ARENA: Final = -1
 _POLICY_STEP: Final = 64
 """What the policy occupies is asked for once in so many changes."""
 _OWN_SHARE: Final = 1 / 4
@@ -56,10 +69,28 @@ def _whole(method: F) -> F:
     return cast("F", guarded)
 
 
+class _Row(NamedTuple):
+    """One that was paid for and is not in the table yet."""
+
+    collection: int
+    name: Name
+    place: int
+    record: bytes | None
+    """None: in the arena, by `handle`."""
+    handle: int
+    need: int
+    age: int
+    """How often everything had been let go of when it was made."""
+
+
 class EntryCache:
     """Thread-safe."""
 
-    def __init__(self, budget: Budget, make_policy: Callable[[], Policy], events: Events) -> None:
+    def __init__(
+        self, budget: Budget, make_policy: Callable[[], Policy], events: Events, arena: Arena
+    ) -> None:
+        """`arena` is for this cache alone."""
+        self._arena = arena
         self._budget = budget
         self._make_policy = make_policy
         self._events = events
@@ -71,12 +102,16 @@ class EntryCache:
         self._bytes_max = budget.limit_bytes
         self.freed_bytes = 0
         """Of everything that was let go of so far."""
+        self._age = 0
         self._start()
 
     def _start(self) -> None:
-        self._slots: dict[Name, int] = {}
+        self._slots: dict[int, int] = {}
+        """By hash of the name."""
         self._names: list[Name | None] = []
         self._records: list[bytes | None] = []
+        self._handles = array("q")
+        self._hashes = array("q")
         self._places = array("q")
         self._free: list[int] = []
         self._counts: dict[int, int] = {}
@@ -84,9 +119,16 @@ class EntryCache:
         self._policy = self._make_policy()
         self._changes = 0
         self.size_bytes = 0
+        """Charged to this cache: everything but what lies in the arena."""
+        self._arena_bytes = 0
 
     def __len__(self) -> int:
         return len(self._slots)
+
+    @property
+    def held_bytes(self) -> int:
+        """With what lies in the arena."""
+        return self.size_bytes + self._arena_bytes
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -94,11 +136,13 @@ class EntryCache:
         """The record, which was verified when it came in."""
         try:
             with self._lock:
-                slot = self._slots.get(name)
-                if slot is None:
+                key = hash(name) & _HASH_MASK
+                slot = self._slots.get(key)
+                if slot is None or self._names[slot] != name:
                     return None
-                self._policy.touched(slot)
-                return self._records[slot]
+                self._policy.touched(key)
+                record = self._records[slot]
+                return self._arena.get(self._handles[slot]) if record is None else record
         except KeyboardInterrupt:
             # As `_whole` says, which costs a call more.
             self.clear()
@@ -107,8 +151,12 @@ class EntryCache:
     def place(self, name: Name) -> int | None:
         """Where a key is, if it is here. Under the commit lock that is where it is."""
         with self._lock:
-            slot = self._slots.get(name)
+            slot = self._find(name)
             return None if slot is None else self._places[slot]
+
+    def _find(self, name: Name) -> int | None:
+        slot = self._slots.get(hash(name) & _HASH_MASK)
+        return slot if slot is not None and self._names[slot] == name else None
 
     def ticket(self, name: Name) -> object:
         """To be asked for before the snapshot is taken that a row is filled from."""
@@ -118,16 +166,15 @@ class EntryCache:
 
     def fill(self, collection: int, name: Name, ticket: object, place: int, record: bytes) -> None:
         """Keep what a snapshot held, unless it was changed since the ticket."""
-        need = self._charge(name, record)
-        reserved = self._reserve(need)
+        row = self._make_row(collection, name, place, record)
         with self._lock:
             if self._tickets.get(name) is ticket:
                 del self._tickets[name]
-                if reserved and name not in self._slots:
-                    self._add(collection, name, place, record, need)
+                if row is not None and self._find(name) is None:
+                    self._add(row)
                     return
-        if reserved:
-            self._budget.release(OWNER, need)
+        if row is not None:
+            self._throw_away(row)
 
     def give_back(self, name: Name, ticket: object) -> None:
         """There was nothing to fill with."""
@@ -144,13 +191,13 @@ class EntryCache:
         for name, place, record in unkept:
             # Room has to be asked for, and not under the lock.
             assert record is not None
-            need = self._charge(name, record)
-            if self._reserve(need):
+            row = self._make_row(collection, name, place, record)
+            if row is not None:
                 with self._lock:
-                    if name not in self._slots:
-                        self._add(collection, name, place, record, need)
+                    if self._find(name) is None:
+                        self._add(row)
                     else:
-                        self._budget.release(OWNER, need)
+                        self._throw_away(row)
 
     @_whole
     def _apply(self, collection: int, effects: Sequence[Effect], unkept: list[Effect]) -> None:
@@ -159,22 +206,16 @@ class EntryCache:
                 name, place, record = effect
                 if self._tickets:
                     self._tickets.pop(name, None)
-                slot = self._slots.get(name)
+                slot = self._find(name)
                 if slot is not None:
-                    old = self._records[slot]
-                    assert old is not None
-                    if record is not None and len(record) == len(old):
-                        self._records[slot] = record
-                        self._places[slot] = place
-                        self._policy.touched(slot)
+                    if record is not None and self._replace(collection, slot, place, record):
                         continue
-                    self._remove(collection, slot)
+                    self._remove(slot)
                 if record is None:
                     continue
-                need = self._charge(name, record)
-                fits = need <= self._value_bytes_max and self.size_bytes + need <= self._bytes_max
-                if fits and self._budget.try_reserve(OWNER, need):
-                    self._add(collection, name, place, record, need)
+                row = self._try_row(collection, name, place, record)
+                if row is not None:
+                    self._add(row)
                 else:
                     unkept.append(effect)
 
@@ -185,9 +226,11 @@ class EntryCache:
             self._tickets.clear()
             if not self._counts.get(collection):
                 return
-            for name, slot in list(self._slots.items()):
+            for slot in list(self._slots.values()):
+                name = self._names[slot]
+                assert name is not None
                 if collection_of(name) == collection:
-                    self._remove(collection, slot)
+                    self._remove(slot)
 
     # -- room -------------------------------------------------------------------------------------
 
@@ -200,14 +243,14 @@ class EntryCache:
             self._charge_policy()
             size_bytes += max(0, self._policy.charged_bytes() - self._policy_bytes)
             while freed < size_bytes:
-                slot = self._policy.victim()
-                if slot is None:
+                key = self._policy.victim()
+                if key is None:
                     break
-                name = self._names[slot]
-                assert name is not None
-                freed += self._remove(collection_of(name), slot)
+                freed += self._remove(self._slots[key])
                 count += 1
             self._charge_policy()
+        # What went from the arena left holes there.
+        self._arena.make_free(size_bytes)
         if count:
             self._events.emit(EntriesEvicted(count, freed))
         return freed
@@ -217,73 +260,171 @@ class EntryCache:
         with self._lock:
             self._bytes_max = self._budget.limit_bytes
             if share < 1:
-                self._bytes_max = int(self.size_bytes * share)
-                self.make_free(self.size_bytes - self._bytes_max)
+                self._bytes_max = int(self.held_bytes * share)
+                self.make_free(self.held_bytes - self._bytes_max)
 
     def clear(self) -> None:
         with self._lock:
             self._tickets.clear()
             self._budget.release(OWNER, self.size_bytes)
+            self._arena.clear()
+            self._age += 1
             self._start()
             self._charge_policy()
 
     def check(self) -> None:
         """Assert the invariant."""
         with self._lock:
-            size = 0
-            for name, slot in self._slots.items():
-                record = self._records[slot]
-                assert self._names[slot] == name
-                assert record is not None
-                size += self._charge(name, record)
-            assert size == self.size_bytes
+            size = in_arena = 0
+            for key, slot in self._slots.items():
+                name, record, handle = self._names[slot], self._records[slot], self._handles[slot]
+                assert name is not None
+                assert hash(name) & _HASH_MASK == key == self._hashes[slot]
+                assert (record is None) == (handle != _IN_NO_ARENA)
+                if record is None:
+                    in_arena += self._arena.size(handle) + _SLOT_BYTES
+                    size += self._charge(name, None)
+                else:
+                    size += self._charge(name, record)
+            assert (size, in_arena) == (self.size_bytes, self._arena_bytes)
+            assert len(self._arena) == sum(handle != _IN_NO_ARENA for handle in self._handles)
+            self._arena.check()
             assert sum(self._counts.values()) == len(self._slots)
 
-    def _charge(self, name: Name, record: bytes) -> int:
+    # -- rows -------------------------------------------------------------------------------------
+
+    def _is_small(self, record: bytes) -> bool:
+        return len(record) <= self._arena.value_bytes_max
+
+    def _charge(self, name: Name, record: bytes | None) -> int:
+        """Of a row; of a record in the arena, which charges for itself, without it."""
         key_bytes = len(name) if type(name) is bytes else 0
+        if record is None:
+            return ROW_BYTES - _RECORD_HEADER_BYTES + key_bytes
         # Bytes of many sizes that come and go leave holes: a twelfth, as for pages.
         size = key_bytes + len(record)
         return ROW_BYTES + size + size // 12
 
-    def _reserve(self, need: int) -> bool:
-        # Not under the lock: whom the budget asks for room has a lock of its own.
-        if need > self._value_bytes_max:
-            return False
-        if self.size_bytes + need > self._bytes_max:
-            self.make_free(need)
-            if self.size_bytes + need > self._bytes_max:
-                return False
-        if self._budget.try_reserve(OWNER, need):
-            return True
-        if self.size_bytes < self._own_bytes:
-            self._budget.ask(need)
-        else:
-            self.make_free(need + _FULL_SLACK)
-        return self._budget.try_reserve(OWNER, need)
+    def _make_row(self, collection: int, name: Name, place: int, record: bytes) -> "_Row | None":
+        """With all that it takes; None where there is no room. Not under the lock: whom the budget
+        asks for room has a lock of its own."""
+        small, age = self._is_small(record), self._age
+        need = self._charge(name, None if small else record)
+        if need + len(record) > self._value_bytes_max:
+            return None
+        if self.held_bytes + need + len(record) > self._bytes_max:
+            self.make_free(need + len(record))
+            if self.held_bytes + need + len(record) > self._bytes_max:
+                return None
+        if not self._budget.try_reserve(OWNER, need):
+            self._ask(need)
+            if not self._budget.try_reserve(OWNER, need):
+                return None
+        if not small:
+            return _Row(collection, name, place, record, _IN_NO_ARENA, need, age)
+        lifetime = _lifetime(collection)
+        handle = self._arena.try_put(lifetime, record)
+        if handle is None:
+            self._ask(self._arena.extent_bytes)
+            handle = self._arena.try_put(lifetime, record)
+        if handle is None:
+            self._budget.release(OWNER, need)
+            return None
+        return _Row(collection, name, place, None, handle, need, age)
 
-    def _add(self, collection: int, name: Name, place: int, record: bytes, need: int) -> None:
+    def _ask(self, size_bytes: int) -> None:
+        """For room: others up to this cache's part of the budget, and what is here beyond it."""
+        if self.held_bytes < self._own_bytes:
+            self._budget.ask(size_bytes)
+        else:
+            self.make_free(size_bytes + _FULL_SLACK)
+
+    def _try_row(self, collection: int, name: Name, place: int, record: bytes) -> "_Row | None":
+        """The same without asking anybody."""
+        small, age = self._is_small(record), self._age
+        need = self._charge(name, None if small else record)
+        whole = need + len(record)
+        if whole > self._value_bytes_max or self.held_bytes + whole > self._bytes_max:
+            return None
+        if not self._budget.try_reserve(OWNER, need):
+            return None
+        if not small:
+            return _Row(collection, name, place, record, _IN_NO_ARENA, need, age)
+        handle = self._arena.try_put(_lifetime(collection), record)
+        if handle is None:
+            self._budget.release(OWNER, need)
+            return None
+        return _Row(collection, name, place, None, handle, need, age)
+
+    def _throw_away(self, row: "_Row") -> None:
+        """One that was made and is not wanted."""
+        with self._lock:
+            if row.handle != _IN_NO_ARENA and row.age == self._age:
+                self._arena.delete(row.handle)
+        self._budget.release(OWNER, row.need)
+
+    def _replace(self, collection: int, slot: int, place: int, record: bytes) -> bool:
+        """Another record in the place of one; False, and no change, where it does not fit there."""
+        old, handle = self._records[slot], self._handles[slot]
+        if old is not None:
+            if len(record) != len(old):
+                return False
+            self._records[slot] = record
+        else:
+            if not self._is_small(record):
+                return False
+            new = self._arena.try_put(_lifetime(collection), record)
+            if new is None:
+                return False
+            self._arena_bytes += len(record) - self._arena.size(handle)
+            self._handles[slot] = new
+            self._arena.delete(handle)
+        self._places[slot] = place
+        self._policy.touched(self._hashes[slot])
+        return True
+
+    def _add(self, row: "_Row") -> None:
+        if row.age != self._age:
+            # Its place in the arena is gone with everything else.
+            self._budget.release(OWNER, row.need)
+            return
+        key = hash(row.name) & _HASH_MASK
+        other = self._slots.get(key)
+        if other is not None:
+            self._remove(other)
         if self._free:
             slot = self._free.pop()
-            self._names[slot] = name
-            self._records[slot] = record
-            self._places[slot] = place
+            self._names[slot] = row.name
+            self._records[slot] = row.record
+            self._handles[slot] = row.handle
+            self._hashes[slot] = key
+            self._places[slot] = row.place
         else:
             slot = len(self._names)
-            self._names.append(name)
-            self._records.append(record)
-            self._places.append(place)
-        self._slots[name] = slot
-        self._counts[collection] = self._counts.get(collection, 0) + 1
-        self.size_bytes += need
-        self._policy.admitted(slot, need)
+            self._names.append(row.name)
+            self._records.append(row.record)
+            self._handles.append(row.handle)
+            self._hashes.append(key)
+            self._places.append(row.place)
+        self._slots[key] = slot
+        self._counts[row.collection] = self._counts.get(row.collection, 0) + 1
+        self.size_bytes += row.need
+        size = row.need
+        if row.record is None:
+            in_arena = self._arena.size(row.handle) + _SLOT_BYTES
+            self._arena_bytes += in_arena
+            size += in_arena
+        self._policy.admitted(key, size)
         self._changed()
 
-    def _remove(self, collection: int, slot: int) -> int:
-        name, record = self._names[slot], self._records[slot]
+    def _remove(self, slot: int) -> int:
+        """How much came free, in the arena as well."""
+        name, record, handle = self._names[slot], self._records[slot], self._handles[slot]
         assert name is not None
-        assert record is not None
-        del self._slots[name]
+        collection, key = collection_of(name), self._hashes[slot]
+        del self._slots[key]
         self._names[slot] = self._records[slot] = None
+        self._handles[slot] = _IN_NO_ARENA
         self._free.append(slot)
         count = self._counts[collection] - 1
         if count:
@@ -292,9 +433,14 @@ class EntryCache:
             del self._counts[collection]
         size = self._charge(name, record)
         self.size_bytes -= size
-        self.freed_bytes += size
-        self._policy.removed(slot)
+        self._policy.removed(key)
         self._budget.release(OWNER, size)
+        if record is None:
+            in_arena = self._arena.size(handle) + _SLOT_BYTES
+            self._arena.delete(handle)
+            self._arena_bytes -= in_arena
+            size += in_arena
+        self.freed_bytes += size
         self._changed()
         return size
 
@@ -319,6 +465,11 @@ class EntryCache:
             self.clear()
             self._budget.release("policies", self._policy_bytes)
             self._policy_bytes = 0
+
+
+def _lifetime(collection: int) -> Lifetime:
+    ephemeral = collection >= FIRST_COLLECTION
+    return Lifetime.EPHEMERAL if ephemeral else Lifetime.PERSISTENT
 
 
 def name_of_key(collection: int, key: bytes) -> bytes:

@@ -61,14 +61,14 @@ EXTENT_BYTES: Final = MIB
 _EXTENT_BYTES_MIN: Final = 16 * KIB
 _VALUES_PER_EXTENT: Final = 4
 """The largest value takes this part of an extent, so no more is left over at the end of one."""
-_EXTENTS_PER_BUDGET: Final = 64
+_EXTENTS_PER_BUDGET: Final = 256
 ROOM: Final = "room"
 """The reason of a collection that a put had to wait for."""
 
 
 def extent_bytes_for(budget_bytes: int) -> int:
-    """How large extents should be: 1 MiB, or less where that is over a 64th of the budget, since
-    each lifetime has an open one."""
+    """How large extents should be: 1 MiB, or less where that is over a 256th of the budget, since
+    each lifetime has open ones, and as much is evicted at a time as an extent holds."""
     fitting = max(_EXTENT_BYTES_MIN, budget_bytes // _EXTENTS_PER_BUDGET)
     return min(EXTENT_BYTES, 1 << fitting.bit_length() - 1)
 
@@ -88,6 +88,7 @@ class Arena:
             )  # fmt: skip
         self.value_bytes_max = extent_bytes // _VALUES_PER_EXTENT
         """Larger values are refused: keep them as `bytes`."""
+        self.extent_bytes = extent_bytes
         self.live_bytes = 0
         """Of all values, without what they cost beside."""
         self._budget = budget
@@ -115,6 +116,16 @@ class Arena:
         Raises UsageError where it is larger than `value_bytes_max`, BudgetError where there is no
         room and neither collecting nor others who were asked could make some.
         """
+        return self._put(lifetime, value, self._reserve)
+
+    def try_put(self, lifetime: Lifetime, value: bytes) -> int | None:
+        """The same without asking anybody for room: None where collecting makes none."""
+        try:
+            return self._put(lifetime, value, self._reserve_alone)
+        except BudgetError:
+            return None
+
+    def _put(self, lifetime: Lifetime, value: bytes, reserve: Callable[[int], None]) -> int:
         size = len(value)
         if size > self.value_bytes_max:
             raise UsageError(
@@ -146,7 +157,7 @@ class Arena:
                         extent.live_bytes += size + SLOT_BYTES
                         self.live_bytes += size
                         return handle
-            self._make_room(pool, size)
+            self._make_room(pool, size, reserve)
 
     def get(self, handle: int) -> bytes:
         """A copy of a value. Raises NotFoundError where the handle is not in use."""
@@ -278,7 +289,7 @@ class Arena:
             pass
 
     @_mended
-    def _make_room(self, pool: Pool, size_bytes: int) -> None:
+    def _make_room(self, pool: Pool, size_bytes: int, reserve: Callable[[int], None]) -> None:
         """Give a pool an open extent and a table for one more value, as far as it has none."""
         with self._lock:
             charge_bytes = self._missing_bytes(pool, size_bytes)
@@ -287,7 +298,7 @@ class Arena:
             return
         try:
             # Outside the lock: whoever is asked for room may delete here.
-            self._reserve(charge_bytes)
+            reserve(charge_bytes)
             with self._lock:
                 taken_bytes = self._space.taken_bytes
                 try:
@@ -336,6 +347,15 @@ class Arena:
                     raise
             else:
                 return
+
+    def _reserve_alone(self, size_bytes: int) -> None:
+        """From the budget as it stands, after collecting what it takes."""
+        while not self._budget.try_reserve(OWNER, size_bytes):
+            if not self._collect_an_extent():
+                raise BudgetError(
+                    "no extent is to be had", limit="budget", wanted_bytes=size_bytes,
+                    limit_bytes=self._budget.limit_bytes,
+                )  # fmt: skip
 
     def _collect_an_extent(self) -> bool:
         """Whether as much was dead, and one was closed."""
