@@ -25,7 +25,15 @@ MAY_BE_ZERO = {
     "maintenance_seconds", "ballast_bytes", "l1_idle_seconds", "probe_seconds", "heap_arenas_max",
     "pressure_dwell_seconds", "pressure_aggressiveness", "turn_wait_seconds",
 }  # fmt: skip
-WORDS = {"durability", "seal", "policy", "admission_policy", "access_log", "collection_trigger"}
+WORDS = {
+    "durability",
+    "seal",
+    "policy",
+    "admission_policy",
+    "access_log",
+    "collection_trigger",
+    "collection_policy",
+}
 NUMBERS = [name for name in NAMES if name not in WORDS]
 every_name = pytest.mark.parametrize("name", NAMES)
 
@@ -107,6 +115,7 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
         "admission_policy": ("size", "size"),
         "access_log": ("here/accesses", "here/accesses"),
         "collection_trigger": ("growth", "growth"),
+        "collection_policy": ("sieve", "sieve"),
         "prefetch": ("next", Prefetch.NEXT),
         "pool_shares": ("soft", PoolShares.SOFT),
         "l1_share": ("0.75", 0.75),
@@ -140,7 +149,12 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
     ],
 )
 def test_a_bad_value_names_its_setting(name: str, value: object) -> None:
-    if name in ("policy", "admission_policy", "collection_trigger") and isinstance(value, str):
+    if name in (
+        "policy",
+        "admission_policy",
+        "collection_trigger",
+        "collection_policy",
+    ) and isinstance(value, str):
         # Whether there is one of that name is asked on the floor where they are known.
         assert getattr(having(name, value), name) == value
         return
