@@ -104,7 +104,7 @@ def open_memory(
     else:
         whole = Config.load(config, **given)
     make_policy(whole.policy, admission=whole.admission_policy)
-    make_policy(whole.collection_policy)
+    make_policy(whole.collection_policy, field="collection_policy")
     make_trigger(whole.collection_trigger, Random())
     return _wire(
         Path(path), whole, clock or SystemClock(), vfs, probe, create=create and not read_only,

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import memopt
 from memopt.base.budget import Budget
 from memopt.base.clock import SystemClock
+from memopt.base.config import Config
+from memopt.base.errors import UsageError
 from memopt.base.events import EntriesEvicted, Event, Events
 from memopt.base.units import MIB
 from memopt.collections import cache as cache_module
@@ -156,6 +159,11 @@ def test_under_pressure_it_holds_half_of_what_it_held_and_no_more() -> None:
     assert cache.held_bytes > before
     cache.check()
     budget.check()
+
+
+def test_an_unknown_policy_is_refused_by_the_name_of_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="collection_policy: expected one of"):
+        memopt.open(tmp_path / "store", config=Config(collection_policy="bananas"))
 
 
 def test_two_names_of_one_hash_are_never_taken_for_each_other(

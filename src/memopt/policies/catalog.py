@@ -45,14 +45,15 @@ POLICIES: Final[Mapping[str, Callable[[], Policy]]] = MappingProxyType(
 
 
 def make_policy(
-    name: str, *, admission: str | None = None, now: Callable[[], float] | None = None
-) -> Policy:
+    name: str, *, admission: str | None = None, now: Callable[[], float] | None = None,
+    field: str = "policy",
+) -> Policy:  # fmt: skip
     """A fresh policy; with the named admission policy before it, and `now` for its time, where it
-    has one. Raises UsageError naming `policy` or `admission_policy` and listing the names there
+    has one. Raises UsageError naming `field` or `admission_policy` and listing the names there
     are."""
     if name not in POLICIES:
         choices = ", ".join(POLICIES)
-        raise UsageError(f"expected one of {choices}, got {name!r}", field="policy")
+        raise UsageError(f"expected one of {choices}, got {name!r}", field=field)
     if admission is not None and admission not in ADMISSIONS:
         choices = ", ".join(ADMISSIONS)
         raise UsageError(f"expected one of {choices}, got {admission!r}", field="admission_policy")
