@@ -185,14 +185,29 @@ def test_a_file_that_is_cut_or_damaged_or_absent_is_a_usage_error(tmp_path: Path
         damaged[len(packed) // 2] ^= 255
         for bad in (packed[: len(packed) // 2], bytes(damaged)):
             path = written(tmp_path, bad)
-            if bad[:4] == b"\x28\xb5\x2f\xfd" and len(bad) < len(packed):
-                continue  # zstd tells a cut frame from a whole one by its size alone
             with pytest.raises(UsageError):
                 read_trace(path)
     with pytest.raises(UsageError):
         read_trace(tmp_path / "nowhere")
     with pytest.raises(UsageError):
         read_trace(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 500])
+def test_a_zstd_file_may_have_many_frames_and_none_may_be_cut(tmp_path: Path, cut: int) -> None:
+    lines = [b"%d 1 0 0\n" % n for n in range(9999)]
+    skippable = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
+    frames = skippable.join(
+        zstandard.compress(b"".join(part)) for part in (lines[:5000], lines[5000:])
+    )
+    assert read_trace(written(tmp_path, frames)).requests == 9999
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_trace(written(tmp_path, frames[:-cut]))
+
+
+def test_a_table_may_begin_with_the_mark_of_utf_8(tmp_path: Path) -> None:
+    trace = read_trace(written(tmp_path, b"\xef\xbb\xbfkey,size\na,3\nb,4\n"))
+    assert (trace.format, trace.sizes.tolist()) == ("csv", [3, 4])
 
 
 def test_a_line_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,14 +15,14 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
 from memopt.base.errors import CorruptionError, UsageError
-from memopt.base.units import MIB
+from memopt.base.units import KIB, MIB
 from memopt.bench import trace_formats
 from memopt.bench.trace_formats import REQUESTS_MAX, Accesses, Source
 from memopt.codecs.accesses import is_recording
@@ -33,6 +33,10 @@ _CHUNK_BYTES: Final = 1 * MIB
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _WINDOW_BYTES_MAX: Final = 128 * MIB
+_ZSTD_BYTES: Final = 4 * KIB
+"""Compressed bytes at a time: of nothing but repetition, they become 128 MiB."""
+_MARK: Final = b"\xef\xbb\xbf"
+"""That a table is UTF-8, as spreadsheets begin theirs."""
 
 Progress = Callable[[int, int], None]
 
@@ -136,8 +140,7 @@ class _Input:
         if magic.startswith(_GZIP_MAGIC):
             stream = gzip.GzipFile(fileobj=self._raw)
         elif magic == _ZSTD_MAGIC:
-            decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES_MAX)
-            stream = decompressor.stream_reader(self._raw, read_across_frames=True, closefd=False)
+            stream = _Frames(self._raw)
         self._stream = io.BufferedReader(stream, _CHUNK_BYTES)
 
     def __enter__(self) -> "_Input":
@@ -148,8 +151,12 @@ class _Input:
         self._raw.close()
 
     def peek(self) -> bytes:
+        """How it begins, without the mark of UTF-8."""
         with _NamedErrors(self.path):
-            return self._stream.peek(_CHUNK_BYTES)
+            start = self._stream.peek(_CHUNK_BYTES)
+            if start.startswith(_MARK):
+                self._stream.read(len(_MARK))
+            return start.removeprefix(_MARK)
 
     def chunks(self) -> Iterator[bytes]:
         with _NamedErrors(self.path):
@@ -176,6 +183,48 @@ class _Input:
     def _tell(self) -> None:
         if self._progress is not None:
             self._progress(min(self._raw.tell(), self._size), self._size)
+
+
+class _Frames(io.RawIOBase):
+    """Zstd frames, one behind the other, decompressed as they are read.
+
+    zstandard's own reader lost: it takes a file that was cut off for one that has ended.
+    """
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES_MAX)
+        self._frame: Any = None
+        self._held = b""
+        """Decompressed, and not read yet."""
+        self._at = 0
+        self._behind = b""
+        """Compressed, behind the frame that ended."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        filled = 0
+        while filled < len(buffer) and (self._at < len(self._held) or self._next()):
+            given = self._held[self._at : self._at + len(buffer) - filled]
+            buffer[filled : filled + len(given)] = given
+            self._at += len(given)
+            filled += len(given)
+        return filled
+
+    def _next(self) -> bool:
+        """Whether there is more."""
+        part = self._behind or self._source.read(_ZSTD_BYTES)
+        if not part:
+            if self._frame is not None:
+                raise EOFError("zstd data ends within a frame")
+            return False
+        self._frame = self._frame or self._decompressor.decompressobj()
+        self._held, self._at, self._behind = self._frame.decompress(part), 0, b""
+        if self._frame.eof:
+            self._behind, self._frame = self._frame.unused_data, None
+        return True
 
 
 class _NamedErrors:
