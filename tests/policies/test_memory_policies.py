@@ -242,6 +242,19 @@ def test_by_size_a_page_of_more_than_a_sixteenth_does_not_stay() -> None:
         assert policy.victim() == gone
 
 
+def test_by_size_goes_by_what_is_resident_now() -> None:
+    # Fewer than the 64 members at which tables are looked at, and then larger ones in their place.
+    for members, sizes in ((40, (4_096,)), (100, (64, 40_960))):
+        policy = Admitting(Lru(), SizeAdmission())
+        for size_bytes in sizes:
+            for key in range(members):
+                if size_bytes != sizes[0]:
+                    policy.removed(key)
+                policy.admitted(key, size_bytes)
+        policy.admitted(1_000, 4_096)
+        assert policy.victim() != 1_000
+
+
 def test_admission_goes_by_its_name_before_any_policy() -> None:
     for name in POLICIES:
         for admission in ADMISSIONS:

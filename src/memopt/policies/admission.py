@@ -146,6 +146,8 @@ class Admitting:
         if self._newcomer is None:
             return rival
         key = self._newcomer[0]
+        # Now, and not when the number of members was last looked at: their sizes changed since.
+        self._admission.resized(len(self._sizes) + COMPACTION_MASK, self._resident_bytes)
         if rival is not None and self._admission.admits(key, self._sizes[key], rival):
             self._admit()
             return rival
