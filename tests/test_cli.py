@@ -637,6 +637,33 @@ def test_replay_reads_back_what_it_wrote(tmp_path: Path) -> None:
     assert outcome.json["baseline"] is None
 
 
+def test_a_replay_takes_its_settings_from_the_file_and_then_from_its_options(
+    tmp_path: Path,
+) -> None:
+    file, settings = tmp_path / "talks.jsonl", tmp_path / "memopt.toml"
+    file.write_text(json_text({"messages": [said("1"), said("2")]}))
+    settings.write_text('budget_bytes = "9MiB"\npolicy = "lru"\nl1_share = 0.25\n')
+    call = ("--config", settings, "replay", file, "--sessions", 3, "--no-baseline", "--json")
+    found = run(*call).json
+    assert (found["budget_bytes"], found["policy"]) == (9 << 20, "lru")
+    assert found["settings"] == {"l1_share": 0.25}
+    found = run(*call, "--policy", "clock", "--budget", "10MiB").json
+    assert (found["budget_bytes"], found["policy"]) == (10 << 20, "clock")
+    for wrong in ("l1_share = 7", "nothing = 1", "= 3"):
+        settings.write_text(wrong)
+        outcome = run(*call)
+        assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+
+
+def test_a_command_without_a_store_takes_no_settings(tmp_path: Path) -> None:
+    settings = tmp_path / "memopt.toml"
+    settings.write_text("l1_share = 0.25\n")
+    for command in (("bench",), ("simulate", settings)):
+        outcome = run("--config", settings, *command)
+        assert outcome.code == 2
+        assert "--config: goes with" in outcome.err
+
+
 def test_bench_lists_what_there_is() -> None:
     listed = run("bench", "--json").json
     assert {"density", "latency", "tiers"} <= {benchmark["name"] for benchmark in listed}

@@ -153,8 +153,20 @@ class Config:
         **arguments: Any,
     ) -> Self:
         """Defaults, then `file` (TOML), then MEMOPT_* of `environ`, then `arguments` not None."""
+        values = cls.named(file, environ=environ)
+        values |= {name: value for name, value in arguments.items() if value is not None}
+        return cls(**cls._known(values))
+
+    @classmethod
+    def named(
+        cls,
+        file: str | os.PathLike[str] | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """What `file` and MEMOPT_* of `environ` name, as they have it: no defaults, and only the
+        names are checked. Raises UsageError."""
         values: dict[str, Any] = {}
-        known = {field.name for field in dataclasses.fields(cls)}
         if file is not None:
             try:
                 values |= tomllib.loads(Path(file).read_text("utf-8"))
@@ -162,14 +174,17 @@ class Config:
                 raise UsageError(f"cannot be read: {error}", field=f"config file {file}") from error
         variables = os.environ if environ is None else environ
         values |= {
-            name: variables[variable]
-            for name in known
-            if (variable := f"MEMOPT_{name.upper()}") in variables
+            field.name: variables[variable]
+            for field in dataclasses.fields(cls)
+            if (variable := f"MEMOPT_{field.name.upper()}") in variables
         }
-        values |= {name: value for name, value in arguments.items() if value is not None}
-        for name in values.keys() - known:
+        return cls._known(values)
+
+    @classmethod
+    def _known(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in values.keys() - {field.name for field in dataclasses.fields(cls)}:
             raise UsageError("there is no such setting", field=name)
-        return cls(**values)
+        return values
 
     def replace(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)

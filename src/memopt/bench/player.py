@@ -50,6 +50,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     seal: Seal
     promotion_batch: int
     compact: bool
+    settings: dict[str, Any] = {}
+    """Of the store, beside those above; by their names in Config, as JSON can say them."""
     access_log: str | None = None
     """Where the touches of pages are recorded while the schedule is played, and not after."""
     acked_file: str | None = None
@@ -341,6 +343,7 @@ def opened(script: Script) -> memopt.Memory:
             seal=script.seal,
             promotion_batch_pages=script.promotion_batch,
             access_log=script.access_log,
+            **script.settings,
         ),
     )
 

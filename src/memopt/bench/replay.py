@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,6 +56,8 @@ class ReplayOptions:
     compact: bool = True
     """Compact at the end, to report the disk it leaves."""
     seed: int = 0
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Of the store, beside those above; by their names in Config, as JSON can say them."""
     access_log: Path | None = None
     """Where the touches of pages are recorded, for `memopt simulate`. The store is then opened anew
     for the comparison, so resident bytes and tiers are those of reading all back."""
@@ -63,6 +65,7 @@ class ReplayOptions:
     def __post_init__(self) -> None:
         if self.sessions < 1:
             raise UsageError(f"expected at least 1, got {self.sessions}", field="sessions")
+        Config(**self.settings)
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +108,8 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     seal: Seal
     promotion_batch: int
+    settings: dict[str, Any]
+    """Other settings of the store that were given."""
     seed: int
     stats: dict[str, float]
     machine: dict[str, Any]
@@ -139,7 +144,8 @@ def render(result: ReplayResult) -> Table:
     table = Table(
         title=f"{result.sessions:,} sessions, {result.messages:,} messages, "
         f"{format_bytes(result.raw_bytes)} of JSON, budget {format_bytes(result.budget_bytes)}, "
-        f"{result.durability} durability, {result.policy}",
+        f"{result.durability} durability, {result.policy}"
+        + "".join(f", {name} {value}" for name, value in result.settings.items()),
         title_justify="left",
         box=None,
         pad_edge=False,
@@ -168,6 +174,7 @@ def script_of(options: ReplayOptions, *, home: Path, acked_file: Path | None = N
         seal=options.seal,
         promotion_batch=options.promotion_batch,
         compact=options.compact,
+        settings=dict(options.settings),
         access_log=str(options.access_log.resolve()) if options.access_log else None,
         acked_file=str(acked_file) if acked_file else None,
     )
@@ -228,6 +235,7 @@ def result_of(
         policy=options.policy,
         seal=options.seal,
         promotion_batch=options.promotion_batch,
+        settings=dict(options.settings),
         seed=options.seed,
         stats=figures.stats,
         machine=where,

@@ -13,7 +13,7 @@ import typer
 
 import memopt
 from memopt import Memory, Session
-from memopt.base.errors import MemoptError, NotFoundError, StoreLockedError
+from memopt.base.errors import MemoptError, NotFoundError, StoreLockedError, UsageError
 from memopt.base.records import Reach, SessionInfo
 
 _LISTED_AT_ONCE: Final = 500
@@ -25,6 +25,12 @@ Directory = Annotated[
     Path, typer.Argument(metavar="DIR", help="A store's directory.", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, complete and exact.")]
+
+
+def refuse_config() -> None:
+    """For commands that open no store of theirs. Raises UsageError where --config was given."""
+    if config_file.get() is not None:
+        raise UsageError("goes with commands that open a store", field="--config")
 
 
 @contextmanager

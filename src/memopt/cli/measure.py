@@ -10,12 +10,14 @@ import msgspec
 import typer
 
 import memopt.bench
+from memopt.base.config import Config
 from memopt.base.errors import UsageError
 from memopt.base.records import Durability, Seal
 from memopt.base.units import parse_bytes
 from memopt.bench.command import NAMES
 from memopt.bench.replay import ReplayOptions, as_json, render
 from memopt.bench.replay import replay as play
+from memopt.cli.directory import config_file, refuse_config
 from memopt.cli.terminal import EXIT_FAILED, print_json, progress, say, table
 
 _DEFAULTS: Final = ReplayOptions()
@@ -40,15 +42,20 @@ def replay(
         ),
     ] = None,
     sessions: Annotated[int, typer.Option(min=1, help="How many sessions.")] = _DEFAULTS.sessions,
-    budget: Annotated[str, typer.Option(help="The byte budget.")] = "64MiB",
+    budget: Annotated[str | None, typer.Option(help="The byte budget. [default: 64MiB]")] = None,
     durability: Annotated[
-        Durability, typer.Option(help="What an acknowledged write survives.")
-    ] = _DEFAULTS.durability,
-    policy: Annotated[str, typer.Option(help="Who leaves a tier.")] = _DEFAULTS.policy,
-    seal: Annotated[Seal, typer.Option(help="When a tail becomes a page.")] = _DEFAULTS.seal,
+        Durability | None,
+        typer.Option(help="What an acknowledged write survives. [default: os]"),
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Who leaves a tier. [default: adaptive]")
+    ] = None,
+    seal: Annotated[
+        Seal | None, typer.Option(help="When a tail becomes a page. [default: idle]")
+    ] = None,
     promotion_batch: Annotated[
-        int, typer.Option(min=1, help="Pages that a fault brings in.")
-    ] = _DEFAULTS.promotion_batch,
+        int | None, typer.Option(min=1, help="Pages that a fault brings in. [default: 1]")
+    ] = None,
     home: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the store here. [default: temporary]")
     ] = None,
@@ -65,18 +72,31 @@ def replay(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Put conversations through a budget, resume cold ones, read all back and compare."""
+    given = {
+        "budget_bytes": parse_bytes(budget, field="--budget") if budget is not None else None,
+        "durability": durability,
+        "policy": policy,
+        "seal": seal,
+        "promotion_batch_pages": promotion_batch,
+        "access_log": access_log,
+    }
+    named = Config.named(config_file.get()) | {k: v for k, v in given.items() if v is not None}
+    # Read here as well: a setting that cannot be is named before a process is started for it.
+    settings = Config(**named)
+    values = {name: getattr(settings, name) for name in named}
     chosen = ReplayOptions(
         files=tuple(files or ()),
         sessions=sessions,
-        budget_bytes=parse_bytes(budget, field="--budget"),
-        durability=durability,
-        policy=policy,
-        seal=seal,
-        promotion_batch=promotion_batch,
+        budget_bytes=values.pop("budget_bytes", _DEFAULTS.budget_bytes),
+        durability=values.pop("durability", _DEFAULTS.durability),
+        policy=values.pop("policy", _DEFAULTS.policy),
+        seal=values.pop("seal", _DEFAULTS.seal),
+        promotion_batch=values.pop("promotion_batch_pages", _DEFAULTS.promotion_batch),
+        access_log=Path(log) if (log := values.pop("access_log", None)) else None,
         home=home,
         baseline=baseline,
         seed=seed,
-        access_log=access_log,
+        settings=msgspec.to_builtins(values),
     )
     with progress("Replaying messages") as bar:
         result = play(chosen, bar)
@@ -100,6 +120,7 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run benchmarks, each in a process of its own; without a name, list them."""
+    refuse_config()
     if not names:
         known = benchmarks()
         if json:

@@ -14,6 +14,7 @@ import typer
 
 from memopt.base.errors import UsageError
 from memopt.base.units import format_bytes, parse_bytes
+from memopt.cli.directory import refuse_config
 from memopt.cli.terminal import console, print_json, progress, say, shown, table
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def simulate(
     from memopt.bench.contest import SHARES, ContestOptions
     from memopt.bench.plan import L1_SHARES, Costs, PlanOptions
 
+    refuse_config()
     block_bytes = parse_bytes(block, field="--block-bytes") if block is not None else None
     source = _Source(tuple(traces), requests, block_bytes)
     if not plan:
