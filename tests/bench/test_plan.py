@@ -190,6 +190,8 @@ def test_many_processes_find_what_one_finds() -> None:
         ("admission_policy", {"policies": ("lru+nonsense",)}),
         ("jobs", {"jobs": 0}),
         ("ratio", {"ratio": 0.5}),
+        ("ratio", {"ratio": float("inf")}),
+        ("costs", {"costs": Costs(l3_us=float("inf"))}),
         ("costs", {"costs": Costs(l1_us=9.0, l2_us=5.0, l3_us=6.0)}),
         ("others_bytes", {"others_bytes": 8 * MIB}),
     ],

@@ -105,8 +105,10 @@ def test_capacities_are_shares_or_bytes() -> None:
     for wrong in (0.0, 1.5, 0, -3):
         with pytest.raises(UsageError, match="capacity"):
             capacities_of(1000, (wrong,))
-    with pytest.raises(UsageError, match="capacity"):
-        capacities_of(10, (0.01,))
+
+
+def test_a_share_of_a_small_footprint_is_a_byte_at_least() -> None:
+    assert capacities_of(20, (0.01, 0.02, 0.05, 0.1)) == (1, 2)
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +208,22 @@ def test_a_policy_of_libcachesim_that_takes_too_long_is_stopped_and_said_so() ->
     assert stopped
     assert all(run.hit_ratio is None for run in stopped)
     assert all("stopped after 0.001 s" in (run.note or "") for run in stopped)
+
+
+@needs_libcachesim
+def test_what_libcachesim_prints_is_not_ours_to_print(capfd: pytest.CaptureFixture[str]) -> None:
+    trace = drawn(2000, 100, of_one_size=False)
+    small = int(trace.sizes.max()) - 1
+    options = ContestOptions(policies=("lru",), capacities=(small,), reference_seconds=20.0)
+    assert _hits(contest.contest(trace, options), reference.KIND)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_capacity_beyond_libcachesim_is_simulated_without_it() -> None:
+    options = ContestOptions(policies=("lru",), capacities=(2**70,))
+    found = contest.contest(drawn(100, 10), options)
+    assert found.libcachesim is None
+    assert _hits(found, "policy") == {"lru": 90}
 
 
 def _hits(found: Simulation, kind: str) -> dict[str, int]:

@@ -35,8 +35,11 @@ class ChildFailedError(MemoptError):
 class Child:
     """A running target."""
 
-    def __init__(self, work: Work, argument: Any, *, prefix: Sequence[str] = ()) -> None:
-        """`prefix` comes before the command, such as what puts it into a control group."""
+    def __init__(
+        self, work: Work, argument: Any, *, prefix: Sequence[str] = (), is_quiet: bool = False
+    ) -> None:
+        """`prefix` comes before the command, such as what puts it into a control group;
+        `is_quiet` drops what the child prints to standard error."""
         target = _target(work)
         source = str(Path(memopt.__file__).resolve().parents[1])
         inherited = os.environ.get("PYTHONPATH")
@@ -46,6 +49,7 @@ class Child:
             [*prefix, sys.executable, "-m", "memopt.bench.child", target],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if is_quiet else None,
             env={**os.environ, "PYTHONPATH": path},
         )
         assert self._process.stdin is not None

@@ -124,7 +124,10 @@ def contest(trace: Trace, options: ContestOptions, progress: Progress | None = N
     names = tuple(dict.fromkeys((LRU, *(options.policies or policy_names()))))
     capacities = capacities_of(trace.footprint_bytes, options.capacities)
     version = reference.installed_version() if options.reference else None
-    if int(trace.sizes.max()) > reference.SIZE_BYTES_MAX:
+    if (
+        int(trace.sizes.max()) > reference.SIZE_BYTES_MAX
+        or max(capacities) > reference.CAPACITY_BYTES_MAX
+    ):
         version = None
     entries = [_Entry(run_belady, BELADY, BELADY)]
     entries += [_Entry(run_policy, name, "policy") for name in names]
@@ -308,7 +311,8 @@ class _Meter:
 
 def _in_child(entry: _Entry, task: Task, tell: Callable[[int], None]) -> list[Run]:
     found = _Found(tell)
-    with Child(entry.work, task) as child:
+    # Somebody else's code prints a warning for every key that is larger than the cache.
+    with Child(entry.work, task, is_quiet=entry.seconds_max is not None) as child:
         if entry.seconds_max is None:
             child.result(found)
             return found.runs
@@ -325,7 +329,7 @@ def _in_child(entry: _Entry, task: Task, tell: Callable[[int], None]) -> list[Ru
         try:
             child.result(found)
         except ChildFailedError as error:
-            # Somebody else's code: that it fails is said in its row, and is no failure of ours.
+            # That it fails is said in its row, and is no failure of ours.
             reason = reason or str(error)
         finally:
             watch.cancel()

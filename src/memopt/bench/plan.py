@@ -18,6 +18,7 @@ import threading
 from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,9 +115,9 @@ class PlanOptions:
             _make(name)
         if self.jobs < 1:
             raise UsageError(f"expected at least 1, got {self.jobs}", field="jobs")
-        if self.ratio is not None and not self.ratio >= 1:
+        if self.ratio is not None and not 1 <= self.ratio < inf:
             raise UsageError(f"expected 1 or more, got {self.ratio}", field="ratio")
-        if not 0 <= self.costs.l1_us <= self.costs.l2_us <= self.costs.l3_us:
+        if not 0 <= self.costs.l1_us <= self.costs.l2_us <= self.costs.l3_us < inf:
             raise UsageError("expected costs that rise from L1 to L3", field="costs")
         if not 0 <= self.reserved_bytes < self.budget_bytes:
             raise UsageError("nothing is left for pages", field="others_bytes")

@@ -21,6 +21,7 @@ from memopt.bench.belady import NEVER, Keys, Sizes, next_uses
 KIND: Final = "libcachesim"
 SIZE_BYTES_MAX: Final = 2**32 - 1
 """Of a key, in its records."""
+CAPACITY_BYTES_MAX: Final = 2**62
 _PACKAGE: Final = "libcachesim"
 _CLOSEST: Final = {
     "lru": "LRU",

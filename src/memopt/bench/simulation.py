@@ -116,12 +116,15 @@ def parts_of(name: str) -> tuple[str, str | None]:
 
 
 def capacities_of(footprint_bytes: int, wanted: Sequence[float | int]) -> tuple[int, ...]:
-    """Bytes of each capacity: a float is a share of the footprint, an int is bytes."""
+    """Bytes of each capacity: a float is a share of the footprint, an int is bytes.
+
+    A share of a small footprint is at least a byte: a trace without sizes has a byte a key.
+    """
     found = []
     for each in wanted:
         if isinstance(each, float) and not 0 < each <= 1:
             raise UsageError(f"expected a share in (0, 1], got {each}", field="capacity")
-        size = round(each * footprint_bytes) if isinstance(each, float) else each
+        size = max(1, round(each * footprint_bytes)) if isinstance(each, float) else each
         if size < 1:
             raise UsageError(f"expected at least 1 byte, got {size}", field="capacity")
         found.append(size)
