@@ -8,6 +8,7 @@ import pytest
 
 from memopt.base.records import PoolShares, Prefetch
 from memopt.bench import data, prefetch, shares
+from memopt.pressure import outside
 
 
 def silent(line: dict[str, Any]) -> None:
@@ -43,6 +44,10 @@ def test_prefetching_is_measured_with_what_became_of_its_pages(case: str, tmp_pa
     found = prefetch.read(argument, silent)
     assert found["p50_us"] > 0
     assert found["used"] + found["wasted"] <= found["pages_prefetched"]
+
+
+def test_the_room_that_somebody_else_has_is_not_given_back_by_the_pressure_monitor() -> None:
+    assert prefetch._ELSE != outside.OWNER
 
 
 def test_runs_are_compared_with_those_without_a_predictor() -> None:

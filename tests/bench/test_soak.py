@@ -45,6 +45,8 @@ def test_the_course_says_when_it_was_calm_again() -> None:
     assert found["calm_at_the_end"]
     assert found["level_changes_at_the_height"] == 2
     assert found["refusals_after_the_fall"] == 0
+    never = course(points[:-1], ((1, 4, 0), (3, 64, 1), (2, 4, 0)))
+    assert (never["calm_again_after_seconds"], never["calm_at_the_end"]) == (None, False)
 
 
 def test_phases_are_shares_of_the_whole() -> None:

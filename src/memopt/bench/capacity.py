@@ -237,6 +237,7 @@ def _plot(path: Path, swept: dict[str, dict[str, Any]]) -> None:
         ratios = [100 * found["hit_ratio"] for found in by_budget.values()]
         axes.plot(sizes, ratios, "o", linestyle=styles[index // 10], label=policy, markersize=3)
     axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_xlabel("budget, MiB")
     axes.set_ylabel("reads answered from RAM, %")
     axes.grid(alpha=0.3)

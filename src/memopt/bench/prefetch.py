@@ -35,6 +35,8 @@ _RELIEF_READS: Final = 50
 """For so many reads somebody else has the room, and for as many not."""
 _RELIEF_SHARE: Final = 0.8
 _SESSIONS_MAX: Final = 2000
+_ELSE: Final = "somebody else"
+"""Who has the room. None of memopt's own owners: "outside" follows RSS and gives it all back."""
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,13 +155,13 @@ def read(argument: Any, _report: Report) -> Any:
                 before = memory.stats().counters
             if task.relief and index % _RELIEF_READS == 0:
                 if held:
-                    budget.release("outside", held)
+                    budget.release(_ELSE, held)
                     held = 0
                     # Long enough for a round of maintenance.
                     time.sleep(0.1)
                 else:
                     held = int(_RELIEF_SHARE * memory._parts.pager.l1_bytes)
-                    budget.reserve("outside", held)
+                    budget.reserve(_ELSE, held)
             taken = _resumed(memory, session % task.sessions, streamed=task.streamed)
             if index >= warm_up:
                 times.add(taken)
@@ -168,7 +170,7 @@ def read(argument: Any, _report: Report) -> Any:
             time.sleep(_PAUSE_SECONDS)
         cpu = time.process_time() - cpu
         after = memory.stats().counters
-        budget.release("outside", held)
+        budget.release(_ELSE, held)
     faults = after["faults_major"] - before["faults_major"]
     hits = after["page_hits"] - before["page_hits"]
     minor = after["faults_minor"] - before["faults_minor"]

@@ -179,12 +179,16 @@ def course(
     fall = phases[0][0] + phases[1][0]
     after = [point for point in points if point["seconds"] > fall]
     restless = [point["seconds"] for point in after if point["level"] != "calm"]
+    is_calm = bool(points) and points[-1]["level"] == "calm"
     high = [point["level"] for point in points if point["phase"] == 1]
     return {
         "first_refusal_seconds": refused["seconds"] if refused else None,
         "retry_after_seconds_max": points[-1]["retry_seconds_max"] if points else None,
-        "calm_again_after_seconds": round(max(restless, default=fall) - fall, 2),
-        "calm_at_the_end": bool(points) and points[-1]["level"] == "calm",
+        # None where it never was: the time that was left is no answer.
+        "calm_again_after_seconds": (
+            round(max(restless, default=fall) - fall, 2) if is_calm else None
+        ),
+        "calm_at_the_end": is_calm,
         "level_changes_at_the_height": sum(one != other for one, other in pairwise(high)),
         "refusals_after_the_fall": points[-1]["refusals"] - after[0]["refusals"] if after else 0,
     }
