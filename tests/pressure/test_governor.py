@@ -1,5 +1,6 @@
 """The ladder, up and down: readings by hand, a clock that stands still."""
 
+import random
 from typing import Any
 
 import pytest
@@ -236,6 +237,44 @@ def test_closing_undoes_everything() -> None:
     ladder.governor.undo_all()
     assert ladder.deeds[-3:] == ["undo three", "undo two", "undo one"]
     assert not ladder.governor.refusing
+
+
+def test_whatever_a_step_raises_the_others_are_taken_and_undone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ladder = Ladder()
+
+    def fail() -> None:
+        raise ZeroDivisionError("a defect")
+
+    governor = ladder.governor
+    broken = governor._steps[1]._replace(do=fail, undo=fail)
+    governor._steps = (governor._steps[0], broken, *governor._steps[2:])
+    ladder.see(0.99, 2)
+    assert governor.refusing
+    ladder.see(0.1, 60)
+    assert governor.taken == []
+    assert ladder.deeds == ["do one", "do three", "undo three", "undo one"]
+    ladder.see(0.99, 2)
+    governor.undo_all()
+    assert ladder.deeds[-2:] == ["undo three", "undo one"]
+    assert not governor.refusing
+    assert "a defect" in caplog.text
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([0.75, 0.90, 0.97, 0.70, 0.85, 0.92]), st.floats(0, 0.02), st.integers(0, 99)
+)
+def test_noise_around_a_border_changes_no_level_for_long(
+    border: float, noise: float, seed: int
+) -> None:
+    """Two minutes around an entry or an exit, with noise smaller than what lies between them."""
+    chance, ladder = random.Random(seed), Ladder()
+    for _ in range(480):
+        ladder.see(border + chance.uniform(-noise, noise))
+    changes = [event for event in ladder.events if isinstance(event, PressureChanged)]
+    assert len(changes) <= 3
 
 
 @settings(max_examples=150, deadline=None)

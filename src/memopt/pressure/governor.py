@@ -158,9 +158,10 @@ class Governor:
             self._events.emit(StepUndone(step.name, self.level, _timed(step.undo, step.name)))
 
     def undo_all(self) -> None:
-        """Back to the ground, in order: the store is closing."""
+        """Back to the ground, in order, whatever fails on the way: the store is closing."""
         while self.taken:
-            self.taken.pop().undo()
+            step = self.taken.pop()
+            _timed(step.undo, step.name)
 
     def _refuse(self) -> None:
         self.refusing = True
@@ -196,4 +197,8 @@ def _timed(action: Callable[[], None], name: str) -> float:
     except MemoptError as error:
         # The store is closing, or there is no room even for this: the next step may help.
         _log.warning("the step %r failed: %s", name, error)
+    except Exception:  # noqa: BLE001 - logged, with its traceback
+        # A door: a defect in one step must be seen, and must keep no other from being taken or
+        # undone. Refusing is the last of them, and the one that must not be missed.
+        _log.exception("the step %r failed", name)
     return time.perf_counter() - started
