@@ -29,6 +29,7 @@ from memopt.base.units import MIB
 from memopt.codecs.keys import page_key
 from memopt.codecs.zstd import Zstd
 from memopt.collections.cache import EntryCache
+from memopt.collections.engine import TurnsTold
 from memopt.collections.maker import Collections
 from memopt.collections.turns import ScratchCommitter, TurnOwners, Turns
 from memopt.directory import Directory
@@ -66,6 +67,7 @@ from memopt.sessions.residents import Residents
 from memopt.sessions.session import Sessions
 from memopt.sessions.states import States
 from memopt.sessions.transcripts import Transcripts
+from memopt.sessions.turns import collecting
 from memopt.stores.scratch import Scratch
 from memopt.upkeep import Upkeep, limit_heap_arenas, trim_heap
 
@@ -240,7 +242,7 @@ def _wire_parts(
         home, committer, transcripts, compressor, budget, config=config, events=events, admit=admit
     )
     collections, turns = _wire_collections(
-        directory, config, clock, events, budget, storage, transcripts, admit
+        directory, config, clock, events, budget, storage, transcripts, admit, monitor.admission
     )
     branches.keeper = collections.keeper
     compaction = Compaction(
@@ -299,6 +301,7 @@ def _wire_parts(
 def _wire_collections(
     directory: Directory, config: Config, clock: Clock, events: Events, budget: Budget,
     storage: _Storage, transcripts: Transcripts, admit: Callable[[int], None],
+    admission: Admission,
 ) -> tuple[Collections, Turns]:  # fmt: skip
     cache = EntryCache(
         budget, lambda: make_policy(config.collection_policy, now=clock.monotonic), events,
@@ -307,6 +310,7 @@ def _wire_collections(
     collections = Collections(
         directory.home, storage.committer, Owners(transcripts), storage.compressor, cache, budget,
         config=config, events=events, admit=admit,
+        turns=TurnsTold(admission.open_turns, collecting(admission)),
     )  # fmt: skip
     storage.upkeep.ask_also(collections.make_free)
     storage.upkeep.shrink_also(cache.limit, lambda: cache.freed_bytes)
@@ -315,6 +319,7 @@ def _wire_collections(
     of_turns = Collections(
         scratch, ScratchCommitter(scratch, clock), owners, storage.compressor, cache, budget,
         config=config, events=events, admit=lambda size_bytes: None,
+        turns=TurnsTold(owners.open, owners.held),
     )  # fmt: skip
     return collections, Turns(scratch, owners, of_turns)
 

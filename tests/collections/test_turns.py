@@ -25,7 +25,7 @@ def memory(tmp_path: Path) -> Iterator[memopt.Memory]:
 
 
 def begin(memory: memopt.Memory) -> Any:
-    return memory._parts.sessions.turns.begin()
+    return memory._parts.sessions.turns.begin(lambda entry, size_bytes: None)
 
 
 def test_a_turn_has_mappings_and_sequences_of_its_own(memory: memopt.Memory) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -272,9 +273,41 @@ def test_a_larger_capacity_lets_in_whoever_waits(line: Line) -> None:
 
 
 def test_one_that_nobody_ended_is_ended_when_the_next_one_comes(line: Line) -> None:
-    lost = line.enter(size=1000 * KIB)
-    line.admission.abandon(lost)
+    class Holder:
+        pass
+
+    lost, holder = line.enter(size=1000 * KIB), Holder()
+    line.admission.own(lost, holder)
+    del holder
     assert line.ask(id="b").granted
+
+
+def test_a_ctrl_c_while_the_holder_is_dropped_loses_no_turn(line: Line) -> None:
+    class Holder:
+        pass
+
+    def interrupt(frame: object, event: str, argument: object) -> None:
+        if event == "call":
+            raise KeyboardInterrupt
+
+    lost, holder = line.enter(size=1000 * KIB), Holder()
+    line.admission.own(lost, holder)
+    before = sys.getprofile()
+    sys.setprofile(interrupt)
+    try:
+        # Whatever of Python ran in here would meet it, and what it was about to note be lost.
+        del holder
+    finally:
+        sys.setprofile(before)
+    assert line.ask(id="b").granted
+
+
+def test_a_peak_beyond_all_bounds_is_learnt_as_the_largest(line: Line) -> None:
+    ticket = line.enter(size=1000 * KIB)
+    waiting = line.ask(id="b")
+    line.admission.note(ticket, 1 << 80)
+    line.admission.leave(ticket)
+    assert waiting.granted
 
 
 @pytest.mark.parametrize("load", [1.2, 1.5, 3.0])

@@ -177,6 +177,109 @@ def test_an_ending_that_fails_ends_the_turn_all_the_same(memory: memopt.Memory) 
     assert admission_of(memory).turns == 0
 
 
+def test_what_is_held_of_collections_is_the_use_of_the_turn(memory: memopt.Memory) -> None:
+    session, value = memory.session("a"), {"text": "x" * 1000}
+    session.mapping("notes").update({f"n{n}": value for n in range(10)})
+    with session.turn() as turn:
+        found = turn.mapping("found")
+        for _ in range(5):
+            found["x"] = value
+            # Set and read again and again: it is held once.
+            assert found["x"] == value
+        assert turn.used_bytes == pytest.approx(3 * 1013, rel=0.02)
+        turn.sequence("steps").extend([value] * 3)
+        assert turn.used_bytes == pytest.approx(3 * 4 * 1013, rel=0.02)
+        notes = session.mapping("notes")
+        for _ in range(5):
+            assert notes["n1"] == value
+        assert turn.used_bytes == pytest.approx(3 * 5 * 1013, rel=0.02)
+        list(memory.session("a").mapping("notes").items())
+        assert turn.used_bytes == pytest.approx(3 * 14 * 1013, rel=0.02)
+        session.sequence("log").append(value)
+        assert list(session.sequence("log")) == [value]
+        assert turn.used_bytes == pytest.approx(3 * 16 * 1013, rel=0.02)
+        # Those of other sessions and of the scope are not its use.
+        memory.session("b").mapping("notes")["x"] = value
+        memory.mapping("notes")["x"] = value
+        assert turn.used_bytes == pytest.approx(3 * 16 * 1013, rel=0.02)
+    with session.turn() as turn:
+        assert turn.used_bytes == 0
+
+
+def test_an_ending_that_fails_keeps_no_other_from_running(memory: memopt.Memory) -> None:
+    def fail() -> None:
+        raise KeyError("gone")
+
+    ended: list[str] = []
+    turn = memory.session("a").turn()
+    turn.__enter__()
+    turn.mapping("found")["x"] = 1
+    turn.at_end(lambda: ended.append("first"))
+    turn.at_end(fail)
+    with pytest.raises(KeyError):
+        turn.end()
+    assert ended == ["first"]
+    assert memory._parts.sessions.turns._owners.open == {}  # type: ignore[attr-defined]
+
+
+def test_collections_of_a_turn_that_was_dropped_go_with_the_next(memory: memopt.Memory) -> None:
+    turn = memory.session("a").turn()
+    turn.__enter__()
+    turn.mapping("found")["x"] = 1
+    del turn
+    gc.collect()
+    with memory.session("a").turn() as turn:
+        turn.mapping("found")["y"] = 2
+        assert len(memory._parts.sessions.turns._owners.open) == 1  # type: ignore[attr-defined]
+    assert memory._parts.sessions.turns._owners.open == {}  # type: ignore[attr-defined]
+
+
+def test_two_threads_that_want_each_others_room_are_refused_and_not_stuck(tmp_path: Path) -> None:
+    """Each has one half and wants the other one's: what breaks the circle is that waiting ends."""
+    with memopt.open(
+        tmp_path / "store", budget="16MiB", durability="os", maintenance_seconds=0
+    ) as memory:
+        admission = admission_of(memory)
+        half = admission.capacity_bytes // 2 - KIB
+        both = threading.Barrier(2)
+        found: list[object] = []
+
+        def work(mine: str, wanted: str) -> None:
+            with memory.session(mine).turn(expected_bytes=half):
+                both.wait(PATIENCE)
+                try:
+                    with memory.session(wanted).turn(expected_bytes=half, wait_seconds=0.05):
+                        found.append("entered")
+                except memopt.BackpressureError as error:
+                    found.append(error.retry_after_seconds)
+
+        threads = [threading.Thread(target=work, args=pair) for pair in (("a", "b"), ("b", "a"))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert len(found) == 2
+        assert any(isinstance(each, float) and each > 0 for each in found)
+        assert admission.turns == admission.waiting == 0
+        admission.check()
+
+
+def test_a_turn_within_a_turn_of_the_same_session(memory: memopt.Memory) -> None:
+    session = memory.session("a")
+    half = admission_of(memory).capacity_bytes // 2 - KIB
+    with session.turn() as outer:
+        with session.turn() as inner:
+            # What the session does counts for the newest.
+            session.append(said(1))
+            assert inner.used_bytes > outer.used_bytes == 0
+        session.append(said(2))
+        assert outer.used_bytes > 0
+    with session.turn(expected_bytes=half), pytest.raises(memopt.BackpressureError):
+        # Together they are more than a session may have: it waits for itself, and not for ever.
+        session.turn(expected_bytes=half, wait_seconds=0.01).__enter__()
+    admission_of(memory).check()
+
+
 def test_a_turn_that_was_dropped_is_ended(memory: memopt.Memory) -> None:
     memory.session("a").turn().__enter__()
     memory._parts.pressure.look()
@@ -226,6 +329,29 @@ def test_a_forked_child_has_no_turns_and_the_parent_keeps_its_own(memory: memopt
         child.join(PATIENCE)
         assert answers.get() == "closed"
         assert admission_of(memory).turns == 1
+
+
+def _ends_in_the_child(turn: Any, answers: Any) -> None:
+    turn.end()
+    answers.put("ended")
+
+
+def test_a_turn_that_ends_in_a_forked_child_goes_on_in_the_parent(memory: memopt.Memory) -> None:
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    with memory.session("a").turn() as turn:
+        found = turn.mapping("found")
+        found["x"] = 1
+        # As if other threads were within them at the moment of the fork.
+        with memory._parts.budget._lock, admission_of(memory)._lock:
+            child = context.Process(target=_ends_in_the_child, args=(turn, answers))
+            child.start()
+        child.join(PATIENCE)
+        assert child.exitcode == 0
+        assert answers.get() == "ended"
+        # It has not been deleted in the file that both have open.
+        memory._parts.sessions.collections.cache.clear()  # type: ignore[attr-defined]
+        assert found["x"] == 1
 
 
 def test_a_session_may_be_forked_and_deleted_within_its_turn(memory: memopt.Memory) -> None:

@@ -25,7 +25,8 @@ _TYPE_BYTES: Final = 520
 """Of a type: its place in the table, its number, its array and what that holds to spare; measured
 in the tests, without the peaks."""
 _VERSION: Final = 1
-_PEAK_MAX: Final = (1 << 63) - 1
+PEAK_MAX: Final = (1 << 63) - 1
+"""The largest peak that a table holds."""
 
 
 def type_number(agent: str | None) -> int:
@@ -93,9 +94,7 @@ class Peaks:
         if version != _VERSION:
             raise CorruptionError(f"a table of peaks has version {version}, not {_VERSION}")
         if not all(
-            0 <= number <= _PEAK_MAX
-            for agent_type, peaks in rows
-            for number in (agent_type, *peaks)
+            0 <= number <= PEAK_MAX for agent_type, peaks in rows for number in (agent_type, *peaks)
         ):
             raise CorruptionError("a table of peaks holds a number out of bounds")
         with self._lock:

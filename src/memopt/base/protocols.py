@@ -5,9 +5,9 @@ and proven table by table. All tables of one `Tables` see one snapshot; those of
 transaction also write.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.readings import Reading
@@ -442,8 +442,15 @@ class TurnCollections(Protocol):
     def close(self) -> None: ...
 
 
+EntryName = tuple[str, str, Hashable]
+"""The kind and the name of a collection, and the key in it; NEW: one that was not there before."""
+Held = Callable[[EntryName, int], None]
+"""Told what a turn reads or sets in a collection: where, and its encoded bytes."""
+NEW: Final = object()
+
+
 class TurnMaker(Protocol):
-    def begin(self) -> TurnCollections:
+    def begin(self, held: Held) -> TurnCollections:
         """For a turn that begins now, or needs them now."""
         ...
 

@@ -82,13 +82,13 @@ class RemoteTurn(_TurnVerbs):
         carrier, self._carrier = self._carrier, None
         if carrier is None:
             return
-        try:
-            while self._endings:
-                self._endings.pop()()
-        finally:
-            # Where the owner is gone, so is the turn.
-            with contextlib.suppress(StoreClosedError):
-                carrier.end("turn_end")
+        with contextlib.ExitStack() as endings:
+            # Each of them, whatever happens to the others. Where the owner is gone, so is the turn.
+            endings.enter_context(contextlib.suppress(StoreClosedError))
+            endings.callback(carrier.end, "turn_end")
+            actions, self._endings = self._endings, []
+            for action in actions:
+                endings.callback(action)
 
     def ask(self, wake: Callable[[], None]) -> bool:
         self.__enter__()

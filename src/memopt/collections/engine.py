@@ -5,14 +5,14 @@ sequences.py's, Python objects are the handles'.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from memopt.base.budget import Budget
 from memopt.base.config import Config
 from memopt.base.errors import CapacityError, CorruptionError, UsageError
 from memopt.base.events import EntriesFaulted, EntriesHit, EntriesWritten, Events
-from memopt.base.protocols import Compressor, Reader, Tables
+from memopt.base.protocols import Compressor, EntryName, Reader, Tables
 from memopt.base.records import PLACE_MASK, EntryRow, EventRow, RecordKind
 from memopt.base.units import KIB
 from memopt.codecs.entry import (
@@ -51,14 +51,27 @@ class Figures(NamedTuple):
     depth_max: int
 
 
+class TurnsTold(NamedTuple):
+    """How turns are told what is read and set: it counts as their use."""
+
+    open: Mapping[Any, Any]
+    """Nobody is told while this is empty, which every read looks at."""
+    held: Callable[[str, str | None, EntryName, int], None]
+    """Scope and session of the collection, which entry, encoded bytes."""
+
+
+NO_TURNS: Final = TurnsTold({}, lambda scope, session, entry, size_bytes: None)
+
+
 class Engine:
     """Thread-safe. One for a store's own collections, another for those of turns."""
 
     def __init__(
         self, home: Reader, committer: Commits, rows: Rows, cache: EntryCache,
         compressor: Compressor, budget: Budget, *, config: Config, events: Events,
-        admit: Callable[[int], None],
+        admit: Callable[[int], None], turns: TurnsTold,
     ) -> None:  # fmt: skip
+        self.turns_open, self._held = turns
         self.home = home
         self.committer = committer
         self.rows = rows
@@ -91,6 +104,10 @@ class Engine:
             # Most values: one copy, and no other call.
             return decode_json(record[JSON_AT:])
         return decode_value(self.raw(record))
+
+    def tell_turn(self, ref: Ref, key: Hashable, size_bytes: int) -> None:
+        """The caller holds a value of so many encoded bytes now. `key`: as far as it is known."""
+        self._held(ref.scope, ref.session, (ref.kind, ref.name, key), size_bytes)
 
     def cached(self, name: Name) -> bytes | None:
         """The record of an entry, if RAM has it."""

@@ -8,7 +8,7 @@ from memopt.base.events import Events
 from memopt.base.names import check_name
 from memopt.base.protocols import CollectionOwners, Compressor, Reader
 from memopt.collections.cache import EntryCache
-from memopt.collections.engine import Engine
+from memopt.collections.engine import NO_TURNS, Engine, TurnsTold
 from memopt.collections.keeper import Keeper
 from memopt.collections.mapping import Mapping
 from memopt.collections.mappings import Mappings
@@ -23,13 +23,13 @@ class Collections:
     def __init__(
         self, home: Reader, committer: Commits, owners: CollectionOwners,
         compressor: Compressor, cache: EntryCache, budget: Budget, *, config: Config,
-        events: Events, admit: Callable[[int], None],
+        events: Events, admit: Callable[[int], None], turns: TurnsTold = NO_TURNS,
     ) -> None:  # fmt: skip
         self.cache = cache
         self.rows = Rows(home, owners, budget, cache)
         self.engine = Engine(
             home, committer, self.rows, cache, compressor, budget, config=config, events=events,
-            admit=admit,
+            admit=admit, turns=turns,
         )  # fmt: skip
         self._mappings = Mappings(self.engine)
         self._sequences = Sequences(self.engine)

@@ -188,7 +188,9 @@ class Mapping(StoredMapping):
         ):
             assert entry.key is not None
             value = (
-                store.value_of(entry) if is_fresh else store.value(ref, store.row(ref), entry.key)
+                store.value_of(ref, entry)
+                if is_fresh
+                else store.value(ref, store.row(ref), entry.key)
             )
             if value is MISSING:
                 raise RuntimeError("the mapping changed during iteration")

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from memopt.base.errors import CorruptionError
 from memopt.base.records import PLACE_MASK, EntryRow, RecordKind
-from memopt.codecs.entry import Packed, decode_key, verify_entry
+from memopt.codecs.entry import Packed, decode_key, raw_bytes_of, verify_entry
 from memopt.collections.cache import name_of_key
 from memopt.collections.engine import BATCH_ROWS, Engine, check_place
 from memopt.collections.rows import MAPPING, Draft, Ref, Row, publish
@@ -43,9 +43,12 @@ class Mappings:
                 )
                 if record is None:
                     return MISSING
-            return engine.value(record)
+            value = engine.value(record)
         except CorruptionError as error:
             raise engine.damaged(error, ref) from error
+        if engine.turns_open:
+            engine.tell_turn(ref, key, raw_bytes_of(record))
+        return value
 
     def has(self, ref: Ref, key: bytes) -> bool:
         row = self._engine.rows.find(ref)
@@ -108,7 +111,9 @@ class Mappings:
         except CorruptionError as error:
             raise self._engine.damaged(error, ref) from error
 
-    def value_of(self, entry: EntryRow) -> Any:
+    def value_of(self, ref: Ref, entry: EntryRow) -> Any:
+        if self._engine.turns_open:
+            self._engine.tell_turn(ref, entry.key, raw_bytes_of(entry.record))
         return self._engine.value(entry.record)
 
     # -- changing ---------------------------------------------------------------------------------
@@ -122,6 +127,9 @@ class Mappings:
                 self._put(transaction, ref, draft, key, value)
 
         self._engine.write([item.raw for item in items], member, is_one_write=len(items) == 1)
+        if self._engine.turns_open:
+            for key, raw in items:
+                self._engine.tell_turn(ref, key, len(raw))
 
     def put_one(self, ref: Ref, agent: str | None, key: bytes, raw: bytes) -> None:
         """Set one key."""
@@ -131,6 +139,8 @@ class Mappings:
             self._put(transaction, ref, draft, key, packed)
 
         self._engine.write_one(raw, member)
+        if self._engine.turns_open:
+            self._engine.tell_turn(ref, key, len(raw))
 
     def setdefault(self, ref: Ref, agent: str | None, item: Item) -> bytes | None:
         """Set a key that is not there; what is there, raw, if it is."""
@@ -147,7 +157,10 @@ class Mappings:
             return None
 
         record = engine.write([item.raw], member, is_one_write=True)
-        return None if record is None else engine.raw(record)
+        raw = None if record is None else engine.raw(record)
+        if engine.turns_open:
+            engine.tell_turn(ref, item.key, len(item.raw if raw is None else raw))
+        return raw
 
     def _put(
         self, transaction: CommitTransaction, ref: Ref, draft: Draft, key: bytes, value: Packed

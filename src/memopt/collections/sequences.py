@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from memopt.base.errors import CorruptionError, UsageError
-from memopt.base.protocols import Tables
+from memopt.base.protocols import NEW, Tables
 from memopt.base.records import EntryRow, RecordKind
-from memopt.codecs.entry import Packed, moved, verify_entry
+from memopt.codecs.entry import Packed, moved, raw_bytes_of, verify_entry
 from memopt.collections.cache import name_of_place
 from memopt.collections.engine import BATCH_ROWS, Engine, check_place
 from memopt.collections.mappings import MISSING
@@ -60,7 +60,7 @@ class Sequences:
                 if place is not None and is_still:
                     record = self._record(row.number, place)
                     if record is not None and row.version == version and not row.is_gone:
-                        return engine.value(record)
+                        return self._value(ref, place, record)
                 elif is_still and row.version == version:
                     return MISSING
             return self._at_once(ref, index)
@@ -86,7 +86,17 @@ class Sequences:
         if entry is None:
             return MISSING
         verify_entry(entry)
-        return engine.value(entry.record)
+        return self._value(ref, entry.place, entry.record)
+
+    def _value(self, ref: Ref, place: int, record: bytes) -> Any:
+        if self._engine.turns_open:
+            self._engine.tell_turn(ref, place, raw_bytes_of(record))
+        return self._engine.value(record)
+
+    def _raw(self, ref: Ref, entry: EntryRow) -> bytes:
+        if self._engine.turns_open:
+            self._engine.tell_turn(ref, entry.place, raw_bytes_of(entry.record))
+        return self._engine.raw(entry.record)
 
     def run(self, ref: Ref, start: int, stop: int, *, descending: bool = False) -> Run | None:
         """The first values of positions [start, stop), as many as fit a batch; the last ones, from
@@ -106,7 +116,7 @@ class Sequences:
                     tables, row.number, first + start, min(behind, first + stop),
                     descending=descending,
                 )  # fmt: skip
-            raws = [engine.raw(entry.record) for entry in entries]
+            raws = [self._raw(ref, entry) for entry in entries]
         except CorruptionError as error:
             raise engine.damaged(error, ref) from error
         return Run(raws, row, version)
@@ -130,7 +140,7 @@ class Sequences:
                         break
                     for entry in entries:
                         if entry.place - first in positions:
-                            found[entry.place - first] = engine.raw(entry.record)
+                            found[entry.place - first] = self._raw(ref, entry)
                     at = entries[-1].place + 1
             if len(found) != len(positions):
                 raise CorruptionError(f"{len(positions) - len(found)} entries are missing")
@@ -151,7 +161,10 @@ class Sequences:
             self._put(transaction, ref, draft, place, packed)
             return True
 
-        return self._engine.write_one(raw, member)
+        done = self._engine.write_one(raw, member)
+        if done and self._engine.turns_open:
+            self._engine.tell_turn(ref, ("at", index), len(raw))
+        return done
 
     def append(self, ref: Ref, agent: str | None, raws: Sequence[bytes]) -> None:
         def member(transaction: CommitTransaction, packed: list[Packed]) -> None:
@@ -162,6 +175,12 @@ class Sequences:
             self._engine.write_one(raws[0], lambda t, packed: member(t, [packed]))
         else:
             self._engine.write(raws, member, is_one_write=False)
+        self._tell_new(ref, raws)
+
+    def _tell_new(self, ref: Ref, raws: Sequence[bytes]) -> None:
+        if self._engine.turns_open:
+            # None of them was there before, so none has been counted.
+            self._engine.tell_turn(ref, NEW, sum(map(len, raws)))
 
     def insert(self, ref: Ref, agent: str | None, index: int, raw: bytes) -> None:
         """Before a position, as list.insert takes it."""
@@ -175,6 +194,7 @@ class Sequences:
             self._splice(transaction, ref, draft, at, at, packed)
 
         self._engine.write([raw], member, is_one_write=True)
+        self._tell_new(ref, [raw])
 
     def put_slice(self, ref: Ref, agent: str | None, where: slice, raws: Sequence[bytes]) -> None:
         """As `list[where] = values`. Raises UsageError, which is a ValueError, where an extended
@@ -196,6 +216,7 @@ class Sequences:
                 self._put(transaction, ref, draft, draft.first + position, value)
 
         self._engine.write(raws, member, is_one_write=False)
+        self._tell_new(ref, raws)
 
     def pop(self, ref: Ref, index: int) -> bytes | None:
         """The raw value at a position, which is taken out; None outside."""

@@ -3,13 +3,15 @@
 Nothing of them is durable, journalled, or found by a forgetting; they are gone when the turn ends.
 """
 
+import contextlib
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from memopt.base.errors import UsageError
-from memopt.base.protocols import Clock, Tables
+from memopt.base.errors import MemoptError, UsageError
+from memopt.base.protocols import Clock, EntryName, Held, Tables
 from memopt.collections.maker import Collections
 from memopt.collections.mapping import Mapping
 from memopt.collections.sequence import Sequence
@@ -65,7 +67,7 @@ class TurnOwners:
     """The CollectionOwners of turns that are open."""
 
     def __init__(self) -> None:
-        self.open: set[int] = set()
+        self.open: dict[int, Held] = {}
 
     def find(self, tables: Tables, scope: str, session: str | None) -> tuple[int, int]:
         del tables
@@ -73,6 +75,13 @@ class TurnOwners:
         if scope != _SCOPE or number not in self.open:
             raise UsageError("the turn has ended, and its collections with it", field="turn")
         return number, 0
+
+    def held(self, scope: str, session: str | None, entry: EntryName, size_bytes: int) -> None:
+        """Tell a turn what of its collections was read or set."""
+        del scope
+        note = self.open.get(int(session or 0))
+        if note is not None:
+            note(entry, size_bytes)
 
     def make(
         self, transaction: Any, scope: str, session: str | None, agent: str | None
@@ -90,26 +99,34 @@ class Turns:
         self._collections = collections
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
+        self._left: deque[int] = deque()
+        """Of turns that nobody ended; their finalizer may run anywhere, so it takes no lock."""
 
-    def begin(self) -> "TurnCollections":
-        """Those of one turn, from now on."""
+    def begin(self, held: Held) -> "TurnCollections":
+        """Those of one turn, from now on. `held(key, size_bytes)` is told what is read and set."""
+        while self._left:
+            with contextlib.suppress(IndexError, MemoptError):
+                self.end(self._left.popleft())
         with self._lock:
             number = next(self._numbers)
-            self._owners.open.add(number)
+            self._owners.open[number] = held
         return TurnCollections(self, number)
+
+    def abandon(self, number: int) -> None:
+        """For a finalizer: they are deleted when the next turn comes."""
+        if number in self._owners.open:
+            self._left.append(number)
 
     def end(self, number: int) -> None:
         with self._lock:
             if number not in self._owners.open:
                 return
-        collections, id = self._collections, str(number)
+        kept, id = self._collections, str(number)
         try:
-            collections.engine.committer.commit(
-                lambda t: collections.keeper.delete(t, _SCOPE, id, number, 0)
-            )
+            kept.engine.committer.commit(lambda t: kept.keeper.delete(t, _SCOPE, id, number, 0))
         finally:
             with self._lock:
-                self._owners.open.discard(number)
+                self._owners.open.pop(number, None)
                 if not self._owners.open:
                     self._scratch.shrink()
 
@@ -140,3 +157,6 @@ class TurnCollections:
     def close(self) -> None:
         """They are gone. May be called twice."""
         self._turns.end(self._number)
+
+    def __del__(self) -> None:
+        self._turns.abandon(self._number)

@@ -27,12 +27,12 @@ from typing import Any, Final, TypeVar, cast
 from memopt.base.budget import Budget
 from memopt.base.errors import BackpressureError, MemoptError
 from memopt.base.events import Events, Refused, TurnEnded, TurnWaited
-from memopt.base.peaks import Peaks, type_number
+from memopt.base.peaks import PEAK_MAX, Peaks, type_number
 from memopt.base.protocols import Clock
 from memopt.base.units import KIB
 from memopt.pressure.governor import Governor
 from memopt.pressure.promises import Key, Promises
-from memopt.pressure.ticket import Ticket
+from memopt.pressure.ticket import Owner, Ticket
 
 OWNER: Final = "turns"
 TICKET_BYTES: Final = 2 * KIB
@@ -109,9 +109,11 @@ class Admission:
         self._waiting = 0
         self._held_seconds = _HELD_SECONDS
         self._promises = Promises(budget, OWNER)
-        self._left: collections.deque[Ticket] = collections.deque()
-        """Turns that nobody ended; their finalizer may run anywhere, so it takes no lock."""
+        self._left: collections.deque[Owner] = collections.deque()
+        """Of turns that nobody ended."""
         self._closed: MemoptError | None = None
+        self.is_abandoned = False
+        """Whether this is a forked child's copy."""
         self._fixed_bytes = self.peaks.charged_bytes()
         budget.reserve(OWNER, self._fixed_bytes)
 
@@ -211,24 +213,27 @@ class Admission:
             if self._open.pop(ticket.number, None) is not None:
                 self._forget(ticket)
             elif not self._unqueue(ticket):
+                ticket.end()
                 return
             else:
                 self._budget.release(OWNER, TICKET_BYTES)
-                ticket.ended = True
+                ticket.end()
             woken = self._dispatch()
         self._wake(woken)
 
-    def abandon(self, ticket: Ticket) -> None:
-        """For a finalizer: it is ended when the next one comes or goes."""
-        self._left.append(ticket)
+    def own(self, ticket: Ticket, owner: object) -> None:
+        """When `owner` is dropped before its turn was ended, that is ended when the next one comes
+        or goes."""
+        ticket.owner = Owner(owner, self._left.append)
+        ticket.owner.ticket = ticket
 
     def _sweep(self) -> None:
         while self._left:
             # Taken off last: a Ctrl-C in between must not lose it.
             with contextlib.suppress(IndexError, ValueError):
-                ticket = self._left[0]
-                self.withdraw(ticket)
-                self._left.remove(ticket)
+                dropped = self._left[0]
+                self.withdraw(dropped.ticket)
+                self._left.remove(dropped)
 
     def note(self, ticket: Ticket, size_bytes: int) -> None:
         """A turn holds so much more, or less. Beyond its charge, the charge grows."""
@@ -280,15 +285,19 @@ class Admission:
         self._wake(woken)
 
     def abandon_all(self, error: MemoptError) -> None:
-        """In a forked child: everything here is the parent's, the lock too."""
+        """In a forked child: everything here is the parent's, the lock and the budget too. So turns
+        that were open or waiting are forgotten, and end without touching them."""
+        self.is_abandoned = True
         self._closed = error
         self._lock = threading.Lock()
+        self._open, self._queues = {}, {}
+        self.open_turns.clear()
 
     def release(self) -> None:
         """Give back what the budget holds for turns; those that are open end here."""
         with self._lock:
             for ticket in self._open.values():
-                ticket.ended = True
+                ticket.end()
             self._open.clear()
             self._by_scope.clear()
             self.open_turns.clear()
@@ -327,7 +336,7 @@ class Admission:
         ticket.granted = True
 
     def _forget(self, ticket: Ticket) -> None:
-        ticket.ended = True
+        ticket.end()
         self._budget.release(OWNER, TICKET_BYTES)
         self.admitted_bytes -= ticket.charge_bytes
         held = self._by_scope.get(ticket.scope, 0) - ticket.charge_bytes
@@ -345,9 +354,10 @@ class Admission:
         if self.peaks.predicted(ticket.agent) is None:
             # A few turns say little about the next: the default counts as one of them.
             self.peaks.note(ticket.agent, self._default_bytes)
-        self.peaks.note(ticket.agent, ticket.peak_bytes)
+        self.peaks.note(ticket.agent, min(ticket.peak_bytes, PEAK_MAX))
         self.learnt += 1
 
+    @_whole
     def _grow(self, ticket: Ticket, used_bytes: int) -> None:
         with self._lock:
             if ticket.number not in self._open:
@@ -358,6 +368,8 @@ class Admission:
             self._by_scope[ticket.scope] = self._by_scope.get(ticket.scope, 0) + growth
 
     def _recount(self) -> None:
+        if self.is_abandoned:
+            return
         # A lock that this thread holds is let go on the way here, by its `with`.
         with self._lock:
             self.admitted_bytes = 0

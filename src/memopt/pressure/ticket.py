@@ -1,7 +1,9 @@
 """A turn as admission sees it: what it is charged, what it uses, and how it is told."""
 
 import threading
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 from memopt.base.errors import MemoptError
 from memopt.pressure.promises import Key
@@ -12,7 +14,8 @@ class Ticket:
 
     __slots__ = (
         "agent", "arrived", "charge_bytes", "ended", "entered", "error", "gate", "granted", "key",
-        "number", "peak_bytes", "scope", "seen_start", "seen_stop", "used_bytes", "wake",
+        "number", "owner", "peak_bytes", "scope", "seen_keys", "seen_start", "seen_stop",
+        "used_bytes", "wake",
     )  # fmt: skip
 
     def __init__(self, key: Key, agent: int, charge_bytes: int, number: int) -> None:
@@ -29,10 +32,26 @@ class Ticket:
         self.ended = False
         self.seen_start = self.seen_stop = 0
         """The messages of its session that it has read."""
+        self.seen_keys: bytearray | None = None
+        """A bit for each key of a collection that it has read or set; by the key's hash."""
+        self.owner: Owner | None = None
         self.error: MemoptError | None = None
         self.gate: threading.Lock | None = None
         self.wake: Callable[[], None] | None = None
         """Called once it is granted or refused, by whoever made that so; twice after a Ctrl-C."""
 
+    def end(self) -> None:
+        self.ended = True
+        # It refers to this, and would keep it until the collector comes.
+        self.owner = None
+
     def is_asleep(self) -> bool:
         return self.wake is not None or (self.gate is not None and self.gate.locked())
+
+
+class Owner(weakref.ref[Any]):
+    """Whoever holds a ticket. That it was dropped is noted by a C function: a `__del__` runs where
+    the collector pleases, and a Ctrl-C within it is swallowed, the note with it."""
+
+    __slots__ = ("ticket",)
+    ticket: Ticket

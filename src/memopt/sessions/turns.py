@@ -1,12 +1,15 @@
 """Turns: one exchange of an agent, let in by the memory it is expected to need.
 
 A turn reserves its predicted peak before it begins (pressure/admission.py). While it is open, what
-its session reads and appends counts as its use, at what it occupies decoded; the largest use is
-learnt when it ends. Collections of a turn live as long as it does.
+its session reads and appends counts as its use, at what it occupies decoded, and so do values that
+are read and set in the collections of both; the largest use is learnt when it ends. Collections of
+a turn live as long as it does.
 
 Not here: who is let in when (pressure/admission.py).
 """
 
+import contextlib
+import functools
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import UsageError
-from memopt.base.protocols import TurnCollections
+from memopt.base.protocols import NEW, EntryName, TurnCollections
 from memopt.base.units import parse_seconds
 from memopt.pressure.admission import Admission
 from memopt.pressure.ticket import Ticket
@@ -28,13 +31,15 @@ _owning: Final = threading.Lock()
 """Held for the moment in which a turn gets its collections."""
 DECODED_FACTOR: Final = 3
 """What a decoded message occupies, over its encoded bytes: at most, for text."""
+_KEYS_SEEN: Final = 4096
+"""Bits by which a turn knows again which values it holds; they take half a KiB."""
 
 
 class Turn:
     """One exchange: `with session.turn() as turn:`. A turn is entered once."""
 
-    __slots__ = ("_admission", "_agent", "_collections", "_endings", "_expected_bytes", "_ticket",
-                 "_wait_seconds", "session")  # fmt: skip
+    __slots__ = ("__weakref__", "_admission", "_agent", "_collections", "_endings",
+                 "_expected_bytes", "_ticket", "_wait_seconds", "session")  # fmt: skip
 
     def __init__(
         self, admission: Admission, session: "Session", agent: str | None,
@@ -59,11 +64,15 @@ class Turn:
         return self._owning().sequence(name)
 
     def _owning(self) -> TurnCollections:
-        if self._entered().ended:
+        ticket = self._entered()
+        if ticket.ended:
             raise UsageError("the turn has ended", field="turn")
         with _owning:
             if self._collections is None:
-                self._collections = self.session._sessions.turns.begin()
+                self._collections = self.session._sessions.turns.begin(
+                    # It must not hold the turn, which may be dropped.
+                    functools.partial(_holds, self._admission, ticket)
+                )
                 self.at_end(self._collections.close)
             return self._collections
 
@@ -105,14 +114,22 @@ class Turn:
         ticket = self._ticket
         if ticket is None:
             return
-        try:
-            while self._endings:
-                self._endings.pop()()
-        finally:
-            if ticket.granted:
-                self._admission.leave(ticket)
-            else:
-                self._admission.withdraw(ticket)
+        actions, self._endings = self._endings, []
+        if not actions or self._admission.is_abandoned:
+            # In a forked child they would act on what is the parent's.
+            self._leave(ticket)
+            return
+        with contextlib.ExitStack() as endings:
+            # Each of them, whatever happens to the others; last in, first out.
+            endings.callback(self._leave, ticket)
+            for action in actions:
+                endings.callback(action)
+
+    def _leave(self, ticket: Ticket) -> None:
+        if ticket.granted:
+            self._admission.leave(ticket)
+        else:
+            self._admission.withdraw(ticket)
 
     # -- entering without blocking a thread -------------------------------------------------------
 
@@ -143,13 +160,10 @@ class Turn:
         if self._ticket is not None:
             raise UsageError("a turn is entered once", field="turn")
         key = (self.session.scope, self.session.id)
-        return self._admission.ticket(key, self._agent, self._expected_bytes)
-
-    def __del__(self) -> None:
-        # One that a Ctrl-C met in `__enter__` or `__exit__`; it is over, or it is ended here.
-        ticket = getattr(self, "_ticket", None)
-        if ticket is not None and not ticket.ended:
-            self._admission.abandon(ticket)
+        ticket = self._admission.ticket(key, self._agent, self._expected_bytes)
+        # One that a Ctrl-C meets in `__enter__` or `__exit__` is ended when this is dropped.
+        self._admission.own(ticket, self)
+        return ticket
 
     def _entered(self) -> Ticket:
         if self._ticket is None:
@@ -200,6 +214,34 @@ def reading(admission: Admission, key: SessionKey) -> Callable[[Run], None] | No
         admission.note(ticket, DECODED_FACTOR * run.encoded_bytes())
 
     return note
+
+
+def collecting(admission: Admission) -> Callable[[str, str | None, EntryName, int], None]:
+    """What notes the values that a session with a turn reads and sets in its collections."""
+
+    def held(scope: str, session: str | None, entry: EntryName, size_bytes: int) -> None:
+        # A scope's own collections are no session's.
+        ticket = None if session is None else _newest(admission, SessionKey(scope, session))
+        if ticket is not None:
+            _holds(admission, ticket, entry, size_bytes)
+
+    return held
+
+
+def _holds(admission: Admission, ticket: Ticket, entry: EntryName, size_bytes: int) -> None:
+    """A value counts once a turn, however often it is read or set: an agent that asks for the same
+    note again and again holds it once. By a bit for each key, so of many thousand keys the later
+    ones count less."""
+    if entry[2] is not NEW:
+        seen = ticket.seen_keys
+        if seen is None:
+            seen = ticket.seen_keys = bytearray(_KEYS_SEEN // 8)
+        index = hash(entry) % _KEYS_SEEN
+        bit = 1 << index % 8
+        if seen[index // 8] & bit:
+            return
+        seen[index // 8] |= bit
+    admission.note(ticket, DECODED_FACTOR * size_bytes)
 
 
 def _newest(admission: Admission, key: SessionKey) -> Ticket | None:
