@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import memopt
 from memopt.cli import forget as forgetting
-from memopt.cli import transfer
+from memopt.cli import measure, transfer
 from memopt.cli.app import app
 from memopt.cli.inspect import summary
 from memopt.cli.terminal import json_text, shown, shown_lines
@@ -308,6 +308,11 @@ def test_top_prints_one_frame(store: Path) -> None:
     assert outcome.code == 0
     assert "budget" in outcome.out
     assert run("top", store, "--once", "--json").json["budget_bytes"] > 0
+    # What nobody has counted or done yet is not a figure of 0.
+    assert "0.0 : 1" not in outcome.out
+    for out in (outcome.out, run("inspect", store, "--tiers").out):
+        (row,) = [line for line in out.splitlines() if line.startswith(" l3 ")]
+        assert row.split()[3] == "-"
 
 
 # -- check, compact, backup, restore --------------------------------------------------------------
@@ -662,6 +667,31 @@ def test_a_command_without_a_store_takes_no_settings(tmp_path: Path) -> None:
         outcome = run("--config", settings, *command)
         assert outcome.code == 2
         assert "--config: goes with" in outcome.err
+
+
+def test_a_benchmark_that_is_interrupted_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+
+    class Interrupted:
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def __enter__(self) -> "Interrupted":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def communicate(self, *_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        def kill(self) -> None:
+            raise AssertionError("it would leave its files")
+
+        def poll(self) -> None: ...
+        def wait(self, timeout: float | None = None) -> None:
+            waited.append(timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure._ended(["bench"], is_heard=False)
+    assert waited == [measure._ENDING_SECONDS]
 
 
 def test_bench_lists_what_there_is() -> None:

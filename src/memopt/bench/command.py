@@ -43,6 +43,9 @@ NAMES: Final = (
 """Every benchmark with a `run`; `replay` and `demo` have options of their own."""
 
 
+_INTERRUPTED: Final = 130
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BenchOptions:
     """What every benchmark takes."""
@@ -97,6 +100,8 @@ def main(name: str, description: str | None, arguments: list[str] | None = None)
     except MemoptError as error:
         sys.stderr.write(f"{name}: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     if given.json:
         print_json(result)
     else:

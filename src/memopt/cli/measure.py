@@ -24,6 +24,7 @@ _DEFAULTS: Final = ReplayOptions()
 _QUESTION: Final = "Question:"
 """How the docstring of a benchmark begins."""
 _ALL: Final = "all"
+_ENDING_SECONDS: Final = 60.0
 
 
 class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,14 +142,29 @@ def bench(
     for name in names:
         # A process each, so that the memory of one is not the start of the next.
         command = [sys.executable, "-m", f"{memopt.bench.__name__}.{name}", *flags]
-        done = subprocess.run(command, check=False, stdout=subprocess.PIPE if json else None)
-        failed |= done.returncode != 0
-        if json and done.returncode == 0:
-            results[name] = msgspec.json.decode(done.stdout)
+        code, answer = _ended(command, is_heard=json)
+        failed |= code != 0
+        if json and code == 0:
+            results[name] = msgspec.json.decode(answer)
     if json:
         print_json(results)
     if failed:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _ended(command: list[str], *, is_heard: bool) -> tuple[int, bytes]:
+    """The exit code, and what was printed where that is heard.
+
+    A Ctrl-C reaches the process, too: it is waited for, so that what it made on disk is gone. Not
+    subprocess.run, which gives it a quarter of a second and kills it.
+    """
+    with subprocess.Popen(command, stdout=subprocess.PIPE if is_heard else None) as process:
+        try:
+            answer, _ = process.communicate()
+        except KeyboardInterrupt:
+            process.wait(_ENDING_SECONDS)
+            raise
+    return process.returncode, answer or b""
 
 
 def benchmarks() -> list[Benchmark]:
