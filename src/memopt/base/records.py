@@ -491,7 +491,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     rss_bytes: int
     resident_sessions: int
     tiers: dict[str, dict[str, int]]
-    """By tier: bytes, objects, hits."""
+    """By tier: bytes, objects, hits. Objects of L3 would have to be counted, and are left out."""
     scopes: dict[str, dict[str, int]]
     """Resident bytes and objects of the largest scopes."""
     faults: dict[str, int]

@@ -235,7 +235,7 @@ def _states_table(versions: list[StateVersion]) -> Table:
 
 def _tiers_table(tiers: Section) -> Table:
     rows = [
-        (name, format_bytes(held.get("bytes", 0)), held.get("objects", 0), held.get("hits", 0))
+        (name, format_bytes(held.get("bytes", 0)), held.get("objects", "-"), held.get("hits", 0))
         for name, held in tiers["tiers"].items()
     ]
     rows += [(name, format_bytes(size), "", "") for name, size in tiers["owners"].items()]

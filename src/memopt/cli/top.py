@@ -19,6 +19,7 @@ from memopt.cli.terminal import console, print_json, say, shown, table
 
 _ROWS: Final = 8
 _BAR_WIDTH: Final = 60
+_TOUCHES: Final = ("page_hits", "faults_minor", "faults_major")
 _RATES: Final = (
     "messages_appended",
     "commits",
@@ -136,7 +137,7 @@ def _pressure(pressure: PressureStats) -> Text:
 
 def _tiers(stats: Stats) -> Table:
     rows = (
-        (name, format_bytes(held.get("bytes", 0)), held.get("objects", 0), held.get("hits", 0))
+        (name, format_bytes(held.get("bytes", 0)), held.get("objects", "-"), held.get("hits", 0))
         for name, held in stats.tiers.items()
     )
     return table("tiers", ("tier", "#bytes", "#objects", "#hits"), rows)
@@ -158,7 +159,12 @@ def _rates(stats: Stats, before: Stats | None, seconds: float) -> Table:
     return table("each second", ("what", "#rate"), rates)
 
 
+def _to_one(ratio: float) -> str:
+    return f"{ratio:.1f} : 1" if ratio else "-"
+
+
 def _figures(stats: Stats) -> Table:
+    is_touched = any(stats.counters.get(name) for name in _TOUCHES)
     return table(
         "figures",
         ("what", "#value"),
@@ -166,9 +172,9 @@ def _figures(stats: Stats) -> Table:
             ("append p50", format_seconds(stats.append_seconds_p50)),
             ("append p99", format_seconds(stats.append_seconds_p99)),
             ("sync p99", format_seconds(stats.sync_seconds_p99)),
-            ("hit ratio", f"{stats.hit_ratio:.3f}"),
-            ("compression", f"{stats.compression_ratio:.1f} : 1"),
-            ("state deltas", f"{stats.delta_ratio:.1f} : 1"),
+            ("hit ratio", f"{stats.hit_ratio:.3f}" if is_touched else "-"),
+            ("compression", _to_one(stats.compression_ratio)),
+            ("state deltas", _to_one(stats.delta_ratio)),
             ("write-ahead log", format_bytes(stats.wal_bytes)),
             ("not sealed yet", format_bytes(stats.unsealed_bytes)),
             ("oldest reader", format_seconds(stats.oldest_reader_seconds)),
