@@ -253,3 +253,18 @@ def test_a_config_is_frozen_and_replace_checks_again() -> None:
     with pytest.raises(UsageError) as caught:
         config.replace(budget_bytes=1)
     assert caught.value.field == "budget_bytes"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        field.name
+        for field in dataclasses.fields(Config)
+        if isinstance(getattr(Config(), field.name), int | float)
+    ],
+)
+@pytest.mark.parametrize("value", [1e300, 2**200])
+def test_no_number_is_larger_than_threads_and_c_libraries_can_take(name: str, value: float) -> None:
+    with pytest.raises(UsageError) as caught:
+        Config(**{name: value})
+    assert caught.value.field == name

@@ -238,7 +238,12 @@ _LARGEST = {
     "dictionary_bytes": 1 * MIB,
     "promotion_batch_pages": 1024,
     "wal_limit_bytes": 4 * GIB,
+    "heap_arenas_max": 1024,
 }
+_SECONDS_MAX = 100 * 365 * 86_400.0
+"""A century: threads cannot wait for three."""
+_NUMBER_MAX = 2**62
+"""What fits a signed word, in C libraries too."""
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -275,8 +280,9 @@ def _checked(name: str, value: Any) -> Any:
             raise UsageError(f"expected a whole number, got {value!r}", field=name)
     if number <= 0 and not (number == 0 and name in _MAY_BE_ZERO):
         raise UsageError(f"expected more than 0, got {value!r}", field=name)
-    if number > _LARGEST.get(name, number):
-        raise UsageError(f"at most {_LARGEST[name]}, got {value!r}", field=name)
+    largest = _LARGEST.get(name, _SECONDS_MAX if name.endswith("_seconds") else _NUMBER_MAX)
+    if number > largest:
+        raise UsageError(f"at most {largest:,}, got {value!r}", field=name)
     return number
 
 
