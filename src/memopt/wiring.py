@@ -231,7 +231,7 @@ def _wire_parts(
     admit = _admission(directory, config, events, monitor.governor, read_only=read_only)
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
-        events=events, admit=admit,
+        events=events, admit=admit, budget=budget,
     )  # fmt: skip
     branches = Branches(
         committer, transcripts, residents, pages, pager,
