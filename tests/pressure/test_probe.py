@@ -139,10 +139,10 @@ def test_a_reading_says_everything_that_is_known(version_2: Path) -> None:
 
 
 def test_where_nothing_is_told_the_reading_says_so_and_works(tmp_path: Path) -> None:
-    probe = SystemProbe(Budget(10 * MIB), lambda: 0, root=tmp_path, rss_limit_bytes=1)
+    probe = SystemProbe(Budget(10 * MIB), lambda: 0, root=tmp_path, rss_limit_bytes=1 << 40)
     reading = probe.read()
     assert reading.rss_bytes > MIB
-    assert (reading.rss_limit_bytes, reading.rss_limit_is_hard) == (1, True)
+    assert (reading.rss_limit_bytes, reading.rss_limit_is_hard) == (1 << 40, True)
     assert reading.memory_used_bytes is reading.memory_limit_bytes is None
     assert reading.stall_some_percent is reading.stall_full_percent is None
     assert reading.disk_free_bytes is None
@@ -193,3 +193,12 @@ def test_small_parsers() -> None:
     )
     assert file_cache_bytes("active_file 3\ntotal_active_file 50\n", total=True) == 50
     assert file_cache_bytes(None, total=True) == 0
+
+
+def test_an_rss_limit_that_is_exceeded_already_leaves_room_for_the_least(tmp_path: Path) -> None:
+    system = SystemProbe(Budget(64 * MIB), lambda: 0, rss_limit_bytes=MIB)
+    reading = system.read()
+    assert reading.rss_limit_is_hard
+    assert reading.rss_limit_bytes == reading.rss_start_bytes + RSS_MARGIN_BYTES
+    assert any("rss_limit_bytes is 1.0 MiB" in note for note in system.notes)
+    system.close()

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from memopt.base.budget import Budget
 from memopt.base.readings import Reading
-from memopt.base.units import KIB, MIB
+from memopt.base.units import KIB, MIB, format_bytes
 
 RSS_BUDGETS: Final = 1.05
 RSS_MARGIN_BYTES: Final = 16 * MIB
@@ -64,6 +64,15 @@ class SystemProbe:
         if parse_stalls(self._stalls.read()) == (None, None):
             self.notes.append("memory stalls (PSI) are not told here")
         self._rss_start_bytes = self.rss_bytes()
+        least = self._rss_start_bytes + RSS_MARGIN_BYTES
+        if rss_limit_bytes is not None and rss_limit_bytes < least:
+            # It cannot be kept by anything that a store can do, and would refuse all work for ever.
+            self.notes.append(
+                f"rss_limit_bytes is {format_bytes(rss_limit_bytes)}, and RSS was "
+                f"{format_bytes(self._rss_start_bytes)} before the store was opened: "
+                f"{format_bytes(least)} is taken instead"
+            )
+            rss_limit_bytes = least
         self._rss_limit_bytes = rss_limit_bytes
         self._others_start_bytes = self._others_bytes()
         self._data_limit_bytes = data_limit_bytes if data_limit_bytes else _data_limit_bytes()
