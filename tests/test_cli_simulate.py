@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from memopt.base.config import Config
-from memopt.bench import curves, data
+from memopt.bench import command, curves, data, imports
 from memopt.bench.simulation import policy_names
 from memopt.cli.app import app
 from memopt.cli.simulate import capacity_of
@@ -187,6 +187,16 @@ def test_a_replay_is_recorded_and_simulated(tmp_path: Path) -> None:
     assert simulation["requests"] > 50
     # Reading all back to compare is not recorded: then each of the last pages would be there.
     assert simulation["keys"] < json.loads(played.out)["messages"]
+
+
+def test_where_nothing_can_be_saved_nothing_is_begun(
+    trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for plan in ((), ("--plan", "--budget", "8MiB")):
+        outcome = run("simulate", trace, *plan, "--out", trace)
+        assert (outcome.code, outcome.out, outcome.err.count("\n")) == (1, "", 1)
+    monkeypatch.setattr(imports, "run", lambda _: pytest.fail("it was begun"))
+    assert command.main("imports", None, ["--out", str(trace)]) == 1
 
 
 def test_other_commands_need_no_numpy() -> None:

@@ -68,6 +68,8 @@ def bench(name: str, options: BenchOptions) -> dict[str, Any]:
     """Run a benchmark by its name and save its JSON. Raises UsageError for an unknown name."""
     if name not in NAMES:
         raise UsageError(f"expected one of {', '.join(NAMES)}, got {name!r}", field="name")
+    # Now, and not after an hour's work, it is seen whether there can be one.
+    options.out.mkdir(parents=True, exist_ok=True)
     run: Run = importlib.import_module(f"memopt.bench.{name}").run
     result = run(options)
     save(options.out / f"{name}.json", result)
@@ -97,7 +99,7 @@ def main(name: str, description: str | None, arguments: list[str] | None = None)
     )
     try:
         result = bench(name, options)
-    except MemoptError as error:
+    except (MemoptError, OSError) as error:
         sys.stderr.write(f"{name}: {error}\n")
         return 1
     except KeyboardInterrupt:

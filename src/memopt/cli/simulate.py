@@ -121,6 +121,9 @@ def simulate(
     from memopt.bench.plan import L1_SHARES, Costs, PlanOptions
 
     refuse_config()
+    if out is not None:
+        # Now, and not after an hour's work, it is seen whether there can be one.
+        out.mkdir(parents=True, exist_ok=True)
     block_bytes = parse_bytes(block, field="--block-bytes") if block is not None else None
     source = _Source(tuple(traces), requests, block_bytes)
     if not plan:
