@@ -268,3 +268,16 @@ def test_what_was_deleted_is_no_ghost_s_and_what_was_evicted_may_be() -> None:
     for cache in policy._ghosts._caches:
         assert victim in cache.members
         assert 5 not in cache.members
+
+
+def test_small_pages_among_large_ones_do_not_crowd_the_ghosts() -> None:
+    policy, members = Adaptive(), set()
+    for key in range(20_000):
+        policy.admitted(key, 10_000_000 if key % 50 == 0 else 1)
+        members.add(key)
+        while len(members) > 500:
+            victim = policy.victim()
+            assert victim is not None
+            policy.removed(victim)
+            members.discard(victim)
+    assert policy.charged_bytes() < 4_000 * len(members)

@@ -43,7 +43,11 @@ class Promises:
     def make(self, key: Key, now: float, *, seconds: float, takes_seconds: float) -> float:
         """In how many seconds a session may come again: there is room in `seconds` at the
         earliest, and it will use up what comes free in `takes_seconds`."""
-        start = max(now + seconds, self._until)
+        soonest = now + seconds
+        # At the rate of now: one turn that lasted for minutes made it slow for a while, and times
+        # told then would put everybody off long after it has ended.
+        self._until = min(self._until, soonest + len(self._due) * takes_seconds)
+        start = max(soonest, self._until)
         told = min(max(start - now, _SECONDS_MIN), SECONDS_MAX)
         if told < SECONDS_MAX and self._remember(key, now + told):
             self._until = start + takes_seconds
