@@ -472,3 +472,28 @@ class AdmissionMachine(RuleBasedStateMachine):
 
 TestAdmissionMachine = AdmissionMachine.TestCase
 TestAdmissionMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_a_turn_that_lasted_long_does_not_put_others_off_long_after_it(line: Line) -> None:
+    most = line.admission.capacity_bytes
+    hog = line.enter(size=most // 2, id="hog")
+    other = line.enter(size=most // 2, id="other")
+    line.clock.advance(200.0)
+    told = [refused_seconds(line, f"n{n}", most // 2) for n in range(8)]
+    assert told[-1] > 300
+    line.admission.leave(hog)
+    line.admission.leave(other)
+    for number in range(100):
+        turn = line.enter(size=most // 2, id=f"short{number}")
+        line.clock.advance(0.01)
+        line.admission.leave(turn)
+    line.enter(size=most // 2, id="a")
+    line.enter(size=most // 2, id="b")
+    # Room comes free in a hundredth of a second now, and eight at most have been promised some.
+    assert refused_seconds(line, "late", most // 2) < 1.0
+
+
+def refused_seconds(line: Line, id: str, size: int) -> float:
+    with pytest.raises(BackpressureError) as refused:
+        line.enter(0.0, id=id, size=size)
+    return refused.value.retry_after_seconds
