@@ -268,7 +268,7 @@ def _wire_parts(
     def release() -> None:
         if access_log is not None:
             access_log.close()
-        monitor.admission.release()
+        monitor.release()
         pager.clear()
         turns.close()
         collections.close()

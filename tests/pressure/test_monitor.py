@@ -1,5 +1,6 @@
 """RSS and the budget, leaks, and a whole store whose probe is made up."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -318,3 +319,43 @@ def test_the_thread_looks_by_itself_and_ends_with_the_store(tmp_path: Path) -> N
         thread = memory._parts.pressure._thread
     assert thread is not None
     assert not thread.is_alive()
+
+
+def test_a_probe_that_fails_is_said_once_and_does_not_end_the_looking(
+    tmp_path: Path, made_up: MadeUp, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(MadeUp):
+        reads = 0
+
+        def read(self) -> Reading:
+            self.reads += 1
+            if self.reads <= 20:
+                raise ZeroDivisionError("a defect")
+            return super().read()
+
+    probe = Failing()
+    with memopt.open(
+        tmp_path / "store", budget="64MiB", durability="os", probe_seconds=0.002, probe=probe
+    ) as memory:
+        waited = threading.Event()
+        for _ in range(2000):
+            if memory._parts.pressure._reading is not None:
+                break
+            waited.wait(0.005)
+        assert probe.reads > 20
+    said = [record for record in caplog.records if "looking at memory failed" in record.message]
+    assert len(said) == 1
+    assert said[0].exc_info is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what /proc lists")
+def test_a_closed_store_holds_no_file_open(tmp_path: Path) -> None:
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    kept = []
+    for _ in range(3):
+        memory = memopt.open(tmp_path / "store", budget="16MiB", durability="os")
+        memory.close()
+        kept.append((memory, opened()))
+    assert len({count for _, count in kept}) == 1

@@ -23,6 +23,7 @@ from memopt.pressure.forecast import HORIZON_SECONDS
 from memopt.pressure.governor import Governor
 from memopt.pressure.leaks import LeakWatch
 from memopt.pressure.outside import Outside, slack_bytes
+from memopt.pressure.probe import SystemProbe
 
 _CAPACITY_MIN: Final = 1 / 16
 _CAPACITY_SOFT_MIN: Final = 1 / 4
@@ -170,6 +171,12 @@ class Monitor:
             self.governor.undo_all()
             self.outside.close()
 
+    def release(self) -> None:
+        """After everything else was closed: give back what is held, and the probe's files."""
+        self.admission.release()
+        if isinstance(self._probe, SystemProbe):
+            self._probe.close()
+
     def abandon(self, error: MemoptError) -> None:
         """In a forked child: the thread and the locks are the parent's."""
         self._stop.set()
@@ -177,15 +184,23 @@ class Monitor:
 
 
 def _run(monitor: "weakref.ref[Monitor]", stop: threading.Event, period_seconds: float) -> None:
+    said = ""
     while not stop.wait(period_seconds):
         looking = monitor()
         if looking is None:
             return
+        failure = ""
         try:
             looking.look()
         except MemoptError as error:
-            _log.warning("memory could not be looked at: %s", error)
-        except Exception:  # noqa: BLE001 - logged, with its traceback
+            failure = f"memory could not be looked at: {error}"
+            if failure != said:
+                _log.warning("%s", failure)
+        except Exception as error:  # noqa: BLE001 - logged, with its traceback
             # A door: a defect here must be seen, and must not stop what serves users.
-            _log.exception("looking at memory failed")
+            failure = f"looking at memory failed: {type(error).__name__}"
+            if failure != said:
+                # Once, and not four times a second for as long as it lasts.
+                _log.exception("looking at memory failed")
+        said = failure
         del looking
