@@ -11,7 +11,7 @@ from memopt.base.clock import ManualClock
 from memopt.base.errors import BudgetError
 from memopt.base.events import Events, PressureChanged, StepTaken, StepUndone
 from memopt.base.readings import Level, Reading
-from memopt.base.units import MIB
+from memopt.base.units import GIB, MIB
 from memopt.pressure.forecast import Forecaster
 from memopt.pressure.governor import LEVELS, Governor, Step, nearest
 
@@ -189,6 +189,17 @@ def test_the_nearest_limit_is_the_one_that_counts(
 ) -> None:
     claim = nearest(reading(0.5, **figures))
     assert (claim.limit, claim.share) == (limit, pytest.approx(share))
+
+
+def test_of_a_large_group_the_last_part_counts() -> None:
+    group = {"memory_limit_bytes": 64 * GIB, "memory_used_bytes": 63 * GIB}
+    # 0.984 of the group, and ten times the budget is free.
+    assert nearest(reading(0.1, **group)).share == pytest.approx(0.1)
+    group["memory_used_bytes"] = 64 * GIB - 16 * MIB
+    claim = nearest(reading(0.1, **group))
+    assert (claim.limit, claim.share) == ("memory", pytest.approx(1 - 16 / 1024))
+    group["memory_used_bytes"] = 65 * GIB
+    assert nearest(reading(0.1, **group)).share > 1
 
 
 def test_a_machine_that_stalls_is_guarded() -> None:

@@ -23,6 +23,7 @@ from memopt.base.errors import MemoptError
 from memopt.base.events import Events, Forecast, PressureChanged, StepTaken, StepUndone
 from memopt.base.protocols import Clock
 from memopt.base.readings import Level, Reading
+from memopt.base.units import GIB
 from memopt.pressure.forecast import Expected, Forecaster
 
 LEVELS: Final = (Level.CALM, Level.GUARDED, Level.HIGH, Level.CRITICAL)
@@ -32,6 +33,9 @@ _EXIT_WAY: Final = 0.2
 """Exits lie below their entries by this share of what guarded lies below the limit."""
 _STALL_FULL_PERCENT: Final = 10.0
 """When all tasks waited for memory for a tenth of the time, the machine is short of it."""
+_GROUP_BYTES_MIN: Final = GIB
+_GROUP_BUDGETS: Final = 8
+"""So much of a control group counts, however large it is: what comes on top is others' room."""
 _RETRY_SECONDS_MAX: Final = 60.0
 
 _log: Final = logging.getLogger("memopt")
@@ -181,8 +185,12 @@ def nearest(reading: Reading, *, soft_share_max: float = 1.0) -> Claim:
         Claim("rss", resident if reading.rss_limit_is_hard else min(resident, soft_share_max)),
     ]
     if reading.memory_limit_bytes is not None and reading.memory_used_bytes is not None:
-        used = max(0, reading.memory_used_bytes - evictable)
-        claims.append(Claim("memory", used / max(1, reading.memory_limit_bytes)))
+        limit = reading.memory_limit_bytes
+        free = limit - max(0, reading.memory_used_bytes - evictable)
+        # Of a large group the last part alone: three hundredths of 64 GiB are no shortage, and
+        # whoever has a model in the rest would be refused for ever.
+        part = min(limit, max(_GROUP_BYTES_MIN, _GROUP_BUDGETS * reading.budget_bytes))
+        claims.append(Claim("memory", max(0.0, 1 - free / max(1, part))))
     if reading.data_limit_bytes is not None and reading.data_start_bytes is not None:
         # Not VmData: what was freed of it is used again before more is asked for.
         room = reading.data_limit_bytes - reading.data_start_bytes
