@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from memopt.base.errors import UsageError
 from memopt.base.events import EntriesEvicted, Event, Events
 from memopt.base.units import MIB
 from memopt.collections import cache as cache_module
-from memopt.collections.cache import OWNER, EntryCache, name_of_key, name_of_place
+from memopt.collections.cache import OWNER, EntryCache, Name, _Row, name_of_key, name_of_place
 from memopt.paging.arena import Arena, extent_bytes_for
 from memopt.policies.catalog import POLICIES, make_policy
 
@@ -188,16 +190,17 @@ def test_what_was_made_before_everything_was_let_go_of_is_not_kept() -> None:
     budget = Budget(4 * MIB)
     cache = made(budget)
     name, later = name_of_key(1, b"early"), name_of_key(1, b"later")
-    row = cache._make_row(1, name, 0, b"e" * 50)
-    assert row is not None
+    row = _Row(1, name, 0, b"e" * 50)
+    assert cache._pay(row)
     cache.clear()
     put(cache, 1, 7, b"l" * 50)
     cache.apply(1, [(later, 1, b"l" * 50)])
     with cache._lock:
         cache._add(row)
+    cache._throw_away(row)
     assert cache.get(name) is None
-    again = cache._make_row(1, name, 0, b"e" * 50)
-    assert again is not None
+    again = _Row(1, name, 0, b"e" * 50)
+    assert cache._pay(again)
     cache.clear()
     cache.apply(1, [(later, 1, b"l" * 50)])
     cache._throw_away(again)
@@ -214,3 +217,108 @@ def test_a_value_that_changes_again_and_again_leaves_no_holes_behind() -> None:
         put(cache, 1, number % 16, b"%d" % number * 40)
     assert budget.held_bytes("arena") < MIB // 2
     cache.check()
+
+
+@pytest.mark.parametrize("last", [b"new" * 20, None])
+def test_of_a_name_that_one_batch_changes_twice_without_room_the_last_is_kept(
+    monkeypatch: pytest.MonkeyPatch, last: bytes | None
+) -> None:
+    cache = made(Budget(1 * MIB))
+    name = name_of_key(1, b"sname")
+    pays, asked = cache._try_to_pay, []
+
+    def full_at_first(row: _Row) -> bool:
+        asked.append(row)
+        return len(asked) > 2 and pays(row)
+
+    monkeypatch.setattr(cache, "_try_to_pay", full_at_first)
+    cache.apply(1, [(name, 0, b"old" * 20), (name, 0, last)])
+    monkeypatch.undo()
+    assert cache.get(name) == last
+    cache.check()
+
+
+def test_letting_go_of_everything_while_a_row_is_made_leaves_nothing_in_the_arena(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    budget = Budget(1 * MIB)
+    cache = made(budget)
+    put_into = cache._arena.try_put
+    cleared: list[bool] = []
+
+    def interrupted(*arguments: Any) -> int | None:
+        thread = threading.Thread(target=cache.clear)
+        thread.start()
+        thread.join(timeout=0.05)
+        cleared.append(not thread.is_alive())
+        waiting.append(thread)
+        return put_into(*arguments)
+
+    waiting: list[threading.Thread] = []
+    monkeypatch.setattr(cache._arena, "try_put", interrupted)
+    name = name_of_key(1, b"sname")
+    cache.fill(1, name, cache.ticket(name), 0, b"x" * 50)
+    monkeypatch.undo()
+    for thread in waiting:
+        thread.join()
+    # Where it waited for the row, it has let go of that one, too.
+    assert len(cache._arena) == len(cache)
+    cache.check()
+    cache.close()
+    assert budget.used_bytes == 0
+
+
+def test_a_system_that_maps_no_more_costs_the_cache_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    budget = Budget(1 * MIB)
+    cache = made(budget)
+
+    def refuse(size_bytes: int) -> None:
+        raise OSError(12, "cannot allocate memory")
+
+    monkeypatch.setattr("memopt.paging.arena_extent._mapping", refuse)
+    put(cache, 1, 1, b"x" * 100)
+    assert cache.get(name_of_key(1, b"s1")) is None
+    cache.check()
+    monkeypatch.undo()
+    put(cache, 1, 1, b"x" * 100)
+    assert cache.get(name_of_key(1, b"s1")) == b"x" * 100
+    cache.close()
+    assert budget.used_bytes == 0
+
+
+def test_a_ctrl_c_after_any_call_of_a_fill_leaves_the_budget_as_it_was() -> None:
+    """At every call that the cache makes, and at the start of everything it calls."""
+    for at in range(1, 200):
+        budget = Budget(1 * MIB)
+        cache = made(budget)
+        put(cache, 1, 1, b"x" * 100)
+        name: Name = name_of_key(1, b"sname")
+        ticket, calls = cache.ticket(name), 0
+
+        def stop(frame: Any, event: str, argument: Any, at: int = at) -> None:
+            nonlocal calls
+            if frame.f_code.co_name == "clear":
+                sys.setprofile(None)
+            if event in ("call", "c_call"):
+                calls += 1
+                if calls == at:
+                    sys.setprofile(None)
+                    raise KeyboardInterrupt
+
+        met = False
+        try:
+            sys.setprofile(stop)
+            cache.fill(1, name, ticket, 0, b"y" * 100)
+        except KeyboardInterrupt:
+            met = True
+        finally:
+            sys.setprofile(None)
+        assert cache.get(name) in (None, b"y" * 100)
+        cache.check()
+        cache.close()
+        assert budget.used_bytes == 0, at
+        if not met:
+            break
+    assert 10 < at < 199

@@ -143,3 +143,44 @@ def test_a_turn_of_a_session_hands_them_out_and_takes_them_back(memory: memopt.M
     with pytest.raises(UsageError, match="not entered"):
         session.turn().mapping("m")
     assert not session.mapping("m")
+
+
+@pytest.mark.parametrize("verb", ["append", "delete", "set"])
+def test_a_ctrl_c_after_the_write_loses_nothing_of_a_turn(
+    memory: memopt.Memory, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """It is written, and what RAM knows of it is not put right yet."""
+    turn = begin(memory)
+    values, entries = turn.sequence("l"), turn.mapping("m")
+    values.extend([0, 1, 2])
+    entries.update({"a": 0, "b": 1})
+    # Both are in use, and so held by others than the table of rows.
+    walking, scanning = iter(entries), iter(values)
+    assert (next(walking), next(scanning)) == ("a", 0)
+    assert entries["a"] == 0
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    cache = memory._parts.sessions.collections.cache
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, "apply", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            if verb == "append":
+                values.append(3)
+            elif verb == "set":
+                entries["a"] = 9
+            else:
+                del entries["a"]
+    expected = {"append": [0, 1, 2, 3]}.get(verb, [0, 1, 2])
+    assert len(values) == len(expected)
+    values.append(4)
+    assert values[:] == [*expected, 4]
+    kept = {"set": {"a": 9, "b": 1}, "delete": {"b": 1}}.get(verb, {"a": 0, "b": 1})
+    assert dict(entries) == kept
+    assert {key: entries.get(key) for key in kept} == kept
+    assert len(entries) == len(kept)
+    with pytest.raises(RuntimeError, match="changed"):
+        next(walking)
+    cache.check()
+    turn.close()

@@ -17,7 +17,7 @@ import functools
 import threading
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from memopt.base.budget import Budget
 from memopt.base.events import EntriesEvicted, Events
@@ -69,18 +69,22 @@ def _whole(method: F) -> F:
     return cast("F", guarded)
 
 
-class _Row(NamedTuple):
-    """One that was paid for and is not in the table yet."""
+class _Row:
+    """One that is paid for and is not in the table yet."""
 
-    collection: int
-    name: Name
-    place: int
-    record: bytes | None
-    """None: in the arena, by `handle`."""
-    handle: int
-    need: int
-    age: int
-    """How often everything had been let go of when it was made."""
+    __slots__ = ("age", "collection", "handle", "name", "need", "place", "record")
+
+    def __init__(self, collection: int, name: Name, place: int, record: bytes) -> None:
+        self.collection = collection
+        self.name = name
+        self.place = place
+        self.record: bytes | None = record
+        """None: in the arena, by `handle`."""
+        self.handle = _IN_NO_ARENA
+        self.need = 0
+        """What the budget holds for it; 0 before that, and once the table has it."""
+        self.age = -1
+        """How often everything had been let go of when it got its handle."""
 
 
 class EntryCache:
@@ -164,16 +168,16 @@ class EntryCache:
         self._tickets[name] = ticket
         return ticket
 
+    @_whole
     def fill(self, collection: int, name: Name, ticket: object, place: int, record: bytes) -> None:
         """Keep what a snapshot held, unless it was changed since the ticket."""
-        row = self._make_row(collection, name, place, record)
-        with self._lock:
-            if self._tickets.get(name) is ticket:
-                del self._tickets[name]
-                if row is not None and self._find(name) is None:
-                    self._add(row)
-                    return
-        if row is not None:
+        row = _Row(collection, name, place, record)
+        try:
+            if self._pay(row):
+                with self._lock:
+                    if self._tickets.get(name) is ticket and self._find(name) is None:
+                        self._add(row)
+        finally:
             self._throw_away(row)
 
     def give_back(self, name: Name, ticket: object) -> None:
@@ -184,28 +188,32 @@ class EntryCache:
 
     # -- changing ---------------------------------------------------------------------------------
 
+    @_whole
     def apply(self, collection: int, effects: Sequence[Effect]) -> None:
         """What a commit has done to entries of a collection, in order."""
-        unkept: list[Effect] = []
+        unkept: dict[Name, tuple[int, bytes]] = {}
         self._apply(collection, effects, unkept)
-        for name, place, record in unkept:
+        for name, (place, record) in unkept.items():
             # Room has to be asked for, and not under the lock.
-            assert record is not None
-            row = self._make_row(collection, name, place, record)
-            if row is not None:
-                with self._lock:
-                    if self._find(name) is None:
-                        self._add(row)
-                    else:
-                        self._throw_away(row)
+            row = _Row(collection, name, place, record)
+            try:
+                if self._pay(row):
+                    with self._lock:
+                        if self._find(name) is None:
+                            self._add(row)
+            finally:
+                self._throw_away(row)
 
-    @_whole
-    def _apply(self, collection: int, effects: Sequence[Effect], unkept: list[Effect]) -> None:
+    def _apply(
+        self, collection: int, effects: Sequence[Effect], unkept: dict[Name, tuple[int, bytes]]
+    ) -> None:
         with self._lock:
-            for effect in effects:
-                name, place, record = effect
+            for name, place, record in effects:
                 if self._tickets:
                     self._tickets.pop(name, None)
+                if unkept:
+                    # The same name again in one batch: what came before is no more.
+                    unkept.pop(name, None)
                 slot = self._find(name)
                 if slot is not None:
                     if record is not None and self._replace(collection, slot, place, record):
@@ -213,11 +221,14 @@ class EntryCache:
                     self._remove(slot)
                 if record is None:
                     continue
-                row = self._try_row(collection, name, place, record)
-                if row is not None:
-                    self._add(row)
-                else:
-                    unkept.append(effect)
+                row = _Row(collection, name, place, record)
+                try:
+                    if self._try_to_pay(row):
+                        self._add(row)
+                    else:
+                        unkept[name] = (place, record)
+                finally:
+                    self._throw_away(row)
 
     @_whole
     def drop(self, collection: int) -> None:
@@ -305,32 +316,29 @@ class EntryCache:
         size = key_bytes + len(record)
         return ROW_BYTES + size + size // 12
 
-    def _make_row(self, collection: int, name: Name, place: int, record: bytes) -> "_Row | None":
-        """With all that it takes; None where there is no room. Not under the lock: whom the budget
-        asks for room has a lock of its own."""
-        small, age = self._is_small(record), self._age
-        need = self._charge(name, None if small else record)
-        if need + len(record) > self._value_bytes_max:
-            return None
-        if self.held_bytes + need + len(record) > self._bytes_max:
-            self.make_free(need + len(record))
-            if self.held_bytes + need + len(record) > self._bytes_max:
-                return None
-        if not self._budget.try_reserve(OWNER, need):
+    def _pay(self, row: _Row) -> bool:
+        """For a row, and give its record a place; False where there is no room. Not under the lock:
+        whom the budget asks for room has a lock of its own."""
+        record = row.record
+        assert record is not None
+        need = self._charge(row.name, None if self._is_small(record) else record)
+        whole = need + len(record)
+        if whole > self._value_bytes_max:
+            return False
+        if self.held_bytes + whole > self._bytes_max:
+            self.make_free(whole)
+        if self._try_to_pay(row):
+            return True
+        if self.held_bytes + whole > self._bytes_max:
+            return False
+        if not row.need:
             self._ask(need)
-            if not self._budget.try_reserve(OWNER, need):
-                return None
-        if not small:
-            return _Row(collection, name, place, record, _IN_NO_ARENA, need, age)
-        lifetime = _lifetime(collection)
-        handle = self._arena.try_put(lifetime, record)
-        if handle is None:
-            self._ask(self._arena.extent_bytes)
-            handle = self._arena.try_put(lifetime, record)
-        if handle is None:
-            self._budget.release(OWNER, need)
-            return None
-        return _Row(collection, name, place, None, handle, need, age)
+            if self._try_to_pay(row):
+                return True
+        if not row.need:
+            return False
+        self._ask(self._arena.extent_bytes)
+        return self._try_to_pay(row)
 
     def _ask(self, size_bytes: int) -> None:
         """For room: others up to this cache's part of the budget, and what is here beyond it."""
@@ -339,29 +347,37 @@ class EntryCache:
         else:
             self.make_free(size_bytes + _FULL_SLACK)
 
-    def _try_row(self, collection: int, name: Name, place: int, record: bytes) -> "_Row | None":
+    def _try_to_pay(self, row: _Row) -> bool:
         """The same without asking anybody."""
-        small, age = self._is_small(record), self._age
-        need = self._charge(name, None if small else record)
+        record = row.record
+        assert record is not None
+        small = self._is_small(record)
+        need = self._charge(row.name, None if small else record)
         whole = need + len(record)
         if whole > self._value_bytes_max or self.held_bytes + whole > self._bytes_max:
-            return None
-        if not self._budget.try_reserve(OWNER, need):
-            return None
-        if not small:
-            return _Row(collection, name, place, record, _IN_NO_ARENA, need, age)
-        handle = self._arena.try_put(_lifetime(collection), record)
-        if handle is None:
-            self._budget.release(OWNER, need)
-            return None
-        return _Row(collection, name, place, None, handle, need, age)
+            return False
+        if not row.need:
+            if not self._budget.try_reserve(OWNER, need):
+                return False
+            row.need = need
+        if small:
+            # Under the lock: else everything might be let go of between the age and the handle.
+            with self._lock:
+                handle = self._arena.try_put(_lifetime(row.collection), record)
+                if handle is None:
+                    return False
+                row.age, row.handle, row.record = self._age, handle, None
+        return True
 
-    def _throw_away(self, row: "_Row") -> None:
-        """One that was made and is not wanted."""
+    def _throw_away(self, row: _Row) -> None:
+        """Give back what was paid for a row, unless the table has it."""
+        if not row.need:
+            return
         with self._lock:
+            need, row.need = row.need, 0
+            self._budget.release(OWNER, need)
             if row.handle != _IN_NO_ARENA and row.age == self._age:
                 self._arena.delete(row.handle)
-        self._budget.release(OWNER, row.need)
 
     def _replace(self, collection: int, slot: int, place: int, record: bytes) -> bool:
         """Another record in the place of one; False, and no change, where it does not fit there."""
@@ -383,10 +399,9 @@ class EntryCache:
         self._policy.touched(self._hashes[slot])
         return True
 
-    def _add(self, row: "_Row") -> None:
-        if row.age != self._age:
+    def _add(self, row: _Row) -> None:
+        if row.handle != _IN_NO_ARENA and row.age != self._age:
             # Its place in the arena is gone with everything else.
-            self._budget.release(OWNER, row.need)
             return
         key = hash(row.name) & _HASH_MASK
         other = self._slots.get(key)
@@ -408,8 +423,10 @@ class EntryCache:
             self._places.append(row.place)
         self._slots[key] = slot
         self._counts[row.collection] = self._counts.get(row.collection, 0) + 1
-        self.size_bytes += row.need
         size = row.need
+        # No call between these two, for a Ctrl-C comes after calls.
+        self.size_bytes += size
+        row.need = 0
         if row.record is None:
             in_arena = self._arena.size(row.handle) + _SLOT_BYTES
             self._arena_bytes += in_arena
@@ -433,8 +450,8 @@ class EntryCache:
             del self._counts[collection]
         size = self._charge(name, record)
         self.size_bytes -= size
-        self._policy.removed(key)
         self._budget.release(OWNER, size)
+        self._policy.removed(key)
         if record is None:
             in_arena = self._arena.size(handle) + _SLOT_BYTES
             self._arena.delete(handle)

@@ -308,6 +308,16 @@ class Rows:
 
         transaction.after_commit(gone)
 
+    def distrust(self) -> None:
+        """A change was made and not everything here knows of it: everything is loaded anew."""
+        self._tickets.clear()
+        self._cache.clear()
+        with self._lock:
+            for number in list(self._alive):
+                self._retire(number)
+            for ref in list(self._rows):
+                self._let_go(ref)
+
     def close(self) -> None:
         self.shrink()
 

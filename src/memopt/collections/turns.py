@@ -32,6 +32,8 @@ class ScratchCommitter:
         self._scratch = scratch
         self._clock = clock
         self._lsn = 0
+        self.on_doubt: Callable[[], None] = lambda: None
+        """Called when a change may have been made and its conclusion was interrupted."""
 
     def commit(self, member: Callable[[CommitTransaction], T]) -> T:
         return self._run(member, is_one=False)
@@ -49,17 +51,22 @@ class ScratchCommitter:
             return member(transaction)
 
         with self._scratch.exclusive():
+            is_made = False
             try:
                 result = self._scratch.write(act, is_one=is_one)
-            except BaseException:
+                is_made = True
+                assert transaction is not None
+                self._lsn = transaction.lsn
+                for action in transaction.actions:
+                    action()
+            except BaseException as error:
                 while transaction is not None and transaction.undo:
                     undo, argument = transaction.undo.pop()
                     undo(argument)
+                if is_made or not isinstance(error, Exception):
+                    # A Ctrl-C may come on the way out of COMMIT, too.
+                    self.on_doubt()
                 raise
-            assert transaction is not None
-            self._lsn = transaction.lsn
-            for action in transaction.actions:
-                action()
             return result
 
 
@@ -97,6 +104,9 @@ class Turns:
         self._scratch = scratch
         self._owners = owners
         self._collections = collections
+        committer = collections.engine.committer
+        if isinstance(committer, ScratchCommitter):
+            committer.on_doubt = collections.rows.distrust
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._left: deque[int] = deque()

@@ -119,10 +119,11 @@ class Arena:
         return self._put(lifetime, value, self._reserve)
 
     def try_put(self, lifetime: Lifetime, value: bytes) -> int | None:
-        """The same without asking anybody for room: None where collecting makes none."""
+        """The same without asking anybody for room: None where collecting makes none, or where
+        the system maps no more."""
         try:
             return self._put(lifetime, value, self._reserve_alone)
-        except BudgetError:
+        except (BudgetError, OSError):
             return None
 
     def _put(self, lifetime: Lifetime, value: bytes, reserve: Callable[[int], None]) -> int:
