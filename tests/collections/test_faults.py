@@ -6,12 +6,13 @@ import copy
 import itertools
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from memopt.base.clock import ManualClock
-from memopt.base.errors import MemoptError
+from memopt.base.errors import BudgetError, MemoptError
 from memopt.memory import Memory
 from memopt.testing.disk import VFS_NAME, Fault, FaultyDisk
 from memopt.wiring import open_memory
@@ -131,3 +132,32 @@ def test_whatever_disk_call_fails_a_collection_is_as_before_or_as_after(fault: F
             let_go(memory)
             if not raised:
                 return
+
+
+def test_a_value_there_is_no_room_for_is_not_taken_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = b"x" * 200_000
+    with open_memory(
+        tmp_path / "store", budget="8MiB", durability="os", maintenance_seconds=0
+    ) as memory:
+        mapping, sequence = memory.mapping("m"), memory.sequence("s")
+        mapping["large"] = large
+        sequence.append(large)
+        budget = memory._parts.budget
+        reserve = budget.reserve
+
+        def short(owner: str, size_bytes: int) -> None:
+            if size_bytes >= len(large):
+                raise BudgetError("no room", limit="budget")
+            reserve(owner, size_bytes)
+
+        monkeypatch.setattr(budget, "reserve", short)
+        for take in (lambda: mapping.pop("large"), mapping.popitem, sequence.pop):
+            with pytest.raises(BudgetError):
+                take()
+        monkeypatch.undo()
+        assert mapping.pop("large") == large
+        assert sequence.pop() == large
+        assert (len(mapping), len(sequence)) == (0, 0)
+        assert mapping.pop("large", None) is None

@@ -165,13 +165,12 @@ def test_a_ctrl_c_after_the_write_loses_nothing_of_a_turn(
     cache = memory._parts.sessions.collections.cache
     with monkeypatch.context() as patched:
         patched.setattr(cache, "apply", interrupted)
+        act: Any = {
+            "append": lambda: values.append(3), "set": lambda: entries.put("a", 9),
+            "delete": lambda: entries.pop("a"),
+        }[verb]  # fmt: skip
         with pytest.raises(KeyboardInterrupt):
-            if verb == "append":
-                values.append(3)
-            elif verb == "set":
-                entries["a"] = 9
-            else:
-                del entries["a"]
+            act()
     expected = {"append": [0, 1, 2, 3]}.get(verb, [0, 1, 2])
     assert len(values) == len(expected)
     values.append(4)

@@ -64,6 +64,16 @@ def encode_key(key: object, *, field: str = "key") -> bytes:
     return packed
 
 
+def find_key(key: object) -> bytes | None:
+    """The same to look for a key: None for what is no key and so is nowhere. Raises TypeError for
+    what a dict could not look for either."""
+    try:
+        return encode_key(key)
+    except UsageError:
+        hash(key)
+        return None
+
+
 def decode_key(packed: bytes) -> str | int | bytes:
     """Raises CorruptionError for bytes that `encode_key` never made."""
     kind, body = packed[:1], packed[1:]

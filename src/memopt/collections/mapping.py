@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from memopt.base.containers import Key, StoredMapping
 from memopt.base.records import Stored
-from memopt.codecs.entry import decode_key, encode_key
+from memopt.codecs.entry import decode_key, encode_key, find_key
 from memopt.codecs.values import decode_value, encode_value, equal
 from memopt.collections.mappings import MISSING, Item, Mappings
 from memopt.collections.rows import Ref, Row
@@ -17,11 +17,12 @@ T = TypeVar("T")
 class Mapping(StoredMapping):
     """A dict that lives in the store: it spills instead of growing, and lives as long as its owner.
 
-    Thread-safe; cheap to make and to throw away. Keys are str, int or bytes (UsageError for
-    others); values are exact JSON, bytes, numpy arrays or scipy sparse matrices. A value that is
-    read is fresh: changing it changes nothing here until it is set again. Order, `popitem`, `|=`
-    and equality are a dict's. What is set is committed when the call returns; `update` is one
-    commit, all or nothing. Iterating while entries come or go raises RuntimeError.
+    Thread-safe; cheap to make and to throw away. Keys are str, int or bytes (UsageError where
+    others are set; looking for one finds nothing); values are exact JSON, bytes, numpy arrays or
+    scipy sparse matrices. A value that is read is fresh: changing it changes nothing here until it
+    is set again. Order, `popitem`, `|=` and equality are a dict's. What is set is committed when
+    the call returns; `update` is one commit, all or nothing. Iterating while entries come or go
+    raises RuntimeError.
     """
 
     __slots__ = ("_agent", "_ref", "_row", "_store")
@@ -52,7 +53,8 @@ class Mapping(StoredMapping):
         row = self._row
         if row is None or row.is_gone:
             row = self._row = self._store.row(self._ref)
-        value = self._store.value(self._ref, row, encode_key(key))
+        encoded = find_key(key)
+        value = MISSING if encoded is None else self._store.value(self._ref, row, encoded)
         if value is MISSING:
             raise KeyError(key)
         return value
@@ -61,11 +63,13 @@ class Mapping(StoredMapping):
         row = self._row
         if row is None or row.is_gone:
             row = self._row = self._store.row(self._ref)
-        value = self._store.value(self._ref, row, encode_key(key))
+        encoded = find_key(key)
+        value = MISSING if encoded is None else self._store.value(self._ref, row, encoded)
         return default if value is MISSING else value
 
     def __contains__(self, key: object) -> bool:
-        return self._store.has(self._ref, encode_key(key))
+        encoded = find_key(key)
+        return encoded is not None and self._store.has(self._ref, encoded)
 
     def __setitem__(self, key: Key, value: Any) -> None:
         encoded = encode_key(key)
@@ -83,7 +87,8 @@ class Mapping(StoredMapping):
         return Stored(raw_bytes=len(raw), error_max=error)
 
     def __delitem__(self, key: Key) -> None:
-        if not self._store.delete(self._ref, encode_key(key)):
+        encoded = find_key(key)
+        if encoded is None or not self._store.delete(self._ref, encoded):
             raise KeyError(key)
 
     def setdefault(self, key: Key, default: Any = None) -> Any:
@@ -91,9 +96,10 @@ class Mapping(StoredMapping):
         return default if raw is None else decode_value(raw)
 
     def pop(self, key: Key, default: Any = MISSING) -> Any:
-        raw = self._store.pop(self._ref, encode_key(key))
-        if raw is not None:
-            return decode_value(raw)
+        encoded = find_key(key)
+        value = MISSING if encoded is None else self._store.pop(self._ref, encoded)
+        if value is not MISSING:
+            return value
         if default is MISSING:
             raise KeyError(key)
         return default
@@ -103,7 +109,7 @@ class Mapping(StoredMapping):
         item = self._store.pop_last(self._ref)
         if item is None:
             raise KeyError("popitem(): mapping is empty")
-        return decode_key(item.key), decode_value(item.raw)
+        return decode_key(item[0]), item[1]
 
     # -- many keys --------------------------------------------------------------------------------
 
@@ -128,6 +134,11 @@ class Mapping(StoredMapping):
     def copy(self) -> dict[Key, Any]:
         """A dict with everything in it."""
         return dict(self.items())
+
+    __copy__ = copy
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("a stored mapping cannot be pickled or deep-copied: copy() gives a dict")
 
     def __or__(self, other: Any) -> dict[Key, Any]:
         if not isinstance(other, collections.abc.Mapping):
@@ -258,6 +269,12 @@ class ItemsView(collections.abc.ItemsView[Key, Any]):
 
     def __iter__(self) -> Iterator[tuple[Key, Any]]:
         return self._mapping._pairs()
+
+    def __contains__(self, item: object) -> bool:
+        if not isinstance(item, tuple) or len(item) != 2:
+            return False
+        found = self._mapping.get(item[0], MISSING)
+        return found is not MISSING and equal(found, item[1])
 
     def __reversed__(self) -> Iterator[tuple[Key, Any]]:
         return self._mapping._pairs(descending=True)

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 from memopt.base.errors import CorruptionError
 from memopt.base.records import PLACE_MASK, EntryRow, RecordKind
 from memopt.codecs.entry import Packed, decode_key, raw_bytes_of, verify_entry
+from memopt.codecs.values import decode_value
 from memopt.collections.cache import name_of_key
 from memopt.collections.engine import BATCH_ROWS, Engine, check_place
 from memopt.collections.rows import MAPPING, Draft, Ref, Row, publish
@@ -196,43 +197,46 @@ class Mappings:
 
         return self._engine.change(member)
 
-    def pop(self, ref: Ref, key: bytes) -> bytes | None:
-        """The raw value of a key, which is deleted."""
+    def pop(self, ref: Ref, key: bytes) -> Any:
+        """The value of a key, which is deleted; MISSING when there is none."""
+        engine = self._engine
 
-        def member(transaction: CommitTransaction) -> bytes | None:
-            number = self._engine.rows.peek(transaction, ref)
+        def member(transaction: CommitTransaction) -> Any:
+            number = engine.rows.peek(transaction, ref)
             row = None if number is None else transaction.tables.entries.find(number, key)
-            if row is None:
-                return None
-            verify_entry(row)
-            self._delete(transaction, ref, row.place, key)
-            return row.record
+            return MISSING if row is None else self._take(transaction, ref, row)[1]
 
-        record = self._engine.change(member)
-        return None if record is None else self._engine.raw(record)
+        try:
+            return engine.change(member)
+        except CorruptionError as error:
+            raise engine.damaged(error, ref) from error
 
-    def pop_last(self, ref: Ref) -> Item | None:
-        """The item that was put last, which is deleted."""
+    def pop_last(self, ref: Ref) -> tuple[bytes, Any] | None:
+        """The key and value that were put last, which are deleted."""
+        engine = self._engine
 
-        def member(transaction: CommitTransaction) -> EntryRow | None:
-            number = self._engine.rows.peek(transaction, ref)
+        def member(transaction: CommitTransaction) -> tuple[bytes, Any] | None:
+            number = engine.rows.peek(transaction, ref)
             if number is None:
                 return None
             rows = transaction.tables.entries.range(
                 number, 0, PLACE_MASK + 1, limit=1, descending=True
             )
-            if not rows:
-                return None
-            verify_entry(rows[0])
-            assert rows[0].key is not None
-            self._delete(transaction, ref, rows[0].place, rows[0].key)
-            return rows[0]
+            return self._take(transaction, ref, rows[0]) if rows else None
 
-        row = self._engine.change(member)
-        if row is None:
-            return None
+        try:
+            return engine.change(member)
+        except CorruptionError as error:
+            raise engine.damaged(error, ref) from error
+
+    def _take(self, transaction: CommitTransaction, ref: Ref, row: EntryRow) -> tuple[bytes, Any]:
+        """Key and value of an entry, which is deleted."""
+        verify_entry(row)
         assert row.key is not None
-        return Item(row.key, self._engine.raw(row.record))
+        # Before it goes: where there is no room for the value, it stays where it is.
+        value = decode_value(self._engine.raw(row.record))
+        self._delete(transaction, ref, row.place, row.key)
+        return row.key, value
 
     def clear(self, ref: Ref) -> None:
         """Delete everything, in one commit."""

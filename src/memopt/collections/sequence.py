@@ -1,7 +1,8 @@
 """The handle on a sequence: a list's verbs over encoded values."""
 
 import collections.abc
-from collections.abc import Iterable, Iterator
+import operator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, SupportsIndex, overload
 
 from memopt.base.containers import StoredSequence
@@ -99,6 +100,23 @@ class Sequence(StoredSequence):
         """A list with everything in it."""
         return self[:]
 
+    __copy__ = copy
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("a stored sequence cannot be pickled or deep-copied: copy() gives a list")
+
+    def __lt__(self, other: Any) -> bool:
+        return self.copy() < list(other) if isinstance(other, list | Sequence) else NotImplemented
+
+    def __le__(self, other: Any) -> bool:
+        return self.copy() <= list(other) if isinstance(other, list | Sequence) else NotImplemented
+
+    def __gt__(self, other: Any) -> bool:
+        return self.copy() > list(other) if isinstance(other, list | Sequence) else NotImplemented
+
+    def __ge__(self, other: Any) -> bool:
+        return self.copy() >= list(other) if isinstance(other, list | Sequence) else NotImplemented
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, list | Sequence):
             return NotImplemented
@@ -113,6 +131,11 @@ class Sequence(StoredSequence):
         if not isinstance(other, list):
             return NotImplemented
         return other + self.copy()
+
+    def __mul__(self, times: SupportsIndex) -> list[Any]:
+        return self.copy() * times
+
+    __rmul__ = __mul__
 
     # -- changing ---------------------------------------------------------------------------------
 
@@ -148,11 +171,20 @@ class Sequence(StoredSequence):
         self.extend(values)
         return self
 
+    def __imul__(self, times: SupportsIndex) -> "Sequence":
+        self[:] = self.copy() * times
+        return self
+
+    def sort(self, *, key: Callable[[Any], Any] | None = None, reverse: bool = False) -> None:
+        """In place; written in one commit, limited like `extend`. What others change between
+        reading and writing is overwritten."""
+        self[:] = sorted(self.copy(), key=key, reverse=reverse)  # type: ignore[type-var]
+
     def pop(self, index: int = -1) -> Any:
-        raw = self._store.pop(self._ref, _index(index))
-        if raw is None:
+        value = self._store.pop(self._ref, _index(index))
+        if value is MISSING:
             raise IndexError("pop from an empty sequence, or index out of range")
-        return decode_value(raw)
+        return value
 
     def remove(self, value: Any) -> None:
         """Take out the first that is equal. Raises ValueError where there is none."""
@@ -174,7 +206,7 @@ class Sequence(StoredSequence):
 
     def _encoded_all(self, values: Iterable[Any]) -> list[bytes]:
         if not isinstance(values, collections.abc.Iterable):
-            raise TypeError("can only assign an iterable")
+            raise TypeError(f"{type(values).__name__!r} object is not iterable")
         return [
             self._encoded(value, f"values[{index}]") for index, value in enumerate(list(values))
         ]
@@ -189,4 +221,4 @@ def _holds(run: Run, used: int) -> bool:
 
 def _index(index: SupportsIndex) -> int:
     # As lists do: bools and numpy integers count, floats raise TypeError.
-    return index.__index__()
+    return operator.index(index)

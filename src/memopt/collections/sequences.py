@@ -12,6 +12,7 @@ from memopt.base.errors import CorruptionError, UsageError
 from memopt.base.protocols import NEW, Tables
 from memopt.base.records import EntryRow, RecordKind
 from memopt.codecs.entry import Packed, moved, raw_bytes_of, verify_entry
+from memopt.codecs.values import decode_value
 from memopt.collections.cache import name_of_place
 from memopt.collections.engine import BATCH_ROWS, Engine, check_place
 from memopt.collections.mappings import MISSING
@@ -218,24 +219,25 @@ class Sequences:
         self._engine.write(raws, member, is_one_write=False)
         self._tell_new(ref, raws)
 
-    def pop(self, ref: Ref, index: int) -> bytes | None:
-        """The raw value at a position, which is taken out; None outside."""
+    def pop(self, ref: Ref, index: int) -> Any:
+        """The value at a position, which is taken out; MISSING outside."""
 
-        def member(transaction: CommitTransaction) -> bytes | None:
+        def member(transaction: CommitTransaction) -> Any:
             draft = self._draft(transaction, ref, None)
             place = None if draft is None else _place((draft.first, draft.next), index)
             if draft is None or place is None:
-                return None
+                return MISSING
             entry = _entry(transaction.tables, draft.number, place)
             if entry is None:
                 raise CorruptionError(f"entry {place} is missing")
             verify_entry(entry)
+            # Before it goes: where there is no room for the value, it stays where it is.
+            value = decode_value(self._engine.raw(entry.record))
             self._cut(transaction, ref, draft, place - draft.first, place - draft.first + 1)
-            return entry.record
+            return value
 
         try:
-            record = self._engine.change(member)
-            return None if record is None else self._engine.raw(record)
+            return self._engine.change(member)
         except CorruptionError as error:
             raise self._engine.damaged(error, ref) from error
 
