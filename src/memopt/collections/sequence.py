@@ -178,7 +178,7 @@ class Sequence(StoredSequence):
     def sort(self, *, key: Callable[[Any], Any] | None = None, reverse: bool = False) -> None:
         """In place; written in one commit, limited like `extend`. What others change between
         reading and writing is overwritten."""
-        self[:] = sorted(self.copy(), key=key, reverse=reverse)  # type: ignore[type-var]
+        self[:] = sorted(self.copy(), key=key, reverse=reverse)
 
     def pop(self, index: int = -1) -> Any:
         value = self._store.pop(self._ref, _index(index))
