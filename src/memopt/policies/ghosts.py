@@ -1,8 +1,8 @@
 """Small caches without pages, one for each of several policies: what each of them would have kept.
 
 Owns which keys are sampled, the ghost caches, and how often which of them had a page. Invariant: a
-ghost cache holds at most its share of the bytes of the real one, or a single page. Not here: what
-follows from the counts (adaptive.py).
+ghost cache holds at most its share of the bytes of the real one, or a single page, and at most
+eight times its share of the members. Not here: what follows from the counts (adaptive.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +23,10 @@ _BYTES_A_SAMPLE: Final = 24 * 1024
 takes about a sixteenth of it."""
 _SMALL_ONE_IN: Final = 8
 """Of small pages: the ghosts then cost half of what the policies do anyway."""
+_CROWD: Final = 8
+"""Times its share of the members that a ghost cache may hold: among large pages there is room for
+any number of small ones, and a ghost takes as much for either."""
+_CROWD_MIN: Final = 64
 _HALF_LIFE_TURNS: Final = 8
 """Evidence is halved after so many sampled accesses for each page a ghost cache holds."""
 _EPOCHS: Final = 32
@@ -59,11 +63,18 @@ class GhostCache:
         self.bytes = 0
 
     def admit(
-        self, key: int, size_bytes: int, cost: float, importance: float, limit_bytes: int
+        self,
+        key: int,
+        size_bytes: int,
+        cost: float,
+        importance: float,
+        *,
+        limit_bytes: int,
+        members_max: int,
     ) -> None:
         members, policy = self.members, self.policy
         self.bytes += size_bytes
-        while self.bytes > limit_bytes and members:
+        while members and (self.bytes > limit_bytes or len(members) >= members_max):
             victim = policy.victim()
             assert victim is not None
             policy.removed(victim)
@@ -101,6 +112,7 @@ class Ghosts:
         "_caches",
         "_charged",
         "_countdown",
+        "_members_max",
         "_squares",
         "_stale",
         "_weights",
@@ -115,6 +127,7 @@ class Ghosts:
         self._squares = [0.0] * (1 << len(makes))
         self._countdown = _EPOCH_MIN
         self._charged = 0
+        self._members_max = _CROWD_MIN
         self._stale = True
         self.limit = 0
         """Keys with a hash below it are sampled."""
@@ -134,6 +147,7 @@ class Ghosts:
             self._stale = True
         elif limit > self.limit:
             self.limit = limit
+        self._members_max = max(_CROWD_MIN, _CROWD * members * self.limit // HASHES)
 
     def access(self, key: int, facts: int, capacity_bytes: int) -> bool:
         """A sampled key is asked for, of a cache of so many bytes. Whether to look at the
@@ -146,7 +160,10 @@ class Ghosts:
                 cache.touched(key)
                 pattern |= bit
             else:
-                cache.admit(key, size_bytes, cost, importance, limit_bytes)
+                cache.admit(
+                    key, size_bytes, cost, importance,
+                    limit_bytes=limit_bytes, members_max=self._members_max,
+                )  # fmt: skip
             bit <<= 1
         self._weights[pattern] += cost
         self._squares[pattern] += cost * cost
