@@ -6,6 +6,7 @@ import multiprocessing
 import random
 import signal
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import memopt
 from memopt import aio
 from memopt.base.clock import ManualClock
 from memopt.base.units import KIB, MIB
-from memopt.pressure.admission import Admission
+from memopt.pressure.admission import TICKET_BYTES, Admission
+from memopt.sessions.turns import _holds
 
 PATIENCE = 30.0
 
@@ -474,3 +476,23 @@ def test_closing_does_not_wait_for_a_client_that_waits_for_its_turn(tmp_path: Pa
     thread.join(PATIENCE)
     assert isinstance(found[0], memopt.StoreClosedError)
     remote.close()
+
+
+def test_a_turn_occupies_no_more_than_it_is_charged(memory: memopt.Memory) -> None:
+    sessions = [memory.session(f"s{n}") for n in range(200)]
+    turns = [session.turn(expected_bytes=1) for session in sessions]
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for session, turn in zip(sessions, turns, strict=True):
+            turn.__enter__()
+            # It has a table of the keys that it holds, too.
+            _holds(admission_of(memory), turn._entered(), ("mapping", session.id, b"k"), 1)
+        gc.collect()
+        occupied = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    for turn in turns:
+        turn.end()
+    assert 0.3 * TICKET_BYTES < occupied / len(turns) <= TICKET_BYTES
