@@ -25,7 +25,7 @@ from memopt.testing.crashwork import (
     Effect,
     Model,
     Worker,
-    content_of,
+    contents_of,
     message_of,
     verify,
 )
@@ -191,10 +191,7 @@ def continued(scenario: Scenario, cut: Cut, memory: Memory) -> None:
     message = message_of(10**9, "user", scenario.chance)
     receipt = memory.session("after", scope="solo").append(message)
     assert receipt.lsn > cut.acked_lsn
-    content = {
-        (info.scope, info.id): content_of(memory.session(info.id, scope=info.scope))
-        for info in memory.sessions(None, limit=1000)
-    }
+    content = contents_of(memory)
     with cut.disk.lose_power(scenario.chance, PowerLoss.DROP_ALL) as again:
         reopened = scenario.open(again.directory)
         verify(reopened, content, [], deep=False)
@@ -258,10 +255,7 @@ def judge_os(scenario: Scenario, cut: Cut, number: int, *, page_is_older: bool) 
     """What is there is what was there at some moment; whether that is not the last one."""
     memory = scenario.open(cut.disk.directory)
     stats = memory.stats()
-    found = {
-        (info.scope, info.id): content_of(memory.session(info.id, scope=info.scope))
-        for info in memory.sessions(None, limit=1000)
-    }
+    found = contents_of(memory)
     after = dict(cut.model)
     for effect in cut.in_flight:
         for key, content in effect.sessions:

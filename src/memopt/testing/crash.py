@@ -38,6 +38,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
+from memopt.testing.crashsettings import Settings
 from memopt.testing.crashwork import (
     OPERATIONS,
     Content,
@@ -45,7 +46,6 @@ from memopt.testing.crashwork import (
     Key,
     Model,
     Said,
-    Settings,
     backups_of,
     work,
 )

@@ -7,10 +7,8 @@ there and what may be. Not here: processes, kills and pipes (crash.py).
 """
 
 import contextlib
-import functools
 import hashlib
 import itertools
-import json
 import random
 import shutil
 import threading
@@ -20,11 +18,20 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from memopt.base.config import Config
 from memopt.base.errors import MemoptError
-from memopt.base.records import Durability, Seal, Selector
+from memopt.base.records import Selector
 from memopt.memory import Memory
 from memopt.sessions.session import Session
+from memopt.testing.crashentries import (
+    COLLECTIONS,
+    WrongError,
+    collection_of,
+    digest_of,
+    entries_of,
+    mapping_change,
+    sequence_change,
+)
+from memopt.testing.crashsettings import Settings
 from memopt.wiring import open_memory
 
 SCOPES: Final = ("acme/u1", "acme/u2", "acme/u3", "acme/u4", "acme/u5", "acme", "beta/x", "solo")
@@ -39,11 +46,8 @@ _WORDS: Final = [hashlib.sha256(bytes([i])).hexdigest()[: 3 + i % 9] for i in ra
 
 Key = tuple[str, str]
 Content = tuple[tuple[bytes, ...], tuple[bytes, ...]]
-"""Digests of a session's messages, and of the versions of its state."""
-
-
-class WrongError(Exception):
-    """The store does not hold what it should."""
+"""Digests of a session's messages, and of the versions of its state. Of a collection, which goes by
+a name that no session has: nothing, and its entries in order."""
 
 
 class Retry(NamedTuple):
@@ -76,50 +80,6 @@ def message_of(number: int, role: str, chance: random.Random) -> dict[str, Any]:
     return message
 
 
-@functools.lru_cache(maxsize=1 << 16)
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-
-def digest_of(value: Any) -> bytes:
-    return _digest(json.dumps(value, sort_keys=True))
-
-
-class Settings(NamedTuple):
-    """How one process opens the store."""
-
-    durability: Durability
-    threads: int
-    config: dict[str, Any]
-
-    @classmethod
-    def draw(cls, chance: random.Random) -> "Settings":
-        """Small limits, so that everything that happens rarely happens often."""
-        return cls(
-            chance.choice((Durability.SYNC, Durability.OS)),
-            chance.choice((1, 1, 3)),
-            {
-                "budget_bytes": "24MiB",
-                "page_target_bytes": chance.choice((600, 1500, 4000)),
-                "wal_limit_bytes": chance.choice(("64KiB", "256KiB", "4MiB")),
-                "seal": chance.choice((Seal.FULL, Seal.IDLE, Seal.ALWAYS)),
-                "l1_idle_seconds": chance.choice((0.0, 0.02, 300.0)),
-                "dictionary_training_pages": 24,
-                "dictionary_bytes": 2048,
-                "dictionary_scopes_min": 3,
-                "text_bytes_min": 300,
-                "state_keyframe_versions": 3,
-                "maintenance_seconds": 0.01,
-                "ballast_bytes": 65536,
-                "commit_batch_max": 8,
-            },
-        )
-
-    def open(self, path: Path) -> Memory:
-        config = Config.load(environ={}, durability=self.durability, **self.config)
-        return open_memory(path, config=config)
-
-
 # -- verifying ------------------------------------------------------------------------------------
 
 
@@ -130,7 +90,7 @@ def verify(memory: Memory, model: Model, in_flight: list[Effect], *, deep: bool)
     if stats.lost_records or notes:
         raise WrongError(f"opening said: {stats.lost_records} lost, {notes}")
     listed = {(info.scope, info.id): info for info in memory.sessions(None, limit=10_000)}
-    found = {key: content_of(memory.session(key[1], scope=key[0])) for key in listed}
+    found = contents_of(memory)
     done = []
     for effect in in_flight:
         before = all(found.get(key) == model.get(key) for key, _ in effect.sessions)
@@ -177,7 +137,23 @@ def _difference(wanted: Content | None, found: Content | None) -> str:
     return f"(wanted, found) messages and states {sizes}, first difference at {first}"
 
 
+def contents_of(memory: Memory) -> Model:
+    """Everything that a store holds."""
+    found: Model = {}
+    for info in memory.sessions(None, limit=10_000):
+        found[info.scope, info.id] = content_of(memory.session(info.id, scope=info.scope))
+    for family in range(FAMILIES):
+        for name in COLLECTIONS:
+            key = (SCOPES[family], f"f{family}-{name}")
+            entries = entries_of(collection_of(memory, key))
+            if entries:
+                found[key] = ((), entries)
+    return found
+
+
 def content_of(session: Session) -> Content:
+    if session.id.endswith("-own"):
+        return (), entries_of(session.mapping("own"))
     messages = tuple(digest_of(message) for message in session.messages())
     states = []
     for version in session.states():
@@ -336,6 +312,40 @@ class Worker:
             if digest in messages
         ]
 
+    def _entry(self) -> None:
+        """One change of a mapping: of a scope, or of a session that has nothing else."""
+        key, entries = self._any_collection(self._chance.choice(("map", "map", "own")))
+        if key[1].endswith("-own") and key in self._model and self._chance.random() < 0.05:
+            with self._saying("entry", (key, None)):
+                self._handle(key).delete()
+            return
+        mapping = collection_of(self.memory, key)
+        act = mapping_change(mapping, entries, self._chance, self._value)
+        with self._saying("entry", (key, self._kept(key, entries))):
+            act()
+
+    def _item(self) -> None:
+        """One change of a sequence."""
+        key, entries = self._any_collection("seq")
+        sequence = collection_of(self.memory, key)
+        act = sequence_change(sequence, entries, self._chance, self._value)
+        with self._saying("item", (key, self._kept(key, entries))):
+            act()
+
+    def _any_collection(self, name: str) -> tuple[Key, list[bytes]]:
+        family = self._chance.choice(self._families)
+        key = (SCOPES[family], f"f{family}-{name}")
+        return key, list(self._model.get(key, ((), ()))[1])
+
+    def _kept(self, key: Key, entries: list[bytes]) -> Content | None:
+        """An empty collection is as none; a session is there until it is deleted."""
+        there = key[1].endswith("-own") and key in self._model
+        return ((), tuple(entries)) if entries or there else None
+
+    def _value(self) -> dict[str, Any]:
+        words = " ".join(self._chance.choices(_WORDS, k=self._chance.choice((1, 5, 60, 400))))
+        return {"number": next(self._numbers), "words": words}
+
     def _compact(self) -> None:
         if self._alone or self._families[0] == 0:
             with self._saying("compact"):
@@ -353,6 +363,9 @@ class Worker:
         key, content = self._any_session()
         if key in self._model and content_of(self._handle(key)) != content:
             raise WrongError(f"session {key} read wrong in use")
+        key, entries = self._any_collection(self._chance.choice(COLLECTIONS))
+        if list(entries_of(collection_of(self.memory, key))) != entries:
+            raise WrongError(f"collection {key} read wrong in use")
 
     # -- what they need
 
@@ -378,7 +391,8 @@ class Worker:
 
 _WEIGHTS: Final[dict[str, float]] = {
     "append": 40, "extend": 12, "keyed": 6, "stream": 3, "save": 10, "truncate": 5, "pop": 3,
-    "fork": 6, "delete": 4, "redact": 3, "forget": 1, "compact": 0.3, "backup": 0.5, "read": 4,
+    "entry": 16, "item": 12, "fork": 6, "delete": 4, "redact": 3, "forget": 1, "compact": 0.3,
+    "backup": 0.5, "read": 4,
 }  # fmt: skip
 OPERATIONS: Final = tuple(_WEIGHTS)
 
@@ -390,9 +404,7 @@ def backups_of(path: Path) -> Path:
 def verify_backup(path: Path, model: Model) -> None:
     """A backup holds what the store held."""
     with open_memory(path, budget="16MiB", maintenance_seconds=0) as copy:
-        keys = {(info.scope, info.id) for info in copy.sessions(None, limit=10_000)}
-        found = {key: content_of(copy.session(key[1], scope=key[0])) for key in keys}
-        if found != model or not copy.check().clean:
+        if contents_of(copy) != model or not copy.check().clean:
             raise WrongError(f"the backup {path} holds something else")
 
 
