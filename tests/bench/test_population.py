@@ -1,6 +1,7 @@
 """Both kinds of agents live the same lives, and every message of them."""
 
 import gzip
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from memopt.bench.population import (
     grow,
     housed,
     serve,
+    sittings,
     steps_of,
     think_seconds,
 )
@@ -43,6 +45,16 @@ def test_a_step_ends_with_a_reply() -> None:
     conversation = tuple({"role": role} for role in ROLES)
     assert list(steps_of(conversation)) == [(0, 3), (3, 6), (6, 7)]
     assert list(steps_of(conversation[:1])) == [(0, 1)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 100])
+def test_sittings_are_few_and_leave_nothing_out(count: int) -> None:
+    steps = [(2 * at, 2 * at + 2) for at in range(count)]
+    found = list(sittings(steps))
+    assert len(found) <= 3
+    assert found[0][0] == 0
+    assert found[-1][1] == 2 * count
+    assert all(one[1] == other[0] for one, other in pairwise(found))
 
 
 def test_think_times_are_the_gaps_of_arrivals(arrivals: Path) -> None:

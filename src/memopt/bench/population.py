@@ -45,6 +45,7 @@ MEMOPT: Final = "memopt"
 _POINTS: Final = 200
 _REPORTED_EVERY: Final = 25
 _RETURN_SHARE: Final = 0.1
+_SITTINGS: Final = 3
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,6 +159,14 @@ class Population:
             stop = self.steps(agent)[-1][1]
             verification.compare(self.messages(agent, 0, stop), agents.context(agent))
         return verification
+
+
+def sittings(steps: Sequence[Step]) -> Iterator[Step]:
+    """The same messages in few calls: what counts here is how many agents there are."""
+    each = -(-len(steps) // _SITTINGS)
+    for at in range(0, len(steps), each):
+        chosen = steps[at : at + each]
+        yield chosen[0][0], chosen[-1][1]
 
 
 def steps_of(conversation: data.Conversation) -> Iterator[Step]:
@@ -297,8 +306,9 @@ def serve(argument: Any, report: Report) -> Any:
 
 
 def fill(argument: Any, report: Report) -> Any:
-    """Child: one agent after the other lives its whole conversation and stays, and now and then an
-    earlier one comes back, until memory is exhausted, or there are enough, or time is up."""
+    """Child: one agent after the other lives its whole conversation, in a few sittings, and stays,
+    and now and then an earlier one comes back, until memory is exhausted, or there are enough, or
+    time is up."""
     task = msgspec.convert(argument, Task)
     population = Population(task)
     settle()
@@ -312,8 +322,8 @@ def fill(argument: Any, report: Report) -> Any:
     with housed(task) as agents:
         for agent in range(task.agents):
             try:
-                for step in population.steps(agent):
-                    population.live(agents, agent, step)
+                for sitting in sittings(population.steps(agent)):
+                    population.live(agents, agent, sitting)
                 if draw.random() < _RETURN_SHARE:
                     earlier = int(draw.random() * (agent + 1))
                     stop = population.steps(earlier)[-1][1]
