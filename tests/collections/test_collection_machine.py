@@ -1,6 +1,5 @@
 """Mappings and sequences against a dict and a list, which are too dull to be wrong."""
 
-import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -77,9 +76,7 @@ class _Store(RuleBasedStateMachine):
         self.memory._parts.budget.check()
 
     def teardown(self) -> None:
-        with contextlib.suppress(AttributeError):
-            report = self.memory.check()
-            assert report.clean
+        assert self.memory.check().clean
         self.memory.close()
         shutil.rmtree(self.path)
 
