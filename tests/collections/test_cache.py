@@ -322,3 +322,16 @@ def test_a_ctrl_c_after_any_call_of_a_fill_leaves_the_budget_as_it_was() -> None
         if not met:
             break
     assert 10 < at < 199
+
+
+def test_an_emptied_cache_leaves_nothing_mapped_when_room_is_short() -> None:
+    budget = Budget(8 * MIB)
+    cache = made(budget)
+    put(cache, 1, 1, b"x" * 100)
+    put(cache, 1 << 29, 1, b"x" * 100)
+    budget.reserve("other", budget.free_bytes())
+    cache.make_free(200_000)
+    assert len(cache) == 0
+    assert budget.held_bytes("arena") == 0
+    assert budget.free_bytes() >= 200_000
+    cache.check()

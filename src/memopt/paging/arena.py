@@ -288,6 +288,9 @@ class Arena:
         dead. Whoever deletes values to make room calls this after it."""
         while self._budget.free_bytes() < size_bytes and self._collect_an_extent():
             pass
+        if self._budget.free_bytes() < size_bytes:
+            # What is open and empty goes as well.
+            self.collect(0, reason=ROOM)
 
     @_mended
     def _make_room(self, pool: Pool, size_bytes: int, reserve: Callable[[int], None]) -> None:
