@@ -113,6 +113,23 @@ def test_it_is_given_back_as_rss_falls_and_does_not_swing() -> None:
     assert process.log.events[-1] == OutsideCharged(process.log.events[-1].size_bytes, 0)
 
 
+def test_what_it_stands_for_may_be_holes_in_the_heap_which_only_trimming_gives_back() -> None:
+    class Holed(Process):
+        def trim(self) -> None:
+            super().trim()
+            if self.trims > 1:
+                self.outside_bytes = 0
+
+    process = Holed()
+    process.outside_bytes = 30 * MIB
+    process.settle(2)
+    assert process.outside.held_bytes > 0
+    # Within the dead band now; RSS falls by nothing that happens but a trim.
+    process.settle(20)
+    assert process.trims == 2
+    assert process.outside.held_bytes == 0
+
+
 def test_for_a_limit_that_nobody_asked_for_half_of_the_budget_stays() -> None:
     process = Process()
     process.outside_bytes = 2000 * MIB

@@ -60,6 +60,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     confinement: Confinement
     growth_bytes: int
     """What the process may take beyond its start."""
+    line_bytes: int
+    """What it is told to stay within, beyond its start."""
     seed: int = 0
 
 
@@ -308,7 +310,7 @@ def work(argument: Any, report: Report) -> Any:
             return {"ended": True}
         config = Config(
             budget_bytes=task.budget_bytes, durability=Durability.OS,
-            turn_wait_seconds=_WAIT_SECONDS,
+            turn_wait_seconds=_WAIT_SECONDS, rss_limit_bytes=start + task.line_bytes,
         )  # fmt: skip
         with memopt.open(task.home, config=config) as memory:
             crew.run(MemoptStore(memory), report, lambda: _figures(memory))

@@ -5,6 +5,8 @@ budget + 48 MiB (RLIMIT_DATA, that much above the start's, where no group can be
 agents, then so many that their contexts alone are four times the budget, then few again. This
 process samples the child's RSS fifty times a second. At the end the child is killed with SIGKILL,
 another one opens what it left, and every acknowledged message and note is compared.
+The line between start and limit, 1.05 x budget + 16 MiB, is memopt's `rss_limit_bytes`; a fourth of
+the budget is taken by something else in the process at the height, and is in nobody's account.
 Baseline: the same crew with dicts and lists, under the same limit in the same call.
 Not measured: speed; a real model, which is a wait here; other processes in the same group.
 Ten minutes; one with `--quick`.
@@ -87,6 +89,7 @@ def _confined(
             files=tuple(str(path) for path in options.files or (data.trajectories("openhands"),)),
             sessions_max=_SESSIONS_MAX, budget_bytes=BUDGET_BYTES, model_seconds=_MODEL_SECONDS,
             confinement=confined, growth_bytes=int(1.05 * BUDGET_BYTES) + _LIMIT_BYTES,
+            line_bytes=int(1.05 * BUDGET_BYTES) + _LINE_BYTES,
             seed=options.seed,
         )  # fmt: skip
         through = False

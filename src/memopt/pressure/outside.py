@@ -23,6 +23,8 @@ _SOFT_MAX: Final = 1 / 2
 _NO_SLACK: Final = 1 / 16
 """Of what RSS may grow by, where that is less than the budget."""
 _LEAST_BYTES: Final = 64 * 1024
+_TRIM_READINGS: Final = 8
+"""In the dead band, after so many: what it holds may stand for holes in the heap by now."""
 
 
 class Outside:
@@ -32,6 +34,8 @@ class Outside:
         self._budget = budget
         self._trim = trim
         self._events = events
+        self._untrimmed = 0
+        """Readings since the heap was trimmed."""
 
     @property
     def held_bytes(self) -> int:
@@ -40,10 +44,13 @@ class Outside:
     def settle(self, reading: Reading) -> None:
         """Take from the budget, or give back to it, what this reading asks for."""
         room, slack = room_bytes(reading), slack_bytes(reading)
+        self._untrimmed += 1
         if room < slack:
             self._take(slack - room, reading)
         elif self.held_bytes and room > 1.5 * slack:
             self._give_back(int(room - 1.5 * slack))
+        elif self.held_bytes and self._untrimmed >= _TRIM_READINGS:
+            self._trim_heap()
 
     def close(self) -> None:
         self._budget.release_all(OWNER)
@@ -62,6 +69,10 @@ class Outside:
                 return
             self._events.emit(OutsideCharged(size_bytes, self.held_bytes))
         # Also when nothing more may be taken: holes in the heap are what can still be given back.
+        self._trim_heap()
+
+    def _trim_heap(self) -> None:
+        self._untrimmed = 0
         self._trim()
 
     def _give_back(self, size_bytes: int) -> None:
