@@ -7,7 +7,7 @@ from itertools import accumulate
 import pytest
 
 from memopt.base.protocols import Policy
-from memopt.policies import Adaptive, Lru, make_policy
+from memopt.policies import Adaptive, Lru, S3Fifo, WTinyLfu, make_policy
 from memopt.policies.adaptive import CANDIDATES
 from memopt.policies.facts import MARK, packed, size_of, unpacked
 from memopt.policies.ghosts import HASHES, Ghosts, sample_hash, sample_limit
@@ -65,43 +65,60 @@ def recent(seed: int, length: int) -> list[int]:
     return keys
 
 
-def test_it_starts_as_lru_and_has_no_ghosts_until_a_page_has_to_go() -> None:
+def test_it_starts_as_arc_and_its_ghosts_fill_as_the_cache_does() -> None:
     policy = Adaptive()
     for key in range(300):
         policy.admitted(key, 4096)
         policy.touched(key)
-    assert policy.in_charge == "lru"
-    assert policy._ghosts is None
-    policy.victim()
+    assert policy.in_charge == "arc"
     assert policy._ghosts is not None
+    sampled = {key for key in range(300) if sample_hash(key) < policy._limit}
+    for cache in policy._ghosts._caches:
+        assert cache.members.keys() == sampled
 
 
-def test_it_follows_what_resists_runs_of_new_pages() -> None:
+def test_it_keeps_up_with_what_resists_runs_of_new_pages() -> None:
     keys = scanned(1, 60_000)
     policy = Adaptive()
-    mine = hits_by_phase(policy, [keys], 200)[0]
-    fixed = {name: hits_by_phase(make(), [keys], 200)[0] for name, make in CANDIDATES.items()}
-    assert policy.in_charge != "lru"
-    assert max(fixed.values()) > fixed["lru"] + 0.05
-    assert mine > max(fixed.values()) - 0.02
+    mine, lru = (hits_by_phase(each, [keys], 200)[0] for each in (policy, Lru()))
+    fixed = [hits_by_phase(make(), [keys], 200)[0] for make in CANDIDATES.values()]
+    assert max(fixed) > lru + 0.05
+    assert mine > max(fixed) - 0.02
+
+
+def test_it_follows_counting_where_pages_come_round() -> None:
+    """A round of more pages than there is room for: whoever stays put has hits, and ARC none."""
+    keys = list(range(1_000)) * 60
+    policy = Adaptive()
+    mine = hits_by_phase(policy, [keys], 300)[0]
+    assert policy.switches >= 1
+    assert policy.in_charge != "arc"
+    assert mine > hits_by_phase(CANDIDATES["arc"](), [keys], 300)[0] + 0.1
 
 
 def test_it_recovers_from_a_load_that_changes_and_changes_back() -> None:
-    phases = [scanned(1, 40_000), recent(2, 40_000), scanned(3, 40_000)]
-    policy = Adaptive()
-    mine = hits_by_phase(policy, phases, 200)
-    fixed = [hits_by_phase(make(), phases, 200) for make in CANDIDATES.values()]
-    for phase, ratio in enumerate(mine):
-        assert ratio > max(each[phase] for each in fixed) - 0.03, phase
+    rounds = [key % 1_000 for key in range(40_000)]
+    for phases in (
+        [scanned(1, 40_000), recent(2, 40_000), scanned(3, 40_000)],
+        [rounds, recent(2, 40_000), rounds],
+    ):
+        policy = Adaptive()
+        mine = hits_by_phase(policy, phases, 300)
+        fixed = [hits_by_phase(make(), phases, 300) for make in CANDIDATES.values()]
+        for phase, ratio in enumerate(mine):
+            assert ratio > max(each[phase] for each in fixed) - 0.05, phase
     assert policy.switches >= 2
 
 
 @pytest.mark.parametrize("room", [40, 200, 1_000])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_it_is_never_far_below_lru(room: int, seed: int) -> None:
-    for keys in (popular(seed, 30_000), scanned(seed, 30_000), recent(seed, 30_000)):
-        mine, lru = (hits_by_phase(make(), [keys], room)[0] for make in (Adaptive, Lru))
-        assert mine >= lru - 0.005
+    """After a start in which it learns: a leader of the start may be wrong for some turns."""
+    for draw in (popular, scanned, recent):
+        phases = [draw(seed, 15_000), draw(seed + 7, 30_000)]
+        mine, lru = (hits_by_phase(make(), phases, room) for make in (Adaptive, Lru))
+        assert mine[0] >= lru[0] - 0.05
+        assert mine[1] >= lru[1] - 0.005
 
 
 def test_loads_on_which_all_are_alike_change_nothing() -> None:
@@ -134,6 +151,39 @@ def test_the_order_is_handed_over() -> None:
         policy.removed(victim)
         order.append(victim)
     assert order == [*range(1, 50), 0]
+
+
+def test_who_was_asked_for_more_than_once_is_known_to_the_new_leader() -> None:
+    policy = Adaptive({"lru": Lru, "s3fifo": S3Fifo})
+    for key in range(100):
+        policy.admitted(key, 4096)
+    for _ in range(3):
+        for key in range(0, 100, 10):
+            policy.touched(key)
+    policy._switch(1)
+    while policy._old is not None:
+        policy.victim()
+    gone = []
+    for _ in range(90):
+        victim = policy.victim()
+        assert victim is not None
+        policy.removed(victim)
+        gone.append(victim)
+    assert not any(key % 10 == 0 for key in gone)
+
+
+def test_what_was_counted_before_a_change_is_known_to_w_tinylfu() -> None:
+    policy = Adaptive({"lru": Lru, "wtinylfu": WTinyLfu})
+    for _ in range(5):
+        policy.admitted(1, 4096)
+        policy.removed(1)
+    policy.admitted(2, 4096)
+    policy._switch(1)
+    leader = policy._current
+    assert isinstance(leader, WTinyLfu)
+    assert leader._sketch.estimate(1) == 5
+    policy.touched(2)
+    assert leader._sketch.estimate(2) == 2, "once, and not by two who count"
 
 
 def test_it_is_handed_over_in_bounded_steps() -> None:

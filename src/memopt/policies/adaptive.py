@@ -12,31 +12,39 @@ from memopt.base.protocols import Policy
 from memopt.policies.arc import Arc
 from memopt.policies.facts import MARK, PLAIN, SIZE_SHIFT, packed, size_of, unpacked
 from memopt.policies.gdsf import Gdsf
-from memopt.policies.ghosts import Ghosts, sample_hash
-from memopt.policies.lru import Lru
+from memopt.policies.ghosts import HASHES_MASK, SALT, Ghosts
 from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_bytes
 from memopt.policies.s3fifo import S3Fifo
+from memopt.policies.sketch import FrequencySketch
 from memopt.policies.wtinylfu import WTinyLfu
 
 CANDIDATES: Final[Mapping[str, Callable[[], Policy]]] = {
-    "lru": Lru,
-    "s3fifo": S3Fifo,
     "arc": Arc,
     "wtinylfu": WTinyLfu,
+    "s3fifo": S3Fifo,
     "gdsf": Gdsf,
 }
-"""The first one is in charge until there is evidence."""
+"""The first one is in charge until there is evidence. ARC, since of these it loses least on what is
+nothing for it: it lets runs of new pages go by, and on loads that are but recent it is LRU; LRU
+itself is nobody's leader for long, and a fifth ghost costs what the others do."""
 
 _DEVIATIONS: Final = 3.0
 """Of chance, by which a leader has to be ahead."""
-_LEAD_MIN: Final = 0.0025
-"""Of the accesses: less is not worth handing over for."""
+_LEAD_MIN: Final = 0.01
+"""Of the accesses: less is not worth handing over for. Half of what adaptive may be behind; and
+where hits are few and come in a row, as those of one conversation do, chance is larger than what
+the deviations say."""
 _MOVES_A_CALL: Final = 4
+_UNKNOWN: Final = 1 << 62
+"""Bytes of a cache that never had to let a page go: its ghosts hold all that is sampled."""
+_TOUCHES_MAX: Final = 2
+"""That a page is handed over with: as many as S3-FIFO asks for before it keeps one."""
 
 
 class Adaptive:
-    """The default. Starts as LRU; once pages have to go, small ghost caches of several policies see
-    a sample of the keys, and the one that had the most hits lately is put in charge.
+    """The default. Starts as ARC; small ghost caches of several policies see a sample of the keys,
+    and the one that had the most hits lately is put in charge. They are filled as the cache is, so
+    that they differ from the first page that has to go.
 
     Hits count what they save, the cost of a page; with equal costs, that is counting by page. Not
     by bytes: bringing back one large page takes one fault, and little longer than a small one.
@@ -44,15 +52,18 @@ class Adaptive:
     by more than chance and by more than a trifle, or the choice would flutter and each change costs
     some of what the policy in charge knew.
 
-    On a change, the policy that was in charge hands over its members in the order in which it would
-    have let them go, four with each call; what comes meanwhile still goes to it, so the order is
-    that of the last moment. What has been handed over goes first. No call takes longer for there
-    being many members.
+    How often pages were asked for is counted whoever is in charge, in one sketch. W-TinyLFU reads
+    it, so it knows from its first call who is popular. The others are told: on a change, the policy
+    that was in charge hands over its members in the order in which it would have let them go, four
+    with each call, and whoever was asked for more than once lately is touched at once, or S3-FIFO
+    and ARC would take all they are given for newcomers. What comes meanwhile still goes to the old
+    policy, so the order is that of the last moment. What has been handed over goes first. No call
+    takes longer for there being many members.
 
-    About 150 bytes a page beside those of the policy in charge. Ghosts are of the root of 32 times
-    the members, at most 8,192 of them and one for each 24 KiB (of smaller pages, one in eight),
-    about 1,500 bytes each for all policies: of 1,000 pages, an eighth is sampled, of 100,000 one in
-    sixty-four. Without a victim ever asked for, none.
+    About 150 bytes a page beside those of the policy in charge, and 8 to 32 for the sketch. Ghosts
+    are of the root of 32 times the members, at most 8,192 of them and one for each 24 KiB (of
+    smaller pages, one in eight), about 1,200 bytes each for all policies: of 1,000 pages, an eighth
+    is sampled, of 100,000 one in sixty-four.
     """
 
     __slots__ = (
@@ -69,13 +80,15 @@ class Adaptive:
         "_named",
         "_old",
         "_resident_bytes",
+        "_sketch",
         "switches",
     )
 
     def __init__(self, candidates: Mapping[str, Callable[[], Policy]] = CANDIDATES) -> None:
         self._makes = tuple(candidates.items())
+        self._sketch = FrequencySketch()
         self._index = 0
-        self._current: Policy = self._makes[0][1]()
+        self._current = self._made(0)
         self._old: Policy | None = None
         """Hands over its members, those without `_mark`."""
         self._facts: dict[int, int] = {}
@@ -87,7 +100,7 @@ class Adaptive:
         self._fits = range(0)
         """Numbers of members for which the ghosts sample enough."""
         self._resident_bytes = 0
-        self._capacity_bytes = 0
+        self._capacity_bytes = _UNKNOWN
         """What was resident when a victim was first asked for after an admission."""
         self._asked = False
         self._named: int | None = None
@@ -115,9 +128,15 @@ class Adaptive:
             self._old.admitted(key, size_bytes, cost, importance)
             self._facts[key] = facts | (self._mark ^ MARK)
             self._hand_over()
+        self._sketch.add(key)
+        if not len(self._facts) & COMPACTION_MASK:
+            self._fit()
         self._resident_bytes += size_bytes
+        if self._capacity_bytes == _UNKNOWN and len(self._facts) not in self._fits:
+            self._fit_ghosts()
         self._asked = False
-        if self._limit and sample_hash(key) < self._limit:
+        # sample_hash(), without its call.
+        if self._limit and hash((key, SALT)) & HASHES_MASK < self._limit:
             self._compare(key)
 
     def touched(self, key: int) -> None:
@@ -127,7 +146,8 @@ class Adaptive:
             assert key in self._facts, f"{key} is touched and no member"
             self._holder(key).touched(key)
             self._hand_over()
-        if self._limit and sample_hash(key) < self._limit:
+        self._sketch.add(key)
+        if self._limit and hash((key, SALT)) & HASHES_MASK < self._limit:
             self._compare(key)
 
     def removed(self, key: int) -> None:
@@ -138,7 +158,7 @@ class Adaptive:
             self._holder(key).removed(key)
         self._resident_bytes -= self._facts.pop(key) >> SIZE_SHIFT
         if not len(self._facts) & COMPACTION_MASK:
-            self._facts = compacted(self._facts)
+            self._fit()
         if key == self._named:
             self._named = None
         elif self._ghosts is not None:
@@ -146,6 +166,7 @@ class Adaptive:
             self._ghosts.delete(key)
         if not self._facts:
             self._ghosts, self._limit, self._fits = None, 0, range(0)
+            self._capacity_bytes = _UNKNOWN
 
     def victim(self) -> int | None:
         if not self._asked:
@@ -153,6 +174,8 @@ class Adaptive:
             self._capacity_bytes = self._resident_bytes
             if len(self._facts) not in self._fits:
                 self._fit_ghosts()
+            if self._ghosts is not None:
+                self._ghosts.filling = False
         if self._old is not None:
             self._hand_over()
         self._named = self._current.victim()
@@ -160,6 +183,7 @@ class Adaptive:
 
     def charged_bytes(self) -> int:
         own = table_bytes(self._facts) + len(self._facts) * 2 * INT_BYTES
+        own += self._sketch.charged_bytes()
         policies = self._current.charged_bytes()
         if self._old is not None:
             policies += self._old.charged_bytes()
@@ -177,6 +201,16 @@ class Adaptive:
     def _holder(self, key: int) -> Policy:
         assert self._old is not None
         return self._current if self._facts[key] & MARK == self._mark else self._old
+
+    def _made(self, index: int) -> Policy:
+        policy = self._makes[index][1]()
+        if isinstance(policy, WTinyLfu):
+            policy.read_from(self._sketch)
+        return policy
+
+    def _fit(self) -> None:
+        self._facts = compacted(self._facts)
+        self._sketch.fit(len(self._facts) + COMPACTION_MASK)
 
     def _fit_ghosts(self) -> None:
         if not self._facts:
@@ -197,7 +231,7 @@ class Adaptive:
                 self._switch(index)
 
     def _switch(self, index: int) -> None:
-        self._old, self._current = self._current, self._makes[index][1]()
+        self._old, self._current = self._current, self._made(index)
         self._index = index
         self._mark ^= MARK
         self.switches += 1
@@ -215,3 +249,5 @@ class Adaptive:
             facts = self._facts[key] ^ MARK
             self._facts[key] = facts
             self._current.admitted(key, *unpacked(facts))
+            for _ in range(min(self._sketch.estimate(key) - 1, _TOUCHES_MAX)):
+                self._current.touched(key)

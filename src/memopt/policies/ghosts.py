@@ -14,7 +14,8 @@ from memopt.policies.facts import unpacked
 from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_bytes
 
 HASHES: Final = 1 << 16
-_SALT: Final = 3
+HASHES_MASK: Final = HASHES - 1
+SALT: Final = 3
 _SAMPLED_MIN: Final = 32
 """Up to so many members, all are sampled; of four times as many, half, and so on."""
 _SAMPLED_MAX: Final = 8192
@@ -47,7 +48,7 @@ def sample_limit(members: int, resident_bytes: int) -> int:
 
 def sample_hash(key: int) -> int:
     """From 0 to HASHES - 1. A tuple's hash mixes the bits of its ints, in C."""
-    return hash((key, _SALT)) & (HASHES - 1)
+    return hash((key, SALT)) & HASHES_MASK
 
 
 class GhostCache:
@@ -116,6 +117,7 @@ class Ghosts:
         "_squares",
         "_stale",
         "_weights",
+        "filling",
         "fits",
         "limit",
     )
@@ -129,6 +131,9 @@ class Ghosts:
         self._charged = 0
         self._members_max = _CROWD_MIN
         self._stale = True
+        self.filling = True
+        """No page had to go yet. A sample that is halved meanwhile leaves room that those who come
+        next will take: the charge stays."""
         self.limit = 0
         """Keys with a hash below it are sampled."""
         self.fits = range(0)
@@ -196,9 +201,9 @@ class Ghosts:
 
     def charged_bytes(self) -> int:
         if self._stale:
-            self._charged = sum(cache.charged_bytes() for cache in self._caches)
-            self._charged += table_bytes(self._weights, self._squares)
-            self._charged += 2 * 24 * len(self._weights)
+            charged = sum(cache.charged_bytes() for cache in self._caches)
+            charged += table_bytes(self._weights, self._squares) + 2 * 24 * len(self._weights)
+            self._charged = max(charged, self._charged) if self.filling else charged
             self._stale = False
         return self._charged
 

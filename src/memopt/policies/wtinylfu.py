@@ -37,6 +37,7 @@ class WTinyLfu:
         "_protected",
         "_protected_bytes",
         "_resident_bytes",
+        "_shared",
         "_sketch",
         "_window",
         "_window_bytes",
@@ -48,12 +49,19 @@ class WTinyLfu:
         self._probation: OrderedDict[int, int] = OrderedDict()
         self._protected: OrderedDict[int, int] = OrderedDict()
         self._sketch = FrequencySketch()
+        self._shared = False
+        """The sketch is somebody else's, who feeds, fits and charges it."""
         self._window_bytes = self._protected_bytes = self._resident_bytes = 0
         self._candidate: int | None = None
         """Who left the window last, until the contest."""
         self._named: int | None = None
         self._passed_over = 0
         """Members named since the last removal, and held."""
+
+    def read_from(self, sketch: FrequencySketch) -> None:
+        """Take estimates from a sketch that is fed whoever is in charge, in place of its own."""
+        self._sketch = sketch
+        self._shared = True
 
     def admitted(
         self, key: int, size_bytes: int, cost: float = 1.0, importance: float = 0.0
@@ -73,7 +81,8 @@ class WTinyLfu:
             self._window_bytes -= size_bytes
             self._probation[self._candidate] = size_bytes
         self._fit()
-        self._sketch.add(key)
+        if not self._shared:
+            self._sketch.add(key)
 
     def touched(self, key: int) -> None:
         if key in self._protected:
@@ -86,7 +95,8 @@ class WTinyLfu:
             self._protected[key] = size_bytes
             self._protected_bytes += size_bytes
             self._demote()
-        self._sketch.add(key)
+        if not self._shared:
+            self._sketch.add(key)
 
     def removed(self, key: int) -> None:
         if key in self._probation:
@@ -113,7 +123,8 @@ class WTinyLfu:
     def charged_bytes(self) -> int:
         tables = (self._window, self._probation, self._protected)
         members = sum(map(len, tables))
-        return table_bytes(*tables) + members * 2 * INT_BYTES + self._sketch.charged_bytes()
+        own = table_bytes(*tables) + members * 2 * INT_BYTES
+        return own if self._shared else own + self._sketch.charged_bytes()
 
     def check(self) -> None:
         """Assert the invariant."""
@@ -127,7 +138,8 @@ class WTinyLfu:
         """Of sketch and queues, by the sum of members: those come and go one by one."""
         members = len(self._window) + len(self._probation) + len(self._protected)
         if not members & COMPACTION_MASK:
-            self._sketch.fit(members + COMPACTION_MASK)
+            if not self._shared:
+                self._sketch.fit(members + COMPACTION_MASK)
             self._window = compacted(self._window)
             self._probation = compacted(self._probation)
             self._protected = compacted(self._protected)
