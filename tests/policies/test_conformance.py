@@ -89,7 +89,7 @@ class Fickle(Adaptive):
     """Hands over all the time, whatever the evidence."""
 
     def _compare(self, key: int) -> None:
-        if self._old is None:
+        if self._old is None and self._ghosts is not None and not self._ghosts.filling:
             self._switch((self._index + 1) % len(CANDIDATES))
 
 

@@ -225,7 +225,8 @@ class Adaptive:
         ghosts = self._ghosts
         assert ghosts is not None
         facts = self._facts[key] & ~MARK
-        if ghosts.access(key, facts, self._capacity_bytes) and self._old is None:
+        looks = ghosts.access(key, facts, self._capacity_bytes)
+        if looks and self._old is None and not ghosts.filling:
             index = ghosts.leader(self._index, deviations=_DEVIATIONS, lead_min=_LEAD_MIN)
             if index != self._index:
                 self._switch(index)

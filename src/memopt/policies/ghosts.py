@@ -33,6 +33,8 @@ _HALF_LIFE_TURNS: Final = 8
 _EPOCHS: Final = 32
 """Looks at the evidence within a half-life."""
 _EPOCH_MIN: Final = 64
+_CACHE_BYTES: Final = 1024
+"""A ghost cache and its policy, without what their tables hold."""
 
 
 def sample_limit(members: int, resident_bytes: int) -> int:
@@ -203,6 +205,7 @@ class Ghosts:
         if self._stale:
             charged = sum(cache.charged_bytes() for cache in self._caches)
             charged += table_bytes(self._weights, self._squares) + 2 * 24 * len(self._weights)
+            charged += _CACHE_BYTES * len(self._caches)
             self._charged = max(charged, self._charged) if self.filling else charged
             self._stale = False
         return self._charged
