@@ -131,6 +131,13 @@ class Author:
         for i in range(number % 3):
             log = [self.sentence() for _ in range(3 * i + 1)]
             session.save_state({"step": i, "log": log}, name="plan" if i % 2 else "main")
+        if not number % 4:
+            notes, log = session.mapping("notes"), session.sequence("log")
+            notes.update({f"note {i}": {"text": self.sentence(), "i": i} for i in range(3)})
+            notes["note 1"] = self._words(300)
+            log.extend([self.sentence(), number])
+            if len(notes) > 2:
+                del notes["note 2"]
         self.note()
 
     def note(self) -> None:
@@ -170,6 +177,11 @@ def read(
         state = session.load_state(name=version.name, version=version.version)
         assert state is not None
         states[(*key, version.name, version.version)] = json.dumps(state.value)
+    # What its collections hold is compared as states are.
+    for name, value in session.mapping("notes").items():
+        states[(*key, f"notes/{name}", 0)] = json.dumps(value)
+    for at, value in enumerate(session.sequence("log")):
+        states[(*key, f"log/{at}", 0)] = json.dumps(value)
 
 
 def mending(action: Callable[[], T]) -> T:

@@ -68,6 +68,7 @@ def export(
     """Write sessions out, as JSONL that `import` reads or as Markdown for people.
 
     A damaged session is written up to the damage, the others are whole, and the exit code is 1.
+    Mappings and sequences are left out: `memopt backup` copies everything.
     """
     damaged: list[str] = []
     reach = Reach.SUBTREE if subtree else Reach.EXACT

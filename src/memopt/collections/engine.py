@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from memopt.base.budget import Budget
 from memopt.base.config import Config
-from memopt.base.errors import CapacityError, CorruptionError, UsageError
+from memopt.base.errors import CapacityError, UsageError
 from memopt.base.events import EntriesFaulted, EntriesHit, EntriesWritten, Events
 from memopt.base.protocols import Compressor, EntryName, Reader, Tables
 from memopt.base.records import PLACE_MASK, EntryRow, EventRow, RecordKind
@@ -230,11 +230,6 @@ class Engine:
         tables.events.purge(-number, kind)
         tables.events.put(EventRow(lsn, transaction.at_us, kind, -number, 0, -1, None))
         publish(transaction, lsn, kind, ref)
-
-    def damaged(self, error: CorruptionError, ref: Ref) -> CorruptionError:
-        """The same, saying whose bytes they are."""
-        said = CorruptionError(f"{ref.kind} {ref.name!r}: {error.reason}")
-        return said.named(ref.scope, ref.session) if ref.session is not None else said
 
 
 def check_place(place: int, kind: str) -> None:

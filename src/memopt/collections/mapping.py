@@ -186,7 +186,8 @@ class Mapping(StoredMapping):
 
     def _keys(self, *, descending: bool) -> Iterator[Key]:
         found = self._walk(
-            lambda row, at: self._store.keys(row, at, descending=descending), lambda row: row[0]
+            lambda row, at: self._store.keys(self._ref, row, at, descending=descending),
+            lambda row: row[0],
         )
         return (decode_key(key) for _, (_, key) in found)
 

@@ -9,7 +9,7 @@ from memopt.codecs.entry import Packed, decode_key, raw_bytes_of, verify_entry
 from memopt.codecs.values import decode_value
 from memopt.collections.cache import name_of_key
 from memopt.collections.engine import BATCH_ROWS, Engine, check_place
-from memopt.collections.rows import MAPPING, Draft, Ref, Row, publish
+from memopt.collections.rows import MAPPING, Draft, Ref, Row, damaged, naming, publish
 from memopt.journal.commit import CommitTransaction
 
 MISSING: Final = object()
@@ -46,7 +46,7 @@ class Mappings:
                     return MISSING
             value = engine.value(record)
         except CorruptionError as error:
-            raise engine.damaged(error, ref) from error
+            raise damaged(error, ref) from error
         if engine.turns_open:
             engine.tell_turn(ref, key, raw_bytes_of(record))
         return value
@@ -57,7 +57,7 @@ class Mappings:
             return False
         if self._engine.cache.place(name_of_key(row.number, key)) is not None:
             return True
-        with self._engine.home.snapshot() as tables:
+        with naming(ref), self._engine.home.snapshot() as tables:
             return tables.entry_index.place(row.number, key) is not None
 
     def count(self, ref: Ref) -> int:
@@ -65,7 +65,10 @@ class Mappings:
         if row is None:
             return 0
         count = row.count
-        return count if count is not None else self._counted(ref, row)
+        if count is not None:
+            return count
+        with naming(ref):
+            return self._counted(ref, row)
 
     def _counted(self, ref: Ref, row: Row) -> int:
         """Once a run: between commits, so that it is not of another moment than what is added."""
@@ -88,17 +91,19 @@ class Mappings:
         row = self._engine.rows.find(ref)
         if row is None:
             return True
-        with self._engine.home.snapshot() as tables:
+        with naming(ref), self._engine.home.snapshot() as tables:
             return tables.entries.bounds(row.number) is None
 
     def row(self, ref: Ref) -> Row | None:
         """For who goes over it: says whether it has changed."""
         return self._engine.rows.find(ref)
 
-    def keys(self, row: Row, at: int | None, *, descending: bool) -> list[tuple[int, bytes]]:
+    def keys(
+        self, ref: Ref, row: Row, at: int | None, *, descending: bool
+    ) -> list[tuple[int, bytes]]:
         """The next (place, key) behind place `at`; None begins."""
         start, stop = _behind(at, descending)
-        with self._engine.home.snapshot() as tables:
+        with naming(ref), self._engine.home.snapshot() as tables:
             return tables.entry_index.keys(
                 row.number, start, stop, limit=BATCH_ROWS, descending=descending
             )
@@ -110,7 +115,7 @@ class Mappings:
             with self._engine.home.snapshot() as tables:
                 return self._engine.scan(tables, row.number, start, stop, descending=descending)
         except CorruptionError as error:
-            raise self._engine.damaged(error, ref) from error
+            raise damaged(error, ref) from error
 
     def value_of(self, ref: Ref, entry: EntryRow) -> Any:
         if self._engine.turns_open:
@@ -209,7 +214,7 @@ class Mappings:
         try:
             return engine.change(member)
         except CorruptionError as error:
-            raise engine.damaged(error, ref) from error
+            raise damaged(error, ref) from error
 
     def pop_last(self, ref: Ref) -> tuple[bytes, Any] | None:
         """The key and value that were put last, which are deleted."""
@@ -227,7 +232,7 @@ class Mappings:
         try:
             return engine.change(member)
         except CorruptionError as error:
-            raise engine.damaged(error, ref) from error
+            raise damaged(error, ref) from error
 
     def _take(self, transaction: CommitTransaction, ref: Ref, row: EntryRow) -> tuple[bytes, Any]:
         """Key and value of an entry, which is deleted."""

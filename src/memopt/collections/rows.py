@@ -8,13 +8,14 @@ Invariant: there is one Row for a collection's number at a time, however often i
 loaded; what iterates over it holds it, and so sees that it was changed.
 """
 
+import contextlib
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from memopt.base.budget import Budget
-from memopt.base.errors import BackpressureError
+from memopt.base.errors import BackpressureError, CorruptionError
 from memopt.base.protocols import CollectionOwners, Reader, Tables
 from memopt.base.records import (
     PLACE_BITS,
@@ -57,6 +58,27 @@ class Ref(NamedTuple):
     scope: str
     session: str | None
     name: str
+
+
+@contextlib.contextmanager
+def naming(ref: Ref) -> Iterator[None]:
+    """Damage that is met in here is damage of this collection, and says so."""
+    try:
+        yield
+    except CorruptionError as error:
+        raise damaged(error, ref) from error
+
+
+def damaged(error: CorruptionError, ref: Ref) -> CorruptionError:
+    """The same, saying whose bytes they are."""
+    what = f"{ref.kind} {ref.name!r}: "
+    if error.reason.startswith(what):
+        return error
+    said = CorruptionError(what + error.reason)
+    if ref.session is not None:
+        said = said.named(ref.scope, ref.session)
+    said.mended = error.mended
+    return said
 
 
 class Row:
@@ -140,7 +162,7 @@ class Rows:
         for _ in range(_ATTEMPTS_MAX):
             ticket = object()
             self._tickets[ref] = ticket
-            with self._home.snapshot() as tables:
+            with naming(ref), self._home.snapshot() as tables:
                 found = self._read(tables, ref)
             with self._lock:
                 if self._tickets.get(ref) is not ticket:

@@ -16,7 +16,7 @@ from memopt.codecs.values import decode_value
 from memopt.collections.cache import name_of_place
 from memopt.collections.engine import BATCH_ROWS, Engine, check_place
 from memopt.collections.mappings import MISSING
-from memopt.collections.rows import MIDDLE, SEQUENCE, Draft, Ref, Row, publish
+from memopt.collections.rows import MIDDLE, SEQUENCE, Draft, Ref, Row, damaged, publish
 from memopt.journal.commit import CommitTransaction
 
 _ATTEMPTS_MAX: Final = 3
@@ -66,7 +66,7 @@ class Sequences:
                     return MISSING
             return self._at_once(ref, index)
         except CorruptionError as error:
-            raise engine.damaged(error, ref) from error
+            raise damaged(error, ref) from error
 
     def _record(self, number: int, place: int) -> bytes | None:
         name = name_of_place(number, place)
@@ -119,7 +119,7 @@ class Sequences:
                 )  # fmt: skip
             raws = [self._raw(ref, entry) for entry in entries]
         except CorruptionError as error:
-            raise engine.damaged(error, ref) from error
+            raise damaged(error, ref) from error
         return Run(raws, row, version)
 
     def part(self, ref: Ref, where: slice) -> list[bytes]:
@@ -146,7 +146,7 @@ class Sequences:
             if len(found) != len(positions):
                 raise CorruptionError(f"{len(positions) - len(found)} entries are missing")
         except CorruptionError as error:
-            raise engine.damaged(error, ref) from error
+            raise damaged(error, ref) from error
         return [found[position] for position in positions]
 
     # -- changing ---------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ class Sequences:
         try:
             return self._engine.change(member)
         except CorruptionError as error:
-            raise self._engine.damaged(error, ref) from error
+            raise damaged(error, ref) from error
 
     def delete(self, ref: Ref, where: int | slice) -> bool:
         """Take out a position or a slice; False for a position outside. Damaged ones go, too."""
