@@ -259,3 +259,9 @@ def test_importing_memopt_pulls_in_nothing_optional() -> None:
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert "memopt" in loaded
     assert loaded & HEAVY == set()
+
+
+def test_no_two_test_modules_have_one_name() -> None:
+    """pytest would take one for the other, and collect neither."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
