@@ -70,7 +70,7 @@ def _desk_faults(path: Path, kind: str) -> int:
     faults = 0
     with memopt.open(
         path, budget="8MiB", durability="os", seal="always", pool_shares=kind, clock=clock,
-        maintenance_seconds=0,
+        maintenance_seconds=0, policy="lru",
     ) as memory:  # fmt: skip
         for agent, count in (("desk", 20), ("code", 150)):
             for number in range(count):

@@ -17,7 +17,10 @@ from memopt.paging.prefetch import QUEUE_MAX, Prefetcher, Successors
 
 
 def opened(path: Path, kind: str, **settings: Any) -> memopt.Memory:
-    settings = {"budget": "8MiB", "clock": ManualClock(), "maintenance_seconds": 0} | settings
+    # LRU, whose rows and victims are easily foreseen.
+    settings = {
+        "budget": "8MiB", "clock": ManualClock(), "maintenance_seconds": 0, "policy": "lru",
+    } | settings  # fmt: skip
     return memopt.open(path / "store", durability="os", seal="always", prefetch=kind, **settings)
 
 
