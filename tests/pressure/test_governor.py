@@ -322,3 +322,16 @@ def test_whatever_the_readings_the_invariants_hold(
     assert governor.taken == []
     done = [deed for deed in ladder.deeds if deed.startswith("do")]
     assert len(done) == len(ladder.deeds) - len(done)
+
+
+def test_what_rss_took_from_the_budget_is_no_pressure_on_it_but_leaves_less() -> None:
+    """Half of the budget was taken for RSS, which is well again: no reason for a level."""
+    seen = reading(0.8, outside_bytes=50 * MIB)
+    assert nearest(seen).limit == "budget"
+    assert nearest(seen).share == pytest.approx(0.6)
+    assert nearest(reading(0.8)).share == pytest.approx(0.8)
+    ladder = Ladder()
+    ladder.see(0.8, times=20, outside_bytes=50 * MIB)
+    assert ladder.governor.level is Level.CALM
+    ladder.see(0.97, times=2, outside_bytes=50 * MIB)
+    assert ladder.governor.level is Level.HIGH

@@ -38,3 +38,5 @@ class Reading(NamedTuple):
     """Of the last 10 seconds, in which some task waited for memory; `full`: all tasks."""
     stall_full_percent: float | None = None
     disk_free_bytes: int | None = None
+    outside_bytes: int = 0
+    """Of the reserved ones: taken because RSS is near its limit, which RSS says by itself."""

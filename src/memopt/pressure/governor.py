@@ -177,11 +177,13 @@ class Governor:
 def nearest(reading: Reading, *, soft_share_max: float = 1.0) -> Claim:
     """The limit that is nearest, by what cannot be given back at once. One that nobody asked for
     counts up to `soft_share_max`: for it, memopt gives up what it can, and refuses nothing."""
-    evictable = reading.evictable_bytes
+    evictable, outside = reading.evictable_bytes, reading.outside_bytes
+    # What RSS has taken from the budget is no pressure on it; it leaves less of it.
+    left = reading.budget_bytes - outside
     grown = max(0, reading.rss_bytes - reading.rss_start_bytes - evictable)
     resident = grown / max(1, reading.rss_limit_bytes - reading.rss_start_bytes)
     claims = [
-        Claim("budget", (reading.reserved_bytes - evictable) / reading.budget_bytes),
+        Claim("budget", (reading.reserved_bytes - evictable - outside) / max(1, left)),
         Claim("rss", resident if reading.rss_limit_is_hard else min(resident, soft_share_max)),
     ]
     if reading.memory_limit_bytes is not None and reading.memory_used_bytes is not None:

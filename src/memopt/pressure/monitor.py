@@ -78,7 +78,8 @@ class Monitor:
     def look(self) -> Reading:
         """Read once, and act on it."""
         with self._lock:
-            reading = self._reading = self._probe.read()
+            reading = self._probe.read()._replace(outside_bytes=self.outside.held_bytes)
+            self._reading = reading
             if self._stop.is_set():
                 return reading
             self.outside.settle(reading)
