@@ -134,11 +134,22 @@ class Author:
         if not number % 4:
             notes, log = session.mapping("notes"), session.sequence("log")
             notes.update({f"note {i}": {"text": self.sentence(), "i": i} for i in range(3)})
+            self.note_values(scope, session.id)
             notes["note 1"] = self._words(300)
+            self.note_values(scope, session.id)
             log.extend([self.sentence(), number])
+            self.note_values(scope, session.id)
             if len(notes) > 2:
                 del notes["note 2"]
         self.note()
+
+    def note_values(self, scope: str, id: str) -> None:
+        """Each commit is something that a shorter log may end with."""
+        messages: dict[Key, list[str]] = {}
+        states: dict[StateKey, str] = {}
+        read(self.memory, (scope, id), messages, states)
+        for key, value in states.items():
+            self.saved[key].add(value)
 
     def note(self) -> None:
         messages, states = contents(self.memory)
