@@ -32,7 +32,7 @@ from memopt.base.protocols import Policy
 
 CALLS_PER_MEMBER_MAX: Final = 8
 """Asked this many times for each member there is, without a removal, a policy names them all."""
-OVERCHARGE_MAX: Final = 2.5
+OVERCHARGE_MAX: Final = 3.0
 """What a policy charges may be this many times what it occupies, and never less."""
 
 _QUICK: Final = settings(
