@@ -1,7 +1,7 @@
 """Adaptive: what it follows, how it hands over, and what it never loses."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 
 import pytest
@@ -77,11 +77,15 @@ def test_it_starts_as_arc_and_its_ghosts_fill_as_the_cache_does() -> None:
         assert cache.members.keys() == sampled
 
 
-def test_it_keeps_up_with_what_resists_runs_of_new_pages() -> None:
+@pytest.mark.parametrize("candidates", [CANDIDATES, {"lru": Lru, **CANDIDATES}])
+def test_it_follows_what_resists_runs_of_new_pages(
+    candidates: Mapping[str, Callable[[], Policy]],
+) -> None:
     keys = scanned(1, 60_000)
-    policy = Adaptive()
+    policy = Adaptive(candidates)
     mine, lru = (hits_by_phase(each, [keys], 200)[0] for each in (policy, Lru()))
     fixed = [hits_by_phase(make(), [keys], 200)[0] for make in CANDIDATES.values()]
+    assert policy.in_charge != "lru"
     assert max(fixed) > lru + 0.05
     assert mine > max(fixed) - 0.02
 
@@ -103,22 +107,19 @@ def test_it_recovers_from_a_load_that_changes_and_changes_back() -> None:
         [rounds, recent(2, 40_000), rounds],
     ):
         policy = Adaptive()
-        mine = hits_by_phase(policy, phases, 300)
-        fixed = [hits_by_phase(make(), phases, 300) for make in CANDIDATES.values()]
+        mine = hits_by_phase(policy, phases, 200)
+        fixed = [hits_by_phase(make(), phases, 200) for make in CANDIDATES.values()]
         for phase, ratio in enumerate(mine):
-            assert ratio > max(each[phase] for each in fixed) - 0.05, phase
+            assert ratio > max(each[phase] for each in fixed) - 0.03, phase
     assert policy.switches >= 2
 
 
 @pytest.mark.parametrize("room", [40, 200, 1_000])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_it_is_never_far_below_lru(room: int, seed: int) -> None:
-    """After a start in which it learns: a leader of the start may be wrong for some turns."""
-    for draw in (popular, scanned, recent):
-        phases = [draw(seed, 15_000), draw(seed + 7, 30_000)]
-        mine, lru = (hits_by_phase(make(), phases, room) for make in (Adaptive, Lru))
-        assert mine[0] >= lru[0] - 0.05
-        assert mine[1] >= lru[1] - 0.005
+    for keys in (popular(seed, 30_000), scanned(seed, 30_000), recent(seed, 30_000)):
+        mine, lru = (hits_by_phase(make(), [keys], room)[0] for make in (Adaptive, Lru))
+        assert mine >= lru - 0.005
 
 
 def test_loads_on_which_all_are_alike_change_nothing() -> None:
@@ -250,17 +251,11 @@ def test_a_page_s_facts_come_back(size_bytes: int, cost: float, importance: floa
 
 
 @pytest.mark.parametrize(
-    ("members", "sampled"), [(10, 10), (32, 32), (512, 128), (100_000, 1_562), (10**8, 6_103)]
+    ("members", "sampled"), [(10, 10), (32, 32), (512, 64), (100_000, 781), (10**8, 6_103)]
 )
-def test_the_sample_is_about_the_root_of_32_times_the_members(members: int, sampled: int) -> None:
-    limit = sample_limit(members, 1 << 60)
+def test_the_sample_is_about_the_root_of_8_times_the_members(members: int, sampled: int) -> None:
+    limit = sample_limit(members)
     assert members * limit / HASHES == pytest.approx(sampled, abs=1)
-
-
-def test_small_pages_get_fewer_ghosts() -> None:
-    assert sample_limit(256, 256 * 16_384) == HASHES // 4
-    assert sample_limit(256, 256 * 200) == HASHES // 8
-    assert sample_limit(30, 30 * 200) == HASHES
 
 
 def test_sampling_is_even_over_neighbouring_keys() -> None:
@@ -272,6 +267,7 @@ def test_sampling_is_even_over_neighbouring_keys() -> None:
 def ghosts_of(*makes: Callable[[], Policy]) -> Ghosts:
     ghosts = Ghosts(makes)
     ghosts.limit = HASHES
+    ghosts.filling = False
     return ghosts
 
 
@@ -281,19 +277,36 @@ def test_a_ghost_has_what_its_policy_would_have_kept() -> None:
     for key in keys:
         ghosts.access(key, packed(4096, 1.0, 0.0), 64 * 4096)
     ghosts.check()
-    hits = [sum(w for p, w in enumerate(ghosts._weights) if p >> index & 1) for index in range(2)]
     for index, name in enumerate(("lru", "sieve")):
-        assert hits[index] == round(hits_by_phase(make_policy(name), [keys], 64)[0] * len(keys))
+        hits = sum(weight for pattern, weight in enumerate(ghosts._weights) if pattern >> index & 1)
+        assert hits == round(hits_by_phase(make_policy(name), [keys], 64)[0] * len(keys))
+
+
+def led(*, lead: int, follow: int, both: int = 500, neither: int = 1_000, pages: int = 40) -> int:
+    """Who leads, of the one in charge and another, after so many accesses that only the other, only
+    the one in charge, both and neither had."""
+    ghosts = ghosts_of(Lru, Lru)
+    ghosts._members_max = pages
+    for key in range(pages):
+        ghosts.access(key, packed(4096, 1.0, 0.0), pages * 4096)
+    ghosts._weights = [float(neither), float(follow), float(lead), float(both)]
+    ghosts._squares = list(ghosts._weights)
+    ghosts._accesses = sum(ghosts._weights)
+    return ghosts.leader(0, deviations=3.0, lead_min=0.01, turns_min=0.25)
 
 
 def test_the_leader_is_ahead_by_more_than_chance() -> None:
-    ghosts = ghosts_of(Lru, Lru)
-    for lead, follow, expected in ((40, 30, 0), (400, 300, 1)):
-        ghosts._weights = [1_000.0, float(follow), float(lead), 500.0]
-        ghosts._squares = list(ghosts._weights)
-        assert ghosts.leader(0, deviations=3.0, lead_min=0.0025) == expected
-    ghosts._weights = ghosts._squares = [1e6, 0.0, 400.0, 500.0]
-    assert ghosts.leader(0, deviations=3.0, lead_min=0.0025) == 0, "a trifle"
+    assert led(lead=400, follow=300) == 1
+    assert led(lead=400, follow=340) == 0
+
+
+def test_the_leader_is_ahead_by_more_than_a_trifle() -> None:
+    assert led(lead=400, follow=300, neither=20_000) == 0
+
+
+def test_the_leader_is_ahead_by_what_a_change_may_cost() -> None:
+    assert led(lead=30, follow=0, pages=40) == 1
+    assert led(lead=30, follow=0, pages=200) == 0
 
 
 def test_hits_count_what_they_save() -> None:
@@ -301,7 +314,6 @@ def test_hits_count_what_they_save() -> None:
     ghosts.access(1, packed(4096, 8.0, 0.0), 64 * 4096)
     ghosts.access(1, packed(4096, 8.0, 0.0), 64 * 4096)
     assert ghosts._weights == [8.0, 0.0, 0.0, 8.0]
-    assert ghosts._squares == [64.0, 0.0, 0.0, 64.0]
 
 
 def test_what_was_deleted_is_no_ghost_s_and_what_was_evicted_may_be() -> None:

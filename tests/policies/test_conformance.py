@@ -88,14 +88,38 @@ class TestAdaptive(PolicyConformance):
 class Fickle(Adaptive):
     """Hands over all the time, whatever the evidence."""
 
+    while_filling = True
+
     def _compare(self, key: int) -> None:
-        if self._old is None and self._ghosts is not None and not self._ghosts.filling:
+        is_filling = self._ghosts is None or self._ghosts.filling
+        if self._old is None and (self.while_filling or not is_filling):
             self._switch((self._index + 1) % len(CANDIDATES))
+
+
+class FickleOnceFull(Fickle):
+    """Changes when Adaptive could: not before there was a victim."""
+
+    while_filling = False
 
 
 class TestAdaptiveThatChangesAllTheTime(PolicyConformance):
     def make(self) -> Policy:
         return Fickle()
+
+    def test_the_charge_follows_the_members(self) -> None:
+        """What has handed over is gone, and its charge with it: here while members come."""
+        policy, before = Fickle(), 0
+        for key in range(4_000):
+            policy.admitted(key, 4096)
+            before = max(before, policy.charged_bytes())
+        while (victim := policy.victim()) is not None:
+            policy.removed(victim)
+        assert policy.charged_bytes() < before / 10
+
+
+class TestAdaptiveThatChangesAllTheTimeOnceFull(PolicyConformance):
+    def make(self) -> Policy:
+        return FickleOnceFull()
 
 
 class TestForgetting(PolicyConformance):

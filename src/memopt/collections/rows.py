@@ -130,6 +130,15 @@ class Draft:
         self.effects.clear()
 
 
+class _Load:
+    """Readers of the tables who are looking for one collection's row."""
+
+    __slots__ = ("readers",)
+
+    def __init__(self) -> None:
+        self.readers = 0
+
+
 class Rows:
     """Thread-safe; `draft` and `forget` are for members of a commit."""
 
@@ -147,7 +156,8 @@ class Rows:
         self._lock = threading.Lock()
         self._rows: dict[Ref, Row] = {}
         self._alive: weakref.WeakValueDictionary[int, Row] = weakref.WeakValueDictionary()
-        self._tickets: dict[Ref, object] = {}
+        self._loads: dict[Ref, _Load] = {}
+        """Whoever changes a collection takes its load out: what that reads is stale."""
         self._drafts: dict[Ref, Draft | None] = {}
         """None: look at the tables, for a member that failed had changed it."""
 
@@ -160,19 +170,26 @@ class Rows:
 
     def _load(self, ref: Ref) -> Row | None:
         for _ in range(_ATTEMPTS_MAX):
-            ticket = object()
-            self._tickets[ref] = ticket
-            with naming(ref), self._home.snapshot() as tables:
-                found = self._read(tables, ref)
             with self._lock:
-                if self._tickets.get(ref) is not ticket:
-                    # It was changed meanwhile, or somebody else is loading it.
-                    continue
-                del self._tickets[ref]
-                if found is None:
-                    return None
-                row = self._row_of(*found)
-                self._keep(ref, row)
+                row = self._rows.get(ref)
+                if row is not None:
+                    return row
+                load = self._loads.setdefault(ref, _Load())
+                load.readers += 1
+            found = None
+            try:
+                with naming(ref), self._home.snapshot() as tables:
+                    found = self._read(tables, ref)
+            finally:
+                with self._lock:
+                    load.readers -= 1
+                    is_fresh = self._loads.get(ref) is load
+                    if is_fresh and not load.readers:
+                        del self._loads[ref]
+                    if is_fresh and found is not None:
+                        row = self._row_of(*found)
+                        self._keep(ref, row)
+            if is_fresh:
                 return row
         raise BackpressureError("others keep writing to the collection", limit="load attempts")
 
@@ -281,8 +298,8 @@ class Rows:
     def _publish(self, ref: Ref, draft: Draft) -> None:
         """After the commit: the cache first, so that who believes the row finds it as it says."""
         row, cache = draft.row, self._cache
-        if self._tickets:
-            self._tickets.pop(ref, None)
+        if self._loads:
+            self._loads.pop(ref, None)
         if self._drafts.get(ref) is draft:
             del self._drafts[ref]
             if draft.drops:
@@ -310,7 +327,7 @@ class Rows:
         if draft is not None:
             _close(draft)
         self._drafts[ref] = None
-        self._tickets.pop(ref, None)
+        self._loads.pop(ref, None)
         with self._lock:
             self._let_go(ref)
 
@@ -322,7 +339,7 @@ class Rows:
         transaction.on_rollback(self._rolled_back, ref)
 
         def gone() -> None:
-            self._tickets.pop(ref, None)
+            self._loads.pop(ref, None)
             self._cache.drop(number)
             with self._lock:
                 self._let_go(ref)
@@ -332,7 +349,7 @@ class Rows:
 
     def distrust(self) -> None:
         """A change was made and not everything here knows of it: everything is loaded anew."""
-        self._tickets.clear()
+        self._loads.clear()
         self._cache.clear()
         with self._lock:
             for number in list(self._alive):

@@ -12,7 +12,7 @@ from memopt.base.protocols import Policy
 from memopt.policies.arc import Arc
 from memopt.policies.facts import MARK, PLAIN, SIZE_SHIFT, packed, size_of, unpacked
 from memopt.policies.gdsf import Gdsf
-from memopt.policies.ghosts import HASHES_MASK, SALT, Ghosts
+from memopt.policies.ghosts import HASH_SHIFT, HASHES_MASK, Ghosts
 from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_bytes
 from memopt.policies.s3fifo import S3Fifo
 from memopt.policies.sketch import FrequencySketch
@@ -34,6 +34,9 @@ _LEAD_MIN: Final = 0.01
 """Of the accesses: less is not worth handing over for. Half of what adaptive may be behind; and
 where hits are few and come in a row, as those of one conversation do, chance is larger than what
 the deviations say."""
+_TURNS_MIN: Final = 0.25
+"""Accesses to every page that a lead has to weigh: a change costs hits, since the new leader does
+not know what the old one did. Once all pages are lost by it, and a quarter of them rarely is."""
 _MOVES_A_CALL: Final = 4
 _UNKNOWN: Final = 1 << 62
 """Bytes of a cache that never had to let a page go: its ghosts hold all that is sampled."""
@@ -61,9 +64,8 @@ class Adaptive:
     takes longer for there being many members.
 
     About 150 bytes a page beside those of the policy in charge, and 8 to 32 for the sketch. Ghosts
-    are of the root of 32 times the members, at most 8,192 of them and one for each 24 KiB (of
-    smaller pages, one in eight), about 1,200 bytes each for all policies: of 1,000 pages, an eighth
-    is sampled, of 100,000 one in sixty-four.
+    are of the root of 8 times the members, 32 at least and 8,192 at most, about 1,200 bytes each
+    for all policies: of 1,000 pages, one in sixteen is sampled, of 100,000 one in 128.
     """
 
     __slots__ = (
@@ -71,7 +73,8 @@ class Adaptive:
         "_capacity_bytes",
         "_current",
         "_facts",
-        "_fits",
+        "_fits_above",
+        "_fits_below",
         "_ghosts",
         "_index",
         "_limit",
@@ -97,8 +100,8 @@ class Adaptive:
         self._ghosts: Ghosts | None = None
         self._limit = 0
         """Sampled are keys with a hash below it."""
-        self._fits = range(0)
-        """Numbers of members for which the ghosts sample enough."""
+        self._fits_above, self._fits_below = -1, 1
+        """Tables, sketch and ghosts have a size that fits between so many members."""
         self._resident_bytes = 0
         self._capacity_bytes = _UNKNOWN
         """What was resident when a victim was first asked for after an admission."""
@@ -115,8 +118,6 @@ class Adaptive:
     def admitted(
         self, key: int, size_bytes: int, cost: float = 1.0, importance: float = 0.0
     ) -> None:
-        assert key not in self._facts, f"{key} is admitted twice"
-        assert size_bytes >= 0, f"{key} has {size_bytes} bytes"
         if cost == 1.0 and not importance:
             facts = size_bytes << SIZE_SHIFT | PLAIN
         else:
@@ -125,18 +126,17 @@ class Adaptive:
             self._current.admitted(key, size_bytes, cost, importance)
             self._facts[key] = facts | self._mark
         else:
+            assert key not in self._facts, f"{key} is admitted twice"
             self._old.admitted(key, size_bytes, cost, importance)
             self._facts[key] = facts | (self._mark ^ MARK)
             self._hand_over()
-        self._sketch.add(key)
-        if not len(self._facts) & COMPACTION_MASK:
-            self._fit()
+        mixed = self._sketch.add(key)
         self._resident_bytes += size_bytes
-        if self._capacity_bytes == _UNKNOWN and len(self._facts) not in self._fits:
-            self._fit_ghosts()
         self._asked = False
+        if len(self._facts) >= self._fits_below:
+            self._fit()
         # sample_hash(), without its call.
-        if self._limit and hash((key, SALT)) & HASHES_MASK < self._limit:
+        if mixed >> HASH_SHIFT & HASHES_MASK < self._limit:
             self._compare(key)
 
     def touched(self, key: int) -> None:
@@ -146,34 +146,28 @@ class Adaptive:
             assert key in self._facts, f"{key} is touched and no member"
             self._holder(key).touched(key)
             self._hand_over()
-        self._sketch.add(key)
-        if self._limit and hash((key, SALT)) & HASHES_MASK < self._limit:
+        if self._sketch.add(key) >> HASH_SHIFT & HASHES_MASK < self._limit:
             self._compare(key)
 
     def removed(self, key: int) -> None:
-        assert key in self._facts, f"{key} is removed and no member"
         if self._old is None:
             self._current.removed(key)
         else:
+            assert key in self._facts, f"{key} is removed and no member"
             self._holder(key).removed(key)
         self._resident_bytes -= self._facts.pop(key) >> SIZE_SHIFT
-        if not len(self._facts) & COMPACTION_MASK:
+        if len(self._facts) <= self._fits_above:
             self._fit()
         if key == self._named:
             self._named = None
         elif self._ghosts is not None:
             # A deletion: the page is not to be had by any policy.
             self._ghosts.delete(key)
-        if not self._facts:
-            self._ghosts, self._limit, self._fits = None, 0, range(0)
-            self._capacity_bytes = _UNKNOWN
 
     def victim(self) -> int | None:
         if not self._asked:
             self._asked = True
             self._capacity_bytes = self._resident_bytes
-            if len(self._facts) not in self._fits:
-                self._fit_ghosts()
             if self._ghosts is not None:
                 self._ghosts.filling = False
         if self._old is not None:
@@ -209,25 +203,30 @@ class Adaptive:
         return policy
 
     def _fit(self) -> None:
+        members = len(self._facts)
         self._facts = compacted(self._facts)
-        self._sketch.fit(len(self._facts) + COMPACTION_MASK)
-
-    def _fit_ghosts(self) -> None:
-        if not self._facts:
+        self._sketch.fit(members + COMPACTION_MASK)
+        if not members:
+            self._ghosts, self._limit = None, 0
+            self._fits_above, self._fits_below = -1, 1
+            self._capacity_bytes = _UNKNOWN
             return
         if self._ghosts is None:
             self._ghosts = Ghosts([make for _, make in self._makes])
-        self._ghosts.resize(len(self._facts), self._resident_bytes)
+        self._ghosts.resize(members)
         self._limit = self._ghosts.limit
-        self._fits = self._ghosts.fits
+        step = min(members // 8 + 1, COMPACTION_MASK + 1)
+        self._fits_above, self._fits_below = members - step, members + step
 
     def _compare(self, key: int) -> None:
         ghosts = self._ghosts
         assert ghosts is not None
         facts = self._facts[key] & ~MARK
         looks = ghosts.access(key, facts, self._capacity_bytes)
-        if looks and self._old is None and not ghosts.filling:
-            index = ghosts.leader(self._index, deviations=_DEVIATIONS, lead_min=_LEAD_MIN)
+        if looks and self._old is None:
+            index = ghosts.leader(
+                self._index, deviations=_DEVIATIONS, lead_min=_LEAD_MIN, turns_min=_TURNS_MIN
+            )
             if index != self._index:
                 self._switch(index)
 

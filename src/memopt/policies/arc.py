@@ -116,10 +116,13 @@ class Arc:
             self._capacity_bytes = min(
                 self._capacity_bytes, 2 * (self._once_bytes + self._often_bytes)
             )
+        self._passed_over = 0
         if not self._once and not self._often:
             self._capacity_bytes = 0
-        self._passed_over = 0
-        self._trim_ghosts()
+        # An eviction changes none of the sums that ghosts are held to, but their number.
+        ghosts = len(self._once_ghosts) + len(self._often_ghosts)
+        if not named or ghosts > self.ghosts_max or not self._capacity_bytes:
+            self._trim_ghosts()
         # By the sum: a queue may also be emptied by touches, which do not look.
         if not (len(self._once) + len(self._often)) & COMPACTION_MASK:
             self._once = compacted(self._once)
@@ -162,6 +165,8 @@ class Arc:
             return bool(self._once)
         once = self._once_bytes > self._target_bytes
         # When all of one list was named and held, the other one is asked, and then the first again.
+        if not self._passed_over:
+            return once
         return once != (self._passed_over >= len(self._once if once else self._often))
 
     def _trim_ghosts(self) -> None:

@@ -5,8 +5,7 @@ within 1/127, and an importance is 1 after unpacking where it was 1 before. One 
 bytes; a tuple of an int and two floats would be 150.
 """
 
-from functools import lru_cache
-from math import log2
+from math import ldexp, log2
 from typing import Final
 
 SIZE_SHIFT: Final = 20
@@ -18,12 +17,13 @@ _COST_STEPS: Final = 32
 """Codes to a doubling of the cost."""
 _IMPORTANCE_SHIFT: Final = 1
 _IMPORTANCE_MAX: Final = 0x7F
-_CODES_MASK: Final = (1 << SIZE_SHIFT) - 2
 PLAIN: Final = _COST_ONE << _COST_SHIFT
 """The codes of a cost of 1 and no importance."""
+_CODES_MASK: Final = (1 << SIZE_SHIFT) - 2
 MARK: Final = 1
 """A bit that the packing leaves to its user."""
-_DECODED_MAX: Final = 256
+_ROOTS: Final = tuple(2.0 ** (step / _COST_STEPS) for step in range(_COST_STEPS))
+"""Of the steps within a doubling."""
 
 
 def packed(size_bytes: int, cost: float, importance: float) -> int:
@@ -45,12 +45,8 @@ def size_of(facts: int) -> int:
 
 def unpacked(facts: int) -> tuple[int, float, float]:
     """(size_bytes, cost, importance)"""
-    cost, importance = _decoded(facts & _CODES_MASK)
-    return facts >> SIZE_SHIFT, cost, importance
-
-
-@lru_cache(maxsize=_DECODED_MAX)
-def _decoded(codes: int) -> tuple[float, float]:
-    """Few costs and importances are in use at a time, and a power takes longer than a look-up."""
-    cost = 2.0 ** (((codes >> _COST_SHIFT) - _COST_ONE) / _COST_STEPS)
-    return cost, (codes >> _IMPORTANCE_SHIFT & _IMPORTANCE_MAX) / _IMPORTANCE_MAX
+    if facts & _CODES_MASK == PLAIN:
+        return facts >> SIZE_SHIFT, 1.0, 0.0
+    doublings, step = divmod((facts >> _COST_SHIFT & _COST_MASK) - _COST_ONE, _COST_STEPS)
+    importance = (facts >> _IMPORTANCE_SHIFT & _IMPORTANCE_MAX) / _IMPORTANCE_MAX
+    return facts >> SIZE_SHIFT, ldexp(_ROOTS[step], doublings), importance

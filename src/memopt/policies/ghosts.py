@@ -12,18 +12,17 @@ from typing import Final
 from memopt.base.protocols import Policy
 from memopt.policies.facts import unpacked
 from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_bytes
+from memopt.policies.sketch import SALT
 
 HASHES: Final = 1 << 16
 HASHES_MASK: Final = HASHES - 1
-SALT: Final = 3
+HASH_SHIFT: Final = 47
+"""Of the sketch's hash, those bits that its rows use least."""
 _SAMPLED_MIN: Final = 32
-"""Up to so many members, all are sampled; of four times as many, half, and so on."""
+"""Up to so many members, all are sampled."""
+_SAMPLED_ROOT: Final = 8
+"""Of many, the root of so many times as many: of four times the members, twice the sample."""
 _SAMPLED_MAX: Final = 8192
-_BYTES_A_SAMPLE: Final = 24 * 1024
-"""Resident bytes for each sampled page at least, or the ghosts would take the place of pages: one
-takes about a sixteenth of it."""
-_SMALL_ONE_IN: Final = 8
-"""Of small pages: the ghosts then cost half of what the policies do anyway."""
 _CROWD: Final = 8
 """Times its share of the members that a ghost cache may hold: among large pages there is room for
 any number of small ones, and a ghost takes as much for either."""
@@ -37,11 +36,10 @@ _CACHE_BYTES: Final = 1024
 """A ghost cache and its policy, without what their tables hold."""
 
 
-def sample_limit(members: int, resident_bytes: int) -> int:
-    """Hashes below it are sampled, so that of `members` at most the root of 32 times them are, and
-    one for each 24 KiB or, of smaller pages, one in eight; in powers of two."""
-    affordable = max(_SAMPLED_MIN, resident_bytes // _BYTES_A_SAMPLE, members // _SMALL_ONE_IN)
-    wanted = min(sqrt(_SAMPLED_MIN * members), affordable, _SAMPLED_MAX)
+def sample_limit(members: int) -> int:
+    """Hashes below it are sampled, so that of `members` at most the root of 8 times them are, but
+    all up to 32; in powers of two."""
+    wanted = max(_SAMPLED_MIN, min(sqrt(_SAMPLED_ROOT * members), _SAMPLED_MAX))
     limit = HASHES
     while limit > 1 and members * limit > wanted * HASHES:
         limit //= 2
@@ -49,41 +47,37 @@ def sample_limit(members: int, resident_bytes: int) -> int:
 
 
 def sample_hash(key: int) -> int:
-    """From 0 to HASHES - 1. A tuple's hash mixes the bits of its ints, in C."""
-    return hash((key, SALT)) & HASHES_MASK
+    """From 0 to HASHES - 1."""
+    return hash((key, SALT)) >> HASH_SHIFT & HASHES_MASK
 
 
 class GhostCache:
     """One policy on the sampled keys."""
 
-    __slots__ = ("bytes", "members", "policy", "touched")
+    __slots__ = ("_admitted", "_removed", "_victim", "bytes", "members", "policy", "touched")
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.touched = policy.touched
+        self._admitted, self._removed = policy.admitted, policy.removed
+        self._victim = policy.victim
         self.members: dict[int, int] = {}
         """Key to size_bytes."""
         self.bytes = 0
 
     def admit(
-        self,
-        key: int,
-        size_bytes: int,
-        cost: float,
-        importance: float,
-        *,
-        limit_bytes: int,
-        members_max: int,
+        self, key: int, facts: tuple[int, float, float], limit_bytes: int, members_max: int
     ) -> None:
-        members, policy = self.members, self.policy
-        self.bytes += size_bytes
-        while members and (self.bytes > limit_bytes or len(members) >= members_max):
-            victim = policy.victim()
+        members = self.members
+        total = self.bytes + facts[0]
+        while members and (total > limit_bytes or len(members) >= members_max):
+            victim = self._victim()
             assert victim is not None
-            policy.removed(victim)
-            self.bytes -= members.pop(victim)
-        members[key] = size_bytes
-        policy.admitted(key, size_bytes, cost, importance)
+            self._removed(victim)
+            total -= members.pop(victim)
+        self.bytes = total
+        members[key] = facts[0]
+        self._admitted(key, *facts)
 
     def delete(self, key: int) -> None:
         size_bytes = self.members.pop(key, None)
@@ -112,15 +106,16 @@ class Ghosts:
     """
 
     __slots__ = (
+        "_accesses",
         "_caches",
         "_charged",
         "_countdown",
+        "_epoch",
         "_members_max",
         "_squares",
         "_stale",
         "_weights",
         "filling",
-        "fits",
         "limit",
     )
 
@@ -129,7 +124,9 @@ class Ghosts:
         self._weights = [0.0] * (1 << len(makes))
         """Of sampled accesses by pattern, bit i for the i-th policy."""
         self._squares = [0.0] * (1 << len(makes))
-        self._countdown = _EPOCH_MIN
+        self._accesses = 0.0
+        """How many of them there were, halved over time as their weights are."""
+        self._epoch = self._countdown = _EPOCH_MIN
         self._charged = 0
         self._members_max = _CROWD_MIN
         self._stale = True
@@ -138,15 +135,12 @@ class Ghosts:
         next will take: the charge stays."""
         self.limit = 0
         """Keys with a hash below it are sampled."""
-        self.fits = range(0)
-        """Numbers of members for which the limit need not be looked at again."""
 
-    def resize(self, members: int, resident_bytes: int) -> None:
+    def resize(self, members: int) -> None:
         """Sample as many as there should be of so many members."""
-        self.fits = range(members - members // 8, members + members // 8 + 1)
-        limit = sample_limit(members, resident_bytes)
+        limit = sample_limit(members)
         # A step to and fro would empty half of the ghosts each time.
-        if limit < self.limit and sample_limit(members // 2, resident_bytes // 2) < self.limit:
+        if limit < self.limit and sample_limit(members * 3 // 4) < self.limit:
             for cache in self._caches:
                 for key in [key for key in cache.members if sample_hash(key) >= limit]:
                     cache.delete(key)
@@ -160,21 +154,21 @@ class Ghosts:
         """A sampled key is asked for, of a cache of so many bytes. Whether to look at the
         evidence."""
         limit_bytes = capacity_bytes * self.limit // HASHES
-        size_bytes, cost, importance = unpacked(facts)
+        known = unpacked(facts)
         pattern, bit = 0, 1
         for cache in self._caches:
             if key in cache.members:
                 cache.touched(key)
                 pattern |= bit
             else:
-                cache.admit(
-                    key, size_bytes, cost, importance,
-                    limit_bytes=limit_bytes, members_max=self._members_max,
-                )  # fmt: skip
+                cache.admit(key, known, limit_bytes, self._members_max)
             bit <<= 1
+        self._stale = True
+        if self.filling:
+            return False
+        cost = known[1]
         self._weights[pattern] += cost
         self._squares[pattern] += cost * cost
-        self._stale = True
         self._countdown -= 1
         return self._countdown <= 0
 
@@ -183,9 +177,12 @@ class Ghosts:
             cache.delete(key)
         self._stale = True
 
-    def leader(self, current: int, *, deviations: float, lead_min: float) -> int:
-        """The policy with the highest weight of hits, or `current` where the leader is not ahead of
-        it by so many standard deviations of chance and by `lead_min` of all accesses."""
+    def leader(self, current: int, *, deviations: float, lead_min: float, turns_min: float) -> int:
+        """The policy with the highest weight of hits; `current` where the leader is not ahead of it
+        by so many standard deviations of chance, by `lead_min` of all accesses, and by as much as
+        `turns_min` accesses to every page weigh."""
+        pages = max(len(cache.members) for cache in self._caches)
+        self._age(pages)
         hits = [
             sum(weight for pattern, weight in enumerate(self._weights) if pattern >> index & 1)
             for index in range(len(self._caches))
@@ -197,8 +194,8 @@ class Ghosts:
             for pattern, square in enumerate(self._squares)
             if (pattern >> best ^ pattern >> current) & 1
         )
-        enough = lead > lead_min * sum(self._weights) and lead * lead > deviations**2 * variance
-        self._age()
+        share = max(lead_min, turns_min * pages / self._accesses)
+        enough = lead > share * sum(self._weights) and lead * lead > deviations**2 * variance
         return best if enough else current
 
     def charged_bytes(self) -> int:
@@ -216,9 +213,10 @@ class Ghosts:
             assert cache.bytes == sum(cache.members.values())
             assert all(sample_hash(key) < self.limit for key in cache.members)
 
-    def _age(self) -> None:
-        pages = max(len(cache.members) for cache in self._caches)
-        self._countdown = max(_EPOCH_MIN, _HALF_LIFE_TURNS * pages // _EPOCHS)
-        kept = 0.5 ** (self._countdown / max(1, _HALF_LIFE_TURNS * pages))
+    def _age(self, pages: int) -> None:
+        """An epoch ends."""
+        kept = 0.5 ** (self._epoch / max(1, _HALF_LIFE_TURNS * pages))
+        self._accesses = (self._accesses + self._epoch) * kept
         self._weights = [weight * kept for weight in self._weights]
         self._squares = [square * kept for square in self._squares]
+        self._epoch = self._countdown = max(_EPOCH_MIN, _HALF_LIFE_TURNS * pages // _EPOCHS)

@@ -91,8 +91,9 @@ class Levels(Lockable):
         return key in self._level_of
 
     def _order_bytes(self) -> int:
-        tables = table_bytes(self._level_of, self._aside, *self._queues)
-        return tables + len(self._level_of) * 2 * INT_BYTES
+        tables = table_bytes(self._queues, self._level_of, self._aside, *self._queues)
+        # A key here and one there, which need not be one object, and the time of the last use.
+        return tables + len(self._level_of) * 3 * INT_BYTES
 
     def check(self) -> None:
         """Assert the invariant."""

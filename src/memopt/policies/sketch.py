@@ -16,7 +16,7 @@ _SAMPLE_FACTOR: Final = 10
 _COUNTERS_MIN: Final = 2
 """Of a row, for each member: with one, a twelfth of the estimates is wrong."""
 _COUNTERS_MAX: Final = 8
-_SALT: Final = 7
+SALT: Final = 7
 """A tuple's hash mixes the bits of its ints, in C; that of a lone int is the int, and that of a
 tuple of one keeps the rows in step."""
 _HALVED: Final = bytes(value >> 1 for value in range(256))
@@ -42,10 +42,11 @@ class FrequencySketch:
         self._counted = 0
         self._sample = _SAMPLE_FACTOR * _WIDTH_MIN // _COUNTERS_MIN
 
-    def add(self, key: int) -> None:
+    def add(self, key: int) -> int:
+        """Count the key. Returns its hash, `hash((key, SALT))`, for whoever samples by it."""
         mask = self._mask
         first, second, third, fourth = self._rows
-        mixed = hash((key, _SALT))
+        mixed = hash((key, SALT))
         a = mixed & mask
         b = mixed >> 15 & mask
         c = mixed >> 30 & mask
@@ -58,7 +59,7 @@ class FrequencySketch:
         if at_d < least:
             least = at_d
         if least == COUNT_MAX:
-            return
+            return mixed
         if at_a == least:
             first[a] = least + 1
         if at_b == least:
@@ -71,12 +72,13 @@ class FrequencySketch:
         if self._counted >= self._sample:
             self._rows = [bytearray(row.translate(_HALVED)) for row in self._rows]
             self._counted //= 2
+        return mixed
 
     def estimate(self, key: int) -> int:
         """From 0 to COUNT_MAX."""
         mask = self._mask
         first, second, third, fourth = self._rows
-        mixed = hash((key, _SALT))
+        mixed = hash((key, SALT))
         least = first[mixed & mask]
         # A count of none is common, and cannot get less.
         if least and (other := second[mixed >> 15 & mask]) < least:

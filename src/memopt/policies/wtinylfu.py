@@ -80,7 +80,8 @@ class WTinyLfu:
             self._candidate, size_bytes = window.popitem(last=False)
             self._window_bytes -= size_bytes
             self._probation[self._candidate] = size_bytes
-        self._fit()
+        if not (len(window) + len(self._probation) + len(self._protected)) & COMPACTION_MASK:
+            self._fit()
         if not self._shared:
             self._sketch.add(key)
 
@@ -109,7 +110,10 @@ class WTinyLfu:
             size_bytes = self._protected.pop(key)
             self._protected_bytes -= size_bytes
         self._resident_bytes -= size_bytes
-        self._fit()
+        # By the sum of members: those come and go one by one.
+        members = len(self._window) + len(self._probation) + len(self._protected)
+        if not members & COMPACTION_MASK:
+            self._fit()
         self._passed_over = 0
         if key == self._named:
             self._named = None
@@ -135,17 +139,16 @@ class WTinyLfu:
         assert window + probation + protected == self._resident_bytes
 
     def _fit(self) -> None:
-        """Of sketch and queues, by the sum of members: those come and go one by one."""
-        members = len(self._window) + len(self._probation) + len(self._protected)
-        if not members & COMPACTION_MASK:
-            if not self._shared:
-                self._sketch.fit(members + COMPACTION_MASK)
-            self._window = compacted(self._window)
-            self._probation = compacted(self._probation)
-            self._protected = compacted(self._protected)
+        if not self._shared:
+            members = len(self._window) + len(self._probation) + len(self._protected)
+            self._sketch.fit(members + COMPACTION_MASK)
+        self._window = compacted(self._window)
+        self._probation = compacted(self._probation)
+        self._protected = compacted(self._protected)
 
     def _weakest(self) -> int | None:
-        if self._window and self._passed_over >= len(self._probation) + len(self._protected):
+        others = len(self._probation) + len(self._protected)
+        if self._passed_over and self._window and self._passed_over >= others:
             return next(iter(self._window))
         if not self._probation:
             return next(iter(self._protected or self._window), None)

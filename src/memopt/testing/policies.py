@@ -11,6 +11,7 @@ With pytest, subclass `PolicyConformance`; without it, call `check_policy`:
 Not here: whether a policy chooses well. That is a question for a trace (`memopt.bench`).
 """
 
+import gc
 import random
 import tracemalloc
 from abc import ABC, abstractmethod
@@ -32,7 +33,7 @@ from memopt.base.protocols import Policy
 
 CALLS_PER_MEMBER_MAX: Final = 8
 """Asked this many times for each member there is, without a removal, a policy names them all."""
-OVERCHARGE_MAX: Final = 3.0
+OVERCHARGE_MAX: Final = 2.5
 """What a policy charges may be this many times what it occupies, and never less."""
 
 _QUICK: Final = settings(
@@ -97,6 +98,9 @@ class PolicyConformance(ABC):
 
     def test_what_it_occupies_is_charged(self) -> None:
         """At every size, and with whatever it remembers of pages that left."""
+        # Thousands of freed tuples and floats wait to be used again. Those of before would be
+        # measured as nothing, and those of now as occupied: a whole collection lets them go.
+        gc.collect()
         tracemalloc.start()
         try:
             start_bytes = tracemalloc.get_traced_memory()[0]
@@ -110,13 +114,13 @@ class PolicyConformance(ABC):
                 if count > 6_000:
                     _evict(policy)
                 if count % 1_000 == 0:
+                    gc.collect()
                     measured_bytes = tracemalloc.get_traced_memory()[0] - start_bytes
                     charged_bytes = policy.charged_bytes()
                     assert measured_bytes <= charged_bytes, (
                         f"{count}: occupies {measured_bytes}, charges {charged_bytes}"
                     )
-                    # Of few members, what was there to be used again is a large part.
-                    assert count <= 1_000 or charged_bytes <= measured_bytes * OVERCHARGE_MAX, (
+                    assert charged_bytes <= measured_bytes * OVERCHARGE_MAX, (
                         f"{count}: charges {charged_bytes}, occupies {measured_bytes}"
                     )
         finally:
