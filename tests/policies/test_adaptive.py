@@ -292,7 +292,7 @@ def led(*, lead: int, follow: int, both: int = 500, neither: int = 1_000, pages:
     ghosts._weights = [float(neither), float(follow), float(lead), float(both)]
     ghosts._squares = list(ghosts._weights)
     ghosts._accesses = sum(ghosts._weights)
-    return ghosts.leader(0, deviations=3.0, lead_min=0.01, turns_min=0.25)
+    return ghosts.leader(0, deviations=3.0, lead_min=0.01, turns_min=0.125)
 
 
 def test_the_leader_is_ahead_by_more_than_chance() -> None:
@@ -306,7 +306,7 @@ def test_the_leader_is_ahead_by_more_than_a_trifle() -> None:
 
 def test_the_leader_is_ahead_by_what_a_change_may_cost() -> None:
     assert led(lead=30, follow=0, pages=40) == 1
-    assert led(lead=30, follow=0, pages=200) == 0
+    assert led(lead=30, follow=0, pages=400) == 0
 
 
 def test_hits_count_what_they_save() -> None:

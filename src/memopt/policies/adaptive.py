@@ -34,9 +34,9 @@ _LEAD_MIN: Final = 0.01
 """Of the accesses: less is not worth handing over for. Half of what adaptive may be behind; and
 where hits are few and come in a row, as those of one conversation do, chance is larger than what
 the deviations say."""
-_TURNS_MIN: Final = 0.25
+_TURNS_MIN: Final = 0.125
 """Accesses to every page that a lead has to weigh: a change costs hits, since the new leader does
-not know what the old one did. Once all pages are lost by it, and a quarter of them rarely is."""
+not know what the old one did. An eighth of the pages is what it loses at most loads."""
 _MOVES_A_CALL: Final = 4
 _UNKNOWN: Final = 1 << 62
 """Bytes of a cache that never had to let a page go: its ghosts hold all that is sampled."""
