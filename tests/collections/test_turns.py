@@ -1,5 +1,6 @@
 """Collections of a turn: the same verbs, and nothing left behind."""
 
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 import pytest
 
 import memopt
-from memopt import CapacityError, StoreClosedError, UsageError
+from memopt import CapacityError, CorruptionError, StoreClosedError, UsageError
 from memopt.base.units import MIB
+from memopt.stores.entry_tables import FIRST_OF_SCRATCH, NUMBERS_STOP
 from memopt.testing.search import search
 
 CANARY = "kanarienvogel-0815"
@@ -124,6 +126,130 @@ def test_turns_of_many_threads_do_not_meet(memory: memopt.Memory) -> None:
     assert len(seen) == 60
     assert all(seen)
     memory._parts.budget.check()
+
+
+def fill_beyond_what_is_kept(turn: Any) -> None:
+    """So that the file is deleted once the last turn ends."""
+    chance = random.Random(0)
+    for number in range(45):
+        turn.mapping("bulk")[number] = chance.randbytes(100_000)
+
+
+def read_by_the_next_turn(memory: memopt.Memory) -> list[Any]:
+    """What the first collections of the next turn have under a key that it never set."""
+    turn = begin(memory)
+    found = []
+    for number in range(4):
+        notes = turn.mapping(f"notes {number}")
+        notes["mine"] = number
+        found.append(notes.get("secret"))
+    return found
+
+
+def test_what_is_written_while_a_turn_ends_is_read_by_no_other(
+    memory: memopt.Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the deletion and the end of the turn."""
+    turn = begin(memory)
+    fill_beyond_what_is_kept(turn)
+    notes = turn.mapping("notes")
+    notes["secret"] = CANARY
+    committer = memory._parts.sessions.turns._collections.engine.committer  # type: ignore[attr-defined]
+    commit, refused = committer.commit, []
+
+    def deleting(member: Any) -> Any:
+        monkeypatch.setattr(committer, "commit", commit)
+        deleted = commit(member)
+        try:
+            notes["secret"] = CANARY
+        except UsageError as error:
+            refused.append(error)
+        return deleted
+
+    monkeypatch.setattr(committer, "commit", deleting)
+    turn.close()
+    assert len(refused) == 1
+    assert not (memory.path / "scratch").exists()
+    assert read_by_the_next_turn(memory) == [None] * 4
+
+
+def test_what_a_turn_had_is_read_by_no_other_though_it_could_not_be_deleted(
+    memory: memopt.Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = begin(memory)
+    fill_beyond_what_is_kept(turn)
+    notes, steps = turn.mapping("notes"), turn.sequence("steps")
+    notes["secret"] = CANARY
+    steps.append(CANARY)
+    assert (notes["secret"], steps[0]) == (CANARY, CANARY)
+
+    def damaged(*arguments: Any) -> None:
+        raise CorruptionError("a row of collections")
+
+    with monkeypatch.context() as patched:
+        keeper = memory._parts.sessions.turns._collections.keeper  # type: ignore[attr-defined]
+        patched.setattr(keeper, "delete", damaged)
+        with pytest.raises(CorruptionError):
+            turn.close()
+    assert not (memory.path / "scratch").exists()
+    assert len(memory._parts.sessions.collections.cache) == 0  # type: ignore[attr-defined]
+    for act in (
+        lambda: notes["secret"], lambda: notes.put("secret", 1), lambda: steps[0],
+        lambda: len(steps),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="the turn has ended"):
+            act()
+    assert read_by_the_next_turn(memory) == [None] * 4
+
+
+def test_numbers_of_collections_never_return(memory: memopt.Memory) -> None:
+    """Neither with a new file nor after a commit that failed."""
+    seen: list[int] = []
+
+    def numbers(turn: Any) -> None:
+        rows = memory._parts.sessions.turns._collections.rows  # type: ignore[attr-defined]
+        seen.extend(row.number for row in rows._rows.values())
+
+    for _ in range(2):
+        turn = begin(memory)
+        fill_beyond_what_is_kept(turn)
+        with pytest.raises(CapacityError):
+            # In one commit with the collection that it makes.
+            turn.mapping("more")["k"] = random.Random(1).randbytes(3_000_000)
+        turn.mapping("more")["k"] = 1
+        numbers(turn)
+        turn.close()
+        assert not (memory.path / "scratch").exists()
+    assert seen == sorted(set(seen))
+    assert seen[0] == FIRST_OF_SCRATCH
+
+
+def test_used_up_numbers_are_refused(memory: memopt.Memory) -> None:
+    scratch = memory._parts.sessions.turns._scratch  # type: ignore[attr-defined]
+    scratch._numbers = iter(range(NUMBERS_STOP - 1, NUMBERS_STOP))
+    turn = begin(memory)
+    last = turn.mapping("last")
+    last["k"] = 1
+    for _ in range(2):
+        with pytest.raises(CapacityError, match="used up") as raised:
+            turn.mapping("one more")["k"] = 1
+        assert raised.value.limit == "numbers of collections"
+    last["j"] = 2
+    assert dict(last) == {"k": 1, "j": 2}
+    turn.close()
+
+    # Those of the store itself end where the turns' begin.
+    memory.mapping("m")["k"] = 1
+    memory._parts.committer.commit(
+        lambda transaction: transaction.tables.collections._execute(  # type: ignore[attr-defined]
+            "UPDATE sqlite_sequence SET seq = ? WHERE name = 'collections'", (FIRST_OF_SCRATCH - 2,)
+        )
+    )
+    memory.mapping("last")["k"] = 1
+    with pytest.raises(CapacityError, match="used up"):
+        memory.mapping("one more")["k"] = 1
+    assert (memory.mapping("last")["k"], memory.mapping("m")["k"]) == (1, 1)
+    assert memory.check().clean
 
 
 def test_a_turn_of_a_session_hands_them_out_and_takes_them_back(memory: memopt.Memory) -> None:

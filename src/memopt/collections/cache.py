@@ -25,7 +25,7 @@ from memopt.base.protocols import Policy
 from memopt.base.records import PLACE_BITS, Lifetime
 from memopt.base.units import KIB
 from memopt.paging.arena import Arena
-from memopt.stores.scratch import FIRST_COLLECTION
+from memopt.stores.entry_tables import FIRST_OF_SCRATCH
 
 OWNER: Final = "collections"
 ROW_BYTES: Final = 238
@@ -485,7 +485,7 @@ class EntryCache:
 
 
 def _lifetime(collection: int) -> Lifetime:
-    ephemeral = collection >= FIRST_COLLECTION
+    ephemeral = collection >= FIRST_OF_SCRATCH
     return Lifetime.EPHEMERAL if ephemeral else Lifetime.PERSISTENT
 
 

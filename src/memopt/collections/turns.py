@@ -129,14 +129,18 @@ class Turns:
 
     def end(self, number: int) -> None:
         with self._lock:
-            if number not in self._owners.open:
+            # First of all: what is written from here on has no owner, and is refused.
+            if self._owners.open.pop(number, None) is None:
                 return
         kept, id = self._collections, str(number)
         try:
             kept.engine.committer.commit(lambda t: kept.keeper.delete(t, _SCOPE, id, number, 0))
+        except BaseException:
+            with self._scratch.exclusive():
+                kept.rows.distrust()
+            raise
         finally:
             with self._lock:
-                self._owners.open.pop(number, None)
                 if not self._owners.open:
                     self._scratch.shrink()
 

@@ -7,9 +7,14 @@ place (codecs/entry.py).
 
 from typing import Any, Final
 
+from memopt.base.errors import CapacityError
 from memopt.base.records import PLACE_BITS, PLACE_MASK, CollectionRow, EntryRow
 from memopt.stores.table import Table, crc_of
 
+FIRST_OF_SCRATCH: Final = 1 << 29
+"""Collections from this number on are of the scratch file, so that one cache can serve both."""
+NUMBERS_STOP: Final = (1 << (63 - PLACE_BITS)) - 1
+"""No collection has this number: its entries would end behind the highest row id."""
 _COLUMNS: Final = "collection, scope, session, kind, name, made_lsn, made_us, crc"
 _ENTRY: Final = "entry, key, lsn, record"
 # Spelt like the index, or SQLite would not use it.
@@ -31,11 +36,17 @@ class SqliteCollections(Table):
         return self._one("collection = ?", collection)
 
     def create(self, row: CollectionRow) -> int:
-        row = row._replace(collection=self._next_number("collections"))
+        row = row._replace(collection=self._new_number())
         self._execute(
             "INSERT INTO collections VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, crc_of(*row))
         )
         return row.collection
+
+    def _new_number(self) -> int:
+        number = self._next_number("collections")
+        if number >= FIRST_OF_SCRATCH:
+            raise used_up("the store has seen 2^29 collections")
+        return number
 
     def delete(self, collection: int) -> None:
         self._execute("DELETE FROM collections WHERE collection = ?", (collection,))
@@ -133,6 +144,10 @@ class SqliteEntryIndex(Table):
     def highest_lsn(self) -> int:
         row = self._execute("SELECT ifnull(max(lsn), 0) FROM entries").fetchone()
         return int(row[0])
+
+
+def used_up(what: str) -> CapacityError:
+    return CapacityError(f"{what}, and their numbers are used up", limit="numbers of collections")
 
 
 def _entry(row: Any) -> EntryRow:

@@ -1,7 +1,8 @@
 """A file beside the store for what lives no longer than a turn: the tables of collections without
 durability. No sync, no log, no journal; limited in size, emptied at open, at close and in between.
 
-One connection under one lock reads and writes. Invariant: nothing of it is read after a restart.
+One connection under one lock reads and writes. Invariant: nothing of it is read after a restart,
+and numbers of collections never return: a file that is made anew goes on where the last one ended.
 """
 
 import contextlib
@@ -17,14 +18,19 @@ from memopt.base.errors import CapacityError, StoreClosedError
 from memopt.base.protocols import Tables
 from memopt.base.records import EventRow
 from memopt.base.units import KIB, MIB
-from memopt.stores.entry_tables import SqliteCollections, SqliteEntries, SqliteEntryIndex
+from memopt.stores.entry_tables import (
+    FIRST_OF_SCRATCH,
+    NUMBERS_STOP,
+    SqliteCollections,
+    SqliteEntries,
+    SqliteEntryIndex,
+    used_up,
+)
 from memopt.stores.schema import COLLECTION_TABLES
 from memopt.stores.sqlite_errors import translate, translated
 
 T = TypeVar("T")
 
-FIRST_COLLECTION: Final = 1 << 29
-"""Numbers from here on are of the scratch file, so that one cache can serve both."""
 _CACHE_BYTES: Final = 512 * KIB
 _CONNECTION_BYTES: Final = 160 * KIB
 _KEPT_BYTES: Final = 4 * MIB
@@ -43,6 +49,7 @@ class Scratch:
         self._connection: apsw.Connection | None = None
         self._tables: Tables | None = None
         self._closed = False
+        self._numbers = iter(range(FIRST_OF_SCRATCH, NUMBERS_STOP))
         self._unlink()
 
     @contextlib.contextmanager
@@ -123,7 +130,7 @@ class Scratch:
             except BaseException:
                 self._budget.release("sqlite", _CACHE_BYTES + _CONNECTION_BYTES)
                 raise
-            self._tables = _tables(self._connection)
+            self._tables = _tables(self._connection, self._numbers)
         assert self._tables is not None
         return self._connection, self._tables
 
@@ -144,10 +151,21 @@ class Scratch:
             connection.execute(f"PRAGMA {pragma}").fetchall()
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         connection.execute(COLLECTION_TABLES).fetchall()
-        connection.execute(
-            "INSERT INTO sqlite_sequence VALUES ('collections', ?)", (FIRST_COLLECTION,)
-        )
         return connection
+
+
+class _Collections(SqliteCollections):
+    """Their numbers outlive the file, and commits that were rolled back."""
+
+    def __init__(self, connection: apsw.Connection, numbers: Iterator[int]) -> None:
+        super().__init__(connection)
+        self._numbers = numbers
+
+    def _new_number(self) -> int:
+        number = next(self._numbers, None)
+        if number is None:
+            raise used_up("turns have had 2^29 collections since the store was opened")
+        return number
 
 
 class _NoEvents:
@@ -166,11 +184,11 @@ class _NoEvents:
     def purge(self, session: int, kind: str | None = None) -> None: ...
 
 
-def _tables(connection: apsw.Connection) -> Tables:
+def _tables(connection: apsw.Connection, numbers: Iterator[int]) -> Tables:
     absent = cast("Any", None)
     return Tables(
         scopes=absent, sessions=absent, lines=absent, tail=absent, pages=absent, texts=absent,
         states=absent, events=_NoEvents(), keys=absent, dictionaries=absent, meta=absent,
-        collections=SqliteCollections(connection), entries=SqliteEntries(connection),
+        collections=_Collections(connection, numbers), entries=SqliteEntries(connection),
         entry_index=SqliteEntryIndex(connection),
     )  # fmt: skip
