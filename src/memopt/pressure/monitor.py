@@ -28,6 +28,8 @@ from memopt.pressure.probe import SystemProbe
 _CAPACITY_MIN: Final = 1 / 16
 _CAPACITY_SOFT_MIN: Final = 1 / 4
 """Of the budget, however little RSS leaves: where somebody asked for that limit, and where not."""
+_ROOM_KEPT: Final = 1 / 4
+"""Of the slack: what admission leaves of the room."""
 _log: Final = logging.getLogger("memopt")
 
 
@@ -111,9 +113,11 @@ class Monitor:
     def capacity_bytes(self, reading: Reading) -> int:
         """What turns may be admitted to: their share of the budget, and half of what RSS may
         exceed the budget by; the other half is for what nobody accounts."""
-        share = int(self._turn_share * reading.budget_bytes) + slack_bytes(reading)
-        # What RSS has left, with everything given back that can be: less when others hold it.
-        room = outside.room_bytes(reading) + reading.evictable_bytes
+        slack = slack_bytes(reading)
+        share = int(self._turn_share * reading.budget_bytes) + slack
+        # What RSS has left, with everything given back that can be: less when others hold it. Not
+        # the last of it: RSS swings while turns are at work, and what they will take is a forecast.
+        room = outside.room_bytes(reading) + reading.evictable_bytes - int(_ROOM_KEPT * slack)
         least = _CAPACITY_MIN if outside.is_hard(reading) else _CAPACITY_SOFT_MIN
         return max(
             int(least * reading.budget_bytes), min(share, room + self.admission.used_bytes())
