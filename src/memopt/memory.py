@@ -93,6 +93,8 @@ class Parts(NamedTuple):
     """Starts the owner's socket; returns how to stop it."""
     release: Callable[[], None]
     """Gives back what the parts reserved."""
+    abandon: Callable[[], None]
+    """In a forked child: they refuse everything, and leave the parent's files alone."""
 
 
 class Memory:
@@ -482,9 +484,7 @@ class Memory:
     def abandon(self) -> None:
         """In a forked child: everything here is the parent's."""
         self._closed = True
-        self._parts.committer.fail(StoreClosedError("the store belongs to the parent process"))
-        self._parts.pressure.abandon(StoreClosedError("the store belongs to the parent process"))
-        self._parts.directory.abandon()
+        self._parts.abandon()
 
     def _ready(self) -> None:
         if self._closed:

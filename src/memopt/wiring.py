@@ -21,6 +21,7 @@ from memopt.base.errors import (
     UsageError,
 )
 from memopt.base.events import Events, Refused
+from memopt.base.forks import of_parent
 from memopt.base.metrics import Metrics
 from memopt.base.protocols import Clock, Policy, Probe, Reader, Tables
 from memopt.base.readings import Level
@@ -293,9 +294,24 @@ def _wire_parts(
             forgetting=forgetting, checking=checking, compaction=compaction,
             maintenance=Maintenance(config.maintenance_seconds, steps), pressure=monitor,
             serve=serve_owner, release=release,
+            abandon=_abandoning(directory, committer, monitor, turns, collections),
         ),
         read_only=read_only,
     )  # fmt: skip
+
+
+def _abandoning(
+    directory: Directory, committer: GroupCommitter, monitor: Monitor, turns: Turns,
+    collections: Collections,
+) -> Callable[[], None]:  # fmt: skip
+    def abandon() -> None:
+        committer.fail(of_parent())
+        monitor.abandon(of_parent())
+        turns.abandon()
+        collections.abandon()
+        directory.abandon()
+
+    return abandon
 
 
 def _wire_collections(

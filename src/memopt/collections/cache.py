@@ -17,10 +17,12 @@ import functools
 import threading
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar, cast
 
 from memopt.base.budget import Budget
 from memopt.base.events import EntriesEvicted, Events
+from memopt.base.forks import LostLock
 from memopt.base.protocols import Policy
 from memopt.base.records import PLACE_BITS, Lifetime
 from memopt.base.units import KIB
@@ -98,7 +100,7 @@ class EntryCache:
         self._budget = budget
         self._make_policy = make_policy
         self._events = events
-        self._lock = threading.RLock()
+        self._lock: AbstractContextManager[Any] = threading.RLock()
         self._tickets: dict[Name, object] = {}
         self._value_bytes_max = int(budget.limit_bytes * _VALUE_SHARE)
         self._own_bytes = int(budget.limit_bytes * _OWN_SHARE)
@@ -482,6 +484,10 @@ class EntryCache:
             self.clear()
             self._budget.release("policies", self._policy_bytes)
             self._policy_bytes = 0
+
+    def abandon(self) -> None:
+        """In a forked child: refuse everything."""
+        self._lock = LostLock()
 
 
 def _lifetime(collection: int) -> Lifetime:

@@ -12,6 +12,7 @@ from memopt.base.budget import Budget
 from memopt.base.config import Config
 from memopt.base.errors import CapacityError, UsageError
 from memopt.base.events import EntriesFaulted, EntriesHit, EntriesWritten, Events
+from memopt.base.forks import of_parent
 from memopt.base.protocols import Compressor, EntryName, Reader, Tables
 from memopt.base.records import PLACE_MASK, EntryRow, EventRow, RecordKind
 from memopt.base.units import KIB
@@ -84,6 +85,14 @@ class Engine:
         )
         self._admit = admit
         self._hits = 0
+
+    def abandon(self) -> None:
+        """In a forked child: nobody may write, and this is said before the budget is asked."""
+
+        def refuse(size_bytes: int) -> None:
+            raise of_parent()
+
+        self._admit = refuse
 
     # -- reading ----------------------------------------------------------------------------------
 

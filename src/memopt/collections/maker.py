@@ -52,6 +52,12 @@ class Collections:
         if self.cache.make_free(size_bytes) < size_bytes:
             self.rows.shrink()
 
+    def abandon(self) -> None:
+        """In a forked child: every handle refuses, and waits for no lock."""
+        self.rows.abandon()
+        self.engine.abandon()
+        self.cache.abandon()
+
     def close(self) -> None:
         self.cache.close()
         self.rows.close()

@@ -219,13 +219,21 @@ class Mapping(StoredMapping):
         while True:
             version = row.version if not row.writers else -1
             batch = read(row, at)
-            _refuse_changed(row, moves)
+            self._refuse_changed(row, moves)
             if not batch:
                 return
             for item in batch:
-                _refuse_changed(row, moves)
+                self._refuse_changed(row, moves)
                 yield row.version == version, item
             at = place(batch[-1])
+
+    def _refuse_changed(self, row: Row, moves: int) -> None:
+        if row.is_gone:
+            # Of a turn that has ended, or of the process that this one was forked from: that is
+            # said rather.
+            self._store.row(self._ref)
+        if row.moves != moves or row.is_gone:
+            raise RuntimeError("the mapping changed during iteration")
 
     def _item(self, key: Key, value: Any) -> Item:
         encoded = encode_key(key)
@@ -279,11 +287,6 @@ class ItemsView(collections.abc.ItemsView[Key, Any]):
 
     def __reversed__(self) -> Iterator[tuple[Key, Any]]:
         return self._mapping._pairs(descending=True)
-
-
-def _refuse_changed(row: Row, moves: int) -> None:
-    if row.moves != moves or row.is_gone:
-        raise RuntimeError("the mapping changed during iteration")
 
 
 def _pairs(other: Any, more: dict[str, Any]) -> Iterable[tuple[Any, Any]]:

@@ -12,10 +12,11 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from memopt.base.budget import Budget
 from memopt.base.errors import BackpressureError, CorruptionError
+from memopt.base.forks import LostLock
 from memopt.base.protocols import CollectionOwners, Reader, Tables
 from memopt.base.records import (
     PLACE_BITS,
@@ -153,7 +154,7 @@ class Rows:
         self._owners = owners
         self._budget = budget
         self._cache = cache
-        self._lock = threading.Lock()
+        self._lock: contextlib.AbstractContextManager[Any] = threading.Lock()
         self._rows: dict[Ref, Row] = {}
         self._alive: weakref.WeakValueDictionary[int, Row] = weakref.WeakValueDictionary()
         self._loads: dict[Ref, _Load] = {}
@@ -359,6 +360,14 @@ class Rows:
 
     def close(self) -> None:
         self.shrink()
+
+    def abandon(self) -> None:
+        """In a forked child: refuse everything. Handles and iterators that hold a row find it gone,
+        and ask here for another."""
+        self._lock = LostLock()
+        self._rows = {}
+        for row in list(self._alive.values()):
+            row.is_gone = True
 
 
 def _close(draft: Draft) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from memopt.base.errors import MemoptError, UsageError
+from memopt.base.forks import LostLock
 from memopt.base.protocols import Clock, EntryName, Held, Tables
 from memopt.collections.maker import Collections
 from memopt.collections.mapping import Mapping
@@ -108,7 +109,7 @@ class Turns:
         if isinstance(committer, ScratchCommitter):
             committer.on_doubt = collections.rows.distrust
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
+        self._lock: contextlib.AbstractContextManager[Any] = threading.Lock()
         self._left: deque[int] = deque()
         """Of turns that nobody ended; their finalizer may run anywhere, so it takes no lock."""
 
@@ -122,7 +123,7 @@ class Turns:
             self._owners.open[number] = held
         return TurnCollections(self, number)
 
-    def abandon(self, number: int) -> None:
+    def leave(self, number: int) -> None:
         """For a finalizer: they are deleted when the next turn comes."""
         if number in self._owners.open:
             self._left.append(number)
@@ -154,6 +155,12 @@ class Turns:
         self._collections.rows.close()
         self._scratch.close()
 
+    def abandon(self) -> None:
+        """In a forked child: every handle refuses, and waits for no lock."""
+        self._lock = LostLock()
+        self._scratch.abandon()
+        self._collections.abandon()
+
 
 class TurnCollections:
     """The mappings and sequences of one turn."""
@@ -173,4 +180,4 @@ class TurnCollections:
         self._turns.end(self._number)
 
     def __del__(self) -> None:
-        self._turns.abandon(self._number)
+        self._turns.leave(self._number)

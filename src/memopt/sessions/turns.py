@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import UsageError
+from memopt.base.forks import of_parent
 from memopt.base.protocols import NEW, EntryName, TurnCollections
 from memopt.base.units import parse_seconds
 from memopt.pressure.admission import Admission
@@ -67,6 +68,9 @@ class Turn:
         ticket = self._entered()
         if ticket.ended:
             raise UsageError("the turn has ended", field="turn")
+        if self._admission.is_abandoned:
+            # Before the lock: another thread of the parent may have held it.
+            raise of_parent()
         with _owning:
             if self._collections is None:
                 self._collections = self.session._sessions.turns.begin(

@@ -6,6 +6,7 @@ and numbers of collections never return: a file that is made anew goes on where 
 """
 
 import contextlib
+import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import apsw
 
 from memopt.base.budget import Budget
 from memopt.base.errors import CapacityError, StoreClosedError
+from memopt.base.forks import LostLock
 from memopt.base.protocols import Tables
 from memopt.base.records import EventRow
 from memopt.base.units import KIB, MIB
@@ -45,7 +47,7 @@ class Scratch:
         self._path = path
         self._budget = budget
         self._bytes_max = bytes_max
-        self._lock = threading.RLock()
+        self._lock: contextlib.AbstractContextManager[Any] = threading.RLock()
         self._connection: apsw.Connection | None = None
         self._tables: Tables | None = None
         self._closed = False
@@ -106,6 +108,12 @@ class Scratch:
         with self._lock:
             self._closed = True
             self._let_go()
+
+    def abandon(self) -> None:
+        """In a forked child: never close, for that may write to the parent's file."""
+        self._lock = LostLock()
+        if self._connection is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
 
     def _let_go(self) -> None:
         if self._connection is not None:
