@@ -7,6 +7,7 @@ and numbers of collections never return: a file that is made anew goes on where 
 
 import contextlib
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ _CONNECTION_BYTES: Final = 160 * KIB
 _KEPT_BYTES: Final = 4 * MIB
 """A file of this size is kept for the next turn; a larger one is deleted once it is empty."""
 _PAGE_BYTES: Final = 4096
+_VFS: Final = "unix-excl"
 
 
 class Scratch:
@@ -87,7 +89,7 @@ class Scratch:
             except BaseException as error:
                 if not connection.get_autocommit():
                     connection.execute("ROLLBACK")
-                if isinstance(error, apsw.FullError):
+                if isinstance(error, apsw.FullError) and not self._disk_is_full(connection):
                     raise CapacityError(
                         "the collections of turns have no more room",
                         limit="scratch_bytes_max",
@@ -97,6 +99,13 @@ class Scratch:
                     raise translate(error) from error
                 raise
             return result
+
+    def _disk_is_full(self, connection: apsw.Connection) -> bool:
+        """After a full error, for which SQLite does not say what is full: the disk, if it has less
+        room than the limit leaves. How many pages it wanted is rolled back by now."""
+        pages = int(connection.pragma("max_page_count")) - int(connection.pragma("page_count"))
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize < pages * _PAGE_BYTES
 
     def shrink(self) -> None:
         """Nothing is in it any more: delete the file if it is large."""
@@ -143,7 +152,7 @@ class Scratch:
         return self._connection, self._tables
 
     def _made(self) -> apsw.Connection:
-        connection = apsw.Connection(str(self._path), vfs="unix-excl", statementcachesize=32)
+        connection = apsw.Connection(str(self._path), vfs=_VFS, statementcachesize=32)
         self._path.chmod(0o600)
         for pragma in (
             f"page_size = {_PAGE_BYTES}",
