@@ -173,7 +173,7 @@ def test_a_key_that_is_taken_away_and_set_again_in_one_batch_goes_to_the_end(
 
         def batch(transaction: Any) -> None:
             number = made.rows.peek(transaction, ref)
-            row = transaction.tables.entries.find(number, key)
+            row = made.engine.find(transaction.tables, number, key)
             made._mappings._delete(transaction, ref, row.place, key)
             # A reader with an older snapshot still sees it, and still keeps it.
             assert (cache.get(name), cache.place(name)) == (record, place)

@@ -15,6 +15,7 @@ from memopt.base.records import (
     ArenaUsage,
     CollectionRow,
     DictionaryRow,
+    EntryHead,
     EntryRow,
     EventRow,
     KeyRow,
@@ -281,14 +282,20 @@ class CollectionTable(Protocol):
         ...
 
 
+Room = Callable[[int], None]
+"""Is told the size of a record of LARGE_RECORD_BYTES or more before it is read, and may raise."""
+
+
 class EntryTable(Protocol):
     """The values of collections, in the order of their places."""
 
-    def find(self, collection: int, key: bytes) -> EntryRow | None: ...
+    def find(self, collection: int, key: bytes, room: Room) -> EntryRow | None: ...
     def range(
-        self, collection: int, start: int, stop: int, *, limit: int, descending: bool = False
-    ) -> list[EntryRow]:
-        """Up to `limit` entries with places in [start, stop)."""
+        self, collection: int, start: int, stop: int, room: Room, *, limit: int, bytes_max: int,
+        descending: bool = False,
+    ) -> list[EntryRow]:  # fmt: skip
+        """The first entries with places in [start, stop): up to `limit` of them, whose records are
+        up to `bytes_max` together; at least one, if there is one."""
         ...
 
     def put(self, row: EntryRow) -> None:
@@ -308,10 +315,10 @@ class EntryIndex(Protocol):
     """The same entries seen from their keys and from their LSNs."""
 
     def place(self, collection: int, key: bytes) -> int | None: ...
-    def keys(
+    def heads(
         self, collection: int, start: int, stop: int, *, limit: int, descending: bool = False
-    ) -> list[tuple[int, bytes]]:
-        """Up to `limit` (place, key) with places in [start, stop)."""
+    ) -> list[EntryHead]:
+        """Up to `limit` with places in [start, stop)."""
         ...
 
     def count(self, collection: int) -> int: ...

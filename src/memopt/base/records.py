@@ -28,6 +28,8 @@ PLACE_BITS: Final = 33
 """A collection has 2^33 places, and there are at most 2^30 collections. A place is never used for a
 second key, so this also limits how many keys a mapping sees in its life."""
 PLACE_MASK: Final = (1 << PLACE_BITS) - 1
+LARGE_RECORD_BYTES: Final = 1 << 16
+"""Records and values of collections from here on are reserved while they are read or written."""
 
 Message = dict[str, Any]
 """Any JSON object."""
@@ -253,6 +255,15 @@ class EntryRow(NamedTuple):
     """None in a sequence."""
     lsn: int
     record: bytes
+
+
+class EntryHead(NamedTuple):
+    """A value of a collection without its record."""
+
+    place: int
+    key: bytes | None
+    """None in a sequence."""
+    lsn: int
 
 
 # -- values: what a caller gets -------------------------------------------------------------------

@@ -41,7 +41,7 @@ class Packed(NamedTuple):
 
     method: int
     raw_bytes: int
-    payload: bytes
+    payload: bytes | memoryview
 
 
 def encode_key(key: object, *, field: str = "key") -> bytes:
@@ -155,6 +155,6 @@ def moved(row: EntryRow, place: int) -> EntryRow:
     """The same entry in another place. Raises CorruptionError where it is damaged."""
     verify_entry(row)
     method, raw_bytes, at_us = _HEAD.unpack_from(row.record)[2], *_HEAD.unpack_from(row.record)[4:]
-    packed = Packed(method, raw_bytes, row.record[HEAD_BYTES:])
+    packed = Packed(method, raw_bytes, memoryview(row.record)[HEAD_BYTES:])
     record = pack_entry(row.collection, place, row.key, lsn=row.lsn, at_us=at_us, packed=packed)
     return row._replace(place=place, record=record)

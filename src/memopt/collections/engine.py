@@ -13,8 +13,14 @@ from memopt.base.config import Config
 from memopt.base.errors import CapacityError, UsageError
 from memopt.base.events import EntriesFaulted, EntriesHit, EntriesWritten, Events
 from memopt.base.forks import of_parent
-from memopt.base.protocols import Compressor, EntryName, Reader, Tables
-from memopt.base.records import PLACE_MASK, EntryRow, EventRow, RecordKind
+from memopt.base.protocols import Compressor, EntryName, Reader, Room, Tables
+from memopt.base.records import (
+    LARGE_RECORD_BYTES,
+    PLACE_MASK,
+    EntryRow,
+    EventRow,
+    RecordKind,
+)
 from memopt.base.units import KIB
 from memopt.codecs.entry import (
     HEAD_BYTES,
@@ -35,13 +41,11 @@ from memopt.journal.commit import CommitTransaction
 
 T = TypeVar("T")
 
-_LARGE_BYTES: Final = 64 * KIB
-"""Values from here on are reserved while they are encoded and decoded."""
 HITS_AT_ONCE: Final = 32
 """Hits are told in batches: telling each would cost a fifth of it."""
 BATCH_ROWS: Final = 128
 BATCH_BYTES: Final = 256 * KIB
-"""A scan reads up to so many entries at a time, and fewer where they are large."""
+"""So many entries are read at a time, of so many bytes together; a larger one comes alone."""
 
 
 class Figures(NamedTuple):
@@ -96,23 +100,29 @@ class Engine:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def raw(self, record: bytes) -> bytes:
-        """The raw value of a record that was verified."""
+    def decoded(self, record: bytes, decode: Callable[[bytes], T]) -> T:
+        """What `decode` makes of the raw value of a record that was verified."""
         size = raw_bytes_of(record)
-        if size < _LARGE_BYTES:
-            return raw_of(self.compressor, record)
+        if size < LARGE_RECORD_BYTES:
+            return decode(raw_of(self.compressor, record))
+        # The record, too: the cache may let go of it meanwhile.
+        size += len(record)
         self.budget.reserve(OWNER, size)
         try:
-            return raw_of(self.compressor, record)
+            return decode(raw_of(self.compressor, record))
         finally:
             self.budget.release(OWNER, size)
 
     def value(self, record: bytes) -> Any:
         """The value of a record that was verified, fresh."""
-        if record[METHOD] == RAW and record[HEAD_BYTES] == JSON_BYTE:
+        if (
+            record[METHOD] == RAW
+            and record[HEAD_BYTES] == JSON_BYTE
+            and len(record) < LARGE_RECORD_BYTES
+        ):
             # Most values: one copy, and no other call.
             return decode_json(record[JSON_AT:])
-        return decode_value(self.raw(record))
+        return self.decoded(record, decode_value)
 
     def tell_turn(self, ref: Ref, key: Hashable, size_bytes: int) -> None:
         """The caller holds a value of so many encoded bytes now. `key`: as far as it is known."""
@@ -151,27 +161,37 @@ class Engine:
         self.events.emit(EntriesFaulted(1, len(row.record), time.perf_counter() - started))
         return row.record
 
+    def find(self, tables: Tables, collection: int, key: bytes) -> EntryRow | None:
+        """The entry of a key, not verified."""
+        with Reading(self.budget) as room:
+            return tables.entries.find(collection, key, room)
+
+    def at(self, tables: Tables, collection: int, place: int) -> EntryRow | None:
+        """The entry in a place, not verified."""
+        with Reading(self.budget) as room:
+            rows = self.batch(tables, collection, place, place + 1, room)
+        return rows[0] if rows else None
+
     def scan(
         self, tables: Tables, collection: int, start: int, stop: int, *, descending: bool = False
     ) -> list[EntryRow]:
-        """The next entries in [start, stop), verified: a bounded number of rows, and of bytes."""
-        rows: list[EntryRow] = []
-        size, limit = 0, 8
-        while start < stop:
-            more = tables.entries.range(collection, start, stop, limit=limit, descending=descending)
-            for row in more:
-                verify_entry(row)
-                size += len(row.record)
-            rows += more
-            if len(more) < limit or size > BATCH_BYTES or len(rows) >= BATCH_ROWS:
-                break
-            if descending:
-                stop = more[-1].place
-            else:
-                start = more[-1].place + 1
-            # Small ones are read more at a time, large ones are never many.
-            limit = 8 if size > BATCH_BYTES // 8 else BATCH_ROWS - len(rows)
+        """The next entries in [start, stop), verified: a bounded number of rows, and of bytes.
+        Whoever goes through them lets go of each before the next ones are read."""
+        with Reading(self.budget) as room:
+            rows = self.batch(tables, collection, start, stop, room, descending=descending)
+        for row in rows:
+            verify_entry(row)
         return rows
+
+    def batch(
+        self, tables: Tables, collection: int, start: int, stop: int, room: Room,
+        *, descending: bool = False,
+    ) -> list[EntryRow]:  # fmt: skip
+        """The same, not verified."""
+        return tables.entries.range(
+            collection, start, stop, room, limit=BATCH_ROWS, bytes_max=BATCH_BYTES,
+            descending=descending,
+        )  # fmt: skip
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -189,7 +209,7 @@ class Engine:
                 field="values",
             )
         self._admit(size)
-        large = 2 * size if size >= _LARGE_BYTES else 0
+        large = 2 * size if size >= LARGE_RECORD_BYTES else 0
         if large:
             self.budget.reserve(OWNER, large)
         try:
@@ -205,7 +225,7 @@ class Engine:
     def write_one(self, raw: bytes, member: Callable[[CommitTransaction, Packed], T]) -> T:
         """The same for a single value: this is what nearly every write is."""
         size = len(raw)
-        if size >= _LARGE_BYTES:
+        if size >= LARGE_RECORD_BYTES:
             return self.write([raw], lambda t, packed: member(t, packed[0]), is_one_write=True)
         started = time.perf_counter()
         self._admit(size)
@@ -239,6 +259,28 @@ class Engine:
         tables.events.purge(-number, kind)
         tables.events.put(EventRow(lsn, transaction.at_us, kind, -number, 0, -1, None))
         publish(transaction, lsn, kind, ref)
+
+
+class Reading:
+    """A `with` block around a read: large records are reserved before they are there, twice, since
+    SQLite holds a copy of its own meanwhile."""
+
+    __slots__ = ("_budget", "_held")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._held = 0
+
+    def __enter__(self) -> Room:
+        return self._reserve
+
+    def __exit__(self, *error: object) -> None:
+        if self._held:
+            self._budget.release(OWNER, self._held)
+
+    def _reserve(self, size_bytes: int) -> None:
+        self._budget.reserve(OWNER, 2 * size_bytes)
+        self._held += 2 * size_bytes
 
 
 def check_place(place: int, kind: str) -> None:

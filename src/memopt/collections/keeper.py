@@ -5,17 +5,17 @@ from typing import Final
 
 from memopt.base.errors import CorruptionError, StoreVersionError
 from memopt.base.protocols import Tables
-from memopt.base.records import PLACE_MASK, CollectionRow, EntryRow
+from memopt.base.records import PLACE_MASK, CollectionRow, EntryHead, EntryRow
 from memopt.codecs.entry import decode_key, verify_entry
 from memopt.codecs.message import contains
 from memopt.codecs.values import decode_value, text_of
-from memopt.collections.engine import Engine
+from memopt.collections.engine import Engine, Reading
 from memopt.collections.mappings import Mappings
 from memopt.collections.rows import SEQUENCE, Ref
 from memopt.collections.sequences import Sequences
 from memopt.journal.commit import CommitTransaction
 
-_CHECKED_AT_ONCE: Final = 64
+_HEADS_AT_ONCE: Final = 256
 
 
 class Keeper:
@@ -62,7 +62,12 @@ class Keeper:
             if text in row.name:
                 found[row.collection] = None
                 continue
-            lsns = [entry.lsn for entry in self._entries(row) if self._holds(entry, text)]
+            lsns: list[int] = []
+            for entry in self._entries(row):
+                if self._holds(entry, text):
+                    lsns.append(entry.lsn)
+                # Before the next one is read.
+                del entry
             if lsns:
                 found[row.collection] = lsns
         return found
@@ -73,8 +78,7 @@ class Keeper:
             isinstance(key, bytes) and text.encode() in key
         ):
             return True
-        value = text_of(self._engine.raw(entry.record))
-        return text.encode() in value if isinstance(value, bytes) else contains(value, text)
+        return self._engine.decoded(entry.record, lambda raw: _is_in(raw, text))
 
     def forget(self, scope: str, id: str | None, found: dict[int, list[int] | None]) -> None:
         """Delete what `matching` found, a commit for each collection. What was set since stays."""
@@ -95,12 +99,12 @@ class Keeper:
             self._delete(transaction, scope, id, row)
             return
         wanted, at = set(lsns), 0
-        gone: list[EntryRow] = []
-        while rows := transaction.tables.entries.range(
-            number, at, PLACE_MASK + 1, limit=_CHECKED_AT_ONCE
+        gone: list[EntryHead] = []
+        while heads := transaction.tables.entry_index.heads(
+            number, at, PLACE_MASK + 1, limit=_HEADS_AT_ONCE
         ):
-            gone += [entry._replace(record=b"") for entry in rows if entry.lsn in wanted]
-            at = rows[-1].place + 1
+            gone += [head for head in heads if head.lsn in wanted]
+            at = heads[-1].place + 1
         if gone:
             kept = self._sequences if row.kind == SEQUENCE else self._mappings
             kept.discard(transaction, ref, gone)
@@ -118,45 +122,51 @@ class Keeper:
         for row in rows:
             what = f"{row.kind} {row.name!r}"
             try:
-                for entry in self._batches(row, damages, what):
+                for size_bytes in self._whole(row, damages, what):
                     values += 1
-                    size += len(entry.record)
+                    size += size_bytes
             except CorruptionError as error:
                 damages.append(f"{what}: {error.reason}")
         return values, size, damages
 
-    def _batches(self, row: CollectionRow, damages: list[str], what: str) -> Iterator[EntryRow]:
-        """The entries that are whole; the others are named."""
+    def _whole(self, row: CollectionRow, damages: list[str], what: str) -> Iterator[int]:
+        """The record bytes of each entry that is whole; the others are named."""
+        engine, number = self._engine, row.collection
         at: int | None = None
         while True:
-            with self._engine.home.snapshot() as tables:
-                rows = tables.entries.range(
-                    row.collection, 0 if at is None else at + 1, PLACE_MASK + 1,
-                    limit=_CHECKED_AT_ONCE,
-                )  # fmt: skip
+            start = 0 if at is None else at + 1
+            with engine.home.snapshot() as tables, Reading(engine.budget) as room:
+                rows = engine.batch(tables, number, start, PLACE_MASK + 1, room)
             if not rows:
                 return
-            for entry in rows:
-                if row.kind == SEQUENCE and at is not None and entry.place != at + 1:
+            rows.reverse()
+            while rows:
+                place, size_bytes = rows[-1].place, len(rows[-1].record)
+                if row.kind == SEQUENCE and at is not None and place != at + 1:
                     # Unless somebody writes to it: then there are other rows by now.
-                    if not self._is_still(row, at, entry):
+                    if not self._is_still(row, at, place):
                         return
-                    damages.append(f"{what}: places {at + 1} to {entry.place - 1} are missing")
-                at = entry.place
-                try:
-                    verify_entry(entry)
-                    decode_value(self._engine.raw(entry.record))
-                except (CorruptionError, StoreVersionError) as error:
-                    reason = getattr(error, "reason", str(error))
-                    damages.append(f"{what}: {reason}")
+                    damages.append(f"{what}: places {at + 1} to {place - 1} are missing")
+                at = place
+                damage = self._damage(rows.pop())
+                if damage is None:
+                    yield size_bytes
                 else:
-                    yield entry
+                    damages.append(f"{what}: {damage}")
 
-    def _is_still(self, row: CollectionRow, at: int, entry: EntryRow) -> bool:
+    def _damage(self, entry: EntryRow) -> str | None:
+        try:
+            verify_entry(entry)
+            self._engine.decoded(entry.record, decode_value)
+        except (CorruptionError, StoreVersionError) as error:
+            return str(getattr(error, "reason", error))
+        return None
+
+    def _is_still(self, row: CollectionRow, at: int, place: int) -> bool:
         """Whether the gap between two places is there in one moment, too."""
         with self._engine.home.snapshot() as tables:
-            rows = tables.entries.range(row.collection, at, entry.place + 1, limit=2)
-        return [found.place for found in rows] == [at, entry.place]
+            heads = tables.entry_index.heads(row.collection, at, place + 1, limit=2)
+        return [head.place for head in heads] == [at, place]
 
     def _owned(self, scope_number: int, session: int) -> list[CollectionRow]:
         with self._engine.home.snapshot() as tables:
@@ -169,5 +179,12 @@ class Keeper:
                 rows = self._engine.scan(tables, row.collection, at, PLACE_MASK + 1)
             if not rows:
                 return
-            yield from rows
             at = rows[-1].place + 1
+            rows.reverse()
+            while rows:
+                yield rows.pop()
+
+
+def _is_in(raw: bytes, text: str) -> bool:
+    value = text_of(raw)
+    return text.encode() in value if isinstance(value, bytes) else contains(value, text)

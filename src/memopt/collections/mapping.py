@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from memopt.base.containers import Key, StoredMapping
-from memopt.base.records import Stored
+from memopt.base.records import EntryHead, EntryRow, Stored
 from memopt.codecs.entry import decode_key, encode_key, find_key
 from memopt.codecs.values import decode_value, encode_value, equal
 from memopt.collections.mappings import MISSING, Item, Mappings
 from memopt.collections.rows import Ref, Row
 
-T = TypeVar("T")
+T = TypeVar("T", EntryHead, EntryRow)
 
 
 class Mapping(StoredMapping):
@@ -186,32 +186,33 @@ class Mapping(StoredMapping):
 
     def _keys(self, *, descending: bool) -> Iterator[Key]:
         found = self._walk(
-            lambda row, at: self._store.keys(self._ref, row, at, descending=descending),
-            lambda row: row[0],
+            lambda row, at: self._store.keys(self._ref, row, at, descending=descending)
         )
-        return (decode_key(key) for _, (_, key) in found)
+        return (decode_key(key) for _, (_, key, _) in found if key is not None)
 
     def _pairs(self, *, descending: bool = False) -> Iterator[tuple[Key, Any]]:
         """Keys and values; a value that was set meanwhile is the new one."""
         store, ref = self._store, self._ref
-        for is_fresh, entry in self._walk(
-            lambda row, at: store.entries(ref, row, at, descending=descending),
-            lambda entry: entry.place,
-        ):
-            assert entry.key is not None
-            value = (
-                store.value_of(ref, entry)
-                if is_fresh
-                else store.value(ref, store.row(ref), entry.key)
-            )
-            if value is MISSING:
-                raise RuntimeError("the mapping changed during iteration")
-            yield decode_key(entry.key), value
+        # Not a loop, whose variable would hold an entry while the next ones are read.
+        return map(
+            self._pair,
+            self._walk(lambda row, at: store.entries(ref, row, at, descending=descending)),
+        )
 
-    def _walk(
-        self, read: Callable[[Row, int | None], list[T]], place: Callable[[T], int]
-    ) -> Iterator[tuple[bool, T]]:
-        """(whether it is still as it was read, what was read), batch after batch."""
+    def _pair(self, found: tuple[bool, EntryRow]) -> tuple[Key, Any]:
+        is_fresh, entry = found
+        store, ref = self._store, self._ref
+        assert entry.key is not None
+        value = (
+            store.value_of(ref, entry) if is_fresh else store.value(ref, store.row(ref), entry.key)
+        )
+        if value is MISSING:
+            raise RuntimeError("the mapping changed during iteration")
+        return decode_key(entry.key), value
+
+    def _walk(self, read: Callable[[Row, int | None], list[T]]) -> Iterator[tuple[bool, T]]:
+        """(whether it is still as it was read, what was read), batch after batch; nothing is kept
+        of what was handed out."""
         row = self._store.row(self._ref)
         if row is None:
             return
@@ -222,10 +223,11 @@ class Mapping(StoredMapping):
             self._refuse_changed(row, moves)
             if not batch:
                 return
-            for item in batch:
+            at = batch[-1].place
+            batch.reverse()
+            while batch:
                 self._refuse_changed(row, moves)
-                yield row.version == version, item
-            at = place(batch[-1])
+                yield row.version == version, batch.pop()
 
     def _refuse_changed(self, row: Row, moves: int) -> None:
         if row.is_gone:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from memopt.base.errors import CorruptionError
-from memopt.base.records import PLACE_MASK, EntryRow, RecordKind
+from memopt.base.records import PLACE_MASK, EntryHead, EntryRow, RecordKind
 from memopt.codecs.entry import Packed, decode_key, raw_bytes_of, verify_entry
-from memopt.codecs.values import decode_value
 from memopt.collections.cache import name_of_key
 from memopt.collections.engine import BATCH_ROWS, Engine, check_place
 from memopt.collections.rows import MAPPING, Draft, Ref, Row, damaged, naming, publish
@@ -40,7 +39,7 @@ class Mappings:
             if record is None:
                 number = row.number
                 record = engine.faulted(
-                    number, name, lambda tables: tables.entries.find(number, key)
+                    number, name, lambda tables: engine.find(tables, number, key)
                 )
                 if record is None:
                     return MISSING
@@ -98,13 +97,11 @@ class Mappings:
         """For who goes over it: says whether it has changed."""
         return self._engine.rows.find(ref)
 
-    def keys(
-        self, ref: Ref, row: Row, at: int | None, *, descending: bool
-    ) -> list[tuple[int, bytes]]:
-        """The next (place, key) behind place `at`; None begins."""
+    def keys(self, ref: Ref, row: Row, at: int | None, *, descending: bool) -> list[EntryHead]:
+        """The next keys behind place `at`; None begins."""
         start, stop = _behind(at, descending)
         with naming(ref), self._engine.home.snapshot() as tables:
-            return tables.entry_index.keys(
+            return tables.entry_index.heads(
                 row.number, start, stop, limit=BATCH_ROWS, descending=descending
             )
 
@@ -154,7 +151,7 @@ class Mappings:
 
         def member(transaction: CommitTransaction, packed: list[Packed]) -> bytes | None:
             number = engine.rows.peek(transaction, ref)
-            found = None if number is None else transaction.tables.entries.find(number, item.key)
+            found = None if number is None else engine.find(transaction.tables, number, item.key)
             if found is not None:
                 verify_entry(found)
                 return found.record
@@ -163,7 +160,7 @@ class Mappings:
             return None
 
         record = engine.write([item.raw], member, is_one_write=True)
-        raw = None if record is None else engine.raw(record)
+        raw = None if record is None else engine.decoded(record, lambda raw: raw)
         if engine.turns_open:
             engine.tell_turn(ref, item.key, len(item.raw if raw is None else raw))
         return raw
@@ -208,7 +205,7 @@ class Mappings:
 
         def member(transaction: CommitTransaction) -> Any:
             number = engine.rows.peek(transaction, ref)
-            row = None if number is None else transaction.tables.entries.find(number, key)
+            row = None if number is None else engine.find(transaction.tables, number, key)
             return MISSING if row is None else self._take(transaction, ref, row)[1]
 
         try:
@@ -224,10 +221,10 @@ class Mappings:
             number = engine.rows.peek(transaction, ref)
             if number is None:
                 return None
-            rows = transaction.tables.entries.range(
-                number, 0, PLACE_MASK + 1, limit=1, descending=True
-            )
-            return self._take(transaction, ref, rows[0]) if rows else None
+            tables = transaction.tables
+            bounds = tables.entries.bounds(number)
+            row = None if bounds is None else engine.at(tables, number, bounds[1] - 1)
+            return None if row is None else self._take(transaction, ref, row)
 
         try:
             return engine.change(member)
@@ -239,7 +236,7 @@ class Mappings:
         verify_entry(row)
         assert row.key is not None
         # Before it goes: where there is no room for the value, it stays where it is.
-        value = decode_value(self._engine.raw(row.record))
+        value = self._engine.value(row.record)
         self._delete(transaction, ref, row.place, row.key)
         return row.key, value
 
@@ -261,11 +258,11 @@ class Mappings:
 
         engine.change(member)
 
-    def discard(self, transaction: CommitTransaction, ref: Ref, rows: Sequence[EntryRow]) -> None:
+    def discard(self, transaction: CommitTransaction, ref: Ref, heads: Sequence[EntryHead]) -> None:
         """In a commit: delete these entries."""
-        for row in rows:
-            assert row.key is not None
-            self._delete(transaction, ref, row.place, row.key)
+        for head in heads:
+            assert head.key is not None
+            self._delete(transaction, ref, head.place, head.key)
 
     def _delete(self, transaction: CommitTransaction, ref: Ref, place: int, key: bytes) -> None:
         engine = self._engine

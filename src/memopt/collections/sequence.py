@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, SupportsIndex, overload
 
 from memopt.base.containers import StoredSequence
-from memopt.codecs.values import decode_value, encode_value, equal
+from memopt.codecs.values import encode_value, equal
 from memopt.collections.mappings import MISSING
 from memopt.collections.rows import Ref
 from memopt.collections.sequences import Run, Sequences
@@ -51,33 +51,33 @@ class Sequence(StoredSequence):
     def __getitem__(self, index: slice) -> list[Any]: ...
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return [decode_value(raw) for raw in self._store.part(self._ref, index)]
+            return self._store.part(self._ref, index)
         value = self._store.value(self._ref, _index(index))
         if value is MISSING:
             raise IndexError("sequence index out of range")
         return value
 
     def __iter__(self) -> Iterator[Any]:
-        at, run, used = 0, None, 0
+        at, run = 0, None
         while True:
-            if run is None or not _holds(run, used):
-                run, used = self._store.run(self._ref, at, 1 << 62), 0
-                if run is None or not run.raws:
+            if run is None or not _holds(run):
+                run = self._store.run(self._ref, at, 1 << 62)
+                if run is None or not run.entries:
                     return
-            yield decode_value(run.raws[used])
-            at, used = at + 1, used + 1
+            yield self._store.value_of(self._ref, run.entries.pop())
+            at += 1
 
     def __reversed__(self) -> Iterator[Any]:
-        at, run, used = len(self) - 1, None, 0
+        at, run = len(self) - 1, None
         while at >= 0:
-            if run is None or not _holds(run, used):
+            if run is None or not _holds(run):
                 if at >= len(self):
                     return
-                run, used = self._store.run(self._ref, 0, at + 1, descending=True), 0
-                if run is None or not run.raws:
+                run = self._store.run(self._ref, 0, at + 1, descending=True)
+                if run is None or not run.entries:
                     return
-            yield decode_value(run.raws[used])
-            at, used = at - 1, used + 1
+            yield self._store.value_of(self._ref, run.entries.pop())
+            at -= 1
 
     def __contains__(self, value: object) -> bool:
         return any(equal(value, found) for found in self)
@@ -212,11 +212,9 @@ class Sequence(StoredSequence):
         ]
 
 
-def _holds(run: Run, used: int) -> bool:
+def _holds(run: Run) -> bool:
     """Whether the next value of a run is still what a list would yield."""
-    if used == 0:
-        return True
-    return used < len(run.raws) and run.row.version == run.version and not run.row.is_gone
+    return bool(run.entries) and run.row.version == run.version and not run.row.is_gone
 
 
 def _index(index: SupportsIndex) -> int:

@@ -10,23 +10,22 @@ from typing import Any, Final, NamedTuple
 
 from memopt.base.errors import CorruptionError, UsageError
 from memopt.base.protocols import NEW, Tables
-from memopt.base.records import EntryRow, RecordKind
+from memopt.base.records import LARGE_RECORD_BYTES, EntryHead, EntryRow, RecordKind
 from memopt.codecs.entry import Packed, moved, raw_bytes_of, verify_entry
-from memopt.codecs.values import decode_value
 from memopt.collections.cache import name_of_place
-from memopt.collections.engine import BATCH_ROWS, Engine, check_place
+from memopt.collections.engine import BATCH_ROWS, Engine, Reading, check_place
 from memopt.collections.mappings import MISSING
 from memopt.collections.rows import MIDDLE, SEQUENCE, Draft, Ref, Row, damaged, publish
 from memopt.journal.commit import CommitTransaction
 
 _ATTEMPTS_MAX: Final = 3
-_MOVED_AT_ONCE: Final = 256
 
 
 class Run(NamedTuple):
     """Neighbouring values, and what they are true of."""
 
-    raws: list[bytes]
+    entries: list[EntryRow]
+    """The next one last, for whoever takes them out."""
     row: Row
     version: int
     """They are what is there for as long as the row has this version; -1 when it never had."""
@@ -73,7 +72,8 @@ class Sequences:
         record = self._engine.cached(name)
         if record is not None:
             return record
-        return self._engine.faulted(number, name, lambda tables: _entry(tables, number, place))
+        engine = self._engine
+        return engine.faulted(number, name, lambda tables: engine.at(tables, number, place))
 
     def _at_once(self, ref: Ref, index: int) -> Any:
         """In one snapshot, while others write."""
@@ -83,7 +83,7 @@ class Sequences:
             return MISSING
         with engine.home.snapshot() as tables:
             place = _place(tables.entries.bounds(row.number), index)
-            entry = None if place is None else _entry(tables, row.number, place)
+            entry = None if place is None else engine.at(tables, row.number, place)
         if entry is None:
             return MISSING
         verify_entry(entry)
@@ -94,10 +94,12 @@ class Sequences:
             self._engine.tell_turn(ref, place, raw_bytes_of(record))
         return self._engine.value(record)
 
-    def _raw(self, ref: Ref, entry: EntryRow) -> bytes:
-        if self._engine.turns_open:
-            self._engine.tell_turn(ref, entry.place, raw_bytes_of(entry.record))
-        return self._engine.raw(entry.record)
+    def value_of(self, ref: Ref, entry: EntryRow) -> Any:
+        """Of an entry of a run."""
+        try:
+            return self._value(ref, entry.place, entry.record)
+        except CorruptionError as error:
+            raise damaged(error, ref) from error
 
     def run(self, ref: Ref, start: int, stop: int, *, descending: bool = False) -> Run | None:
         """The first values of positions [start, stop), as many as fit a batch; the last ones, from
@@ -117,18 +119,18 @@ class Sequences:
                     tables, row.number, first + start, min(behind, first + stop),
                     descending=descending,
                 )  # fmt: skip
-            raws = [self._raw(ref, entry) for entry in entries]
         except CorruptionError as error:
             raise damaged(error, ref) from error
-        return Run(raws, row, version)
+        entries.reverse()
+        return Run(entries, row, version)
 
-    def part(self, ref: Ref, where: slice) -> list[bytes]:
-        """The raw values of a slice, of one moment."""
+    def part(self, ref: Ref, where: slice) -> list[Any]:
+        """The values of a slice, of one moment."""
         engine = self._engine
         row = engine.rows.find(ref)
         if row is None:
             return []
-        found: dict[int, bytes] = {}
+        found: dict[int, Any] = {}
         try:
             with engine.home.snapshot() as tables:
                 first, behind = tables.entries.bounds(row.number) or (0, 0)
@@ -139,10 +141,12 @@ class Sequences:
                     entries = engine.scan(tables, row.number, at, stop)
                     if not entries:
                         break
-                    for entry in entries:
-                        if entry.place - first in positions:
-                            found[entry.place - first] = self._raw(ref, entry)
                     at = entries[-1].place + 1
+                    while entries:
+                        place, record = entries[-1].place, entries.pop().record
+                        if place - first in positions:
+                            found[place - first] = self._value(ref, place, record)
+                        del record
             if len(found) != len(positions):
                 raise CorruptionError(f"{len(positions) - len(found)} entries are missing")
         except CorruptionError as error:
@@ -227,12 +231,12 @@ class Sequences:
             place = None if draft is None else _place((draft.first, draft.next), index)
             if draft is None or place is None:
                 return MISSING
-            entry = _entry(transaction.tables, draft.number, place)
+            entry = self._engine.at(transaction.tables, draft.number, place)
             if entry is None:
                 raise CorruptionError(f"entry {place} is missing")
             verify_entry(entry)
             # Before it goes: where there is no room for the value, it stays where it is.
-            value = decode_value(self._engine.raw(entry.record))
+            value = self._engine.value(entry.record)
             self._cut(transaction, ref, draft, place - draft.first, place - draft.first + 1)
             return value
 
@@ -267,10 +271,10 @@ class Sequences:
 
         return self._engine.change(member)
 
-    def discard(self, transaction: CommitTransaction, ref: Ref, rows: Sequence[EntryRow]) -> None:
+    def discard(self, transaction: CommitTransaction, ref: Ref, heads: Sequence[EntryHead]) -> None:
         """In a commit: take these entries out."""
         draft = self._engine.rows.draft(transaction, ref)
-        self._thin_out(transaction, ref, draft, [row.place for row in rows])
+        self._thin_out(transaction, ref, draft, [head.place for head in heads])
 
     def reverse(self, ref: Ref) -> None:
         """In place, in one commit."""
@@ -279,14 +283,9 @@ class Sequences:
             draft = self._draft(transaction, ref, None)
             if draft is None:
                 return
-            number, entries = draft.number, transaction.tables.entries
             low, high = draft.first, draft.next - 1
             while low < high:
-                ends = [_entry(transaction.tables, number, place) for place in (low, high)]
-                if ends[0] is None or ends[1] is None:
-                    raise CorruptionError(f"an entry of {low} and {high} is missing")
-                entries.put(moved(ends[0], high))
-                entries.put(moved(ends[1], low))
+                self._swap(transaction, draft, low, high)
                 low, high = low + 1, high - 1
             draft.drop_all()
 
@@ -299,6 +298,30 @@ class Sequences:
         if self._engine.rows.peek(transaction, ref) is None:
             return None
         return self._engine.rows.draft(transaction, ref, agent=agent)
+
+    def _swap(self, transaction: CommitTransaction, draft: Draft, low: int, high: int) -> None:
+        number, tables = draft.number, transaction.tables
+        last = self._engine.at(tables, number, high)
+        if last is None:
+            raise CorruptionError(f"entry {high} is missing")
+        if len(last.record) < LARGE_RECORD_BYTES:
+            self._move(tables, number, low, high)
+            tables.entries.put(moved(last, low))
+            return
+        # By way of a free place, so that one of them at a time is in RAM.
+        del last
+        check_place(draft.next, SEQUENCE)
+        self._move(tables, number, high, draft.next)
+        self._move(tables, number, low, high)
+        self._move(tables, number, draft.next, low)
+        tables.entries.delete(number, draft.next, draft.next + 1)
+
+    def _move(self, tables: Tables, number: int, place: int, to: int) -> None:
+        with Reading(self._engine.budget) as room:
+            rows = self._engine.batch(tables, number, place, place + 1, room)
+            if not rows:
+                raise CorruptionError(f"entry {place} is missing")
+            tables.entries.put(moved(rows.pop(), to))
 
     def _put(
         self, transaction: CommitTransaction, ref: Ref, draft: Draft, place: int, value: Packed
@@ -377,15 +400,20 @@ class Sequences:
         for place in places:
             tables.entries.delete(number, place, place + 1)
         while at < draft.next:
-            rows = tables.entries.range(number, at, draft.next, limit=_MOVED_AT_ONCE)
-            if not rows:
-                break
-            for row in rows:
-                if row.place != to:
-                    tables.entries.put(moved(row, to))
-                    tables.entries.delete(number, row.place, row.place + 1)
-                to += 1
-            at = rows[-1].place + 1
+            with Reading(self._engine.budget) as room:
+                rows = self._engine.batch(tables, number, at, draft.next, room)
+                if not rows:
+                    break
+                at = rows[-1].place + 1
+                rows.reverse()
+                while rows:
+                    place = rows[-1].place
+                    if place == to:
+                        rows.pop()
+                    else:
+                        tables.entries.put(moved(rows.pop(), to))
+                        tables.entries.delete(number, place, place + 1)
+                    to += 1
         draft.next = to
         draft.moves += 1
         if draft.first == draft.next:
@@ -399,20 +427,24 @@ class Sequences:
         """Move the entries of places [start, stop), which are followed by free ones."""
         if start == stop:
             return
-        number, entries = draft.number, transaction.tables.entries
+        number, tables = draft.number, transaction.tables
+        entries = tables.entries
         _uncache(draft, min(start, start + by), max(stop, stop + by))
         low, high = start, stop
         while low < high:
             # What stands in the direction of the move goes first, out of the way of the rest.
-            rows = entries.range(number, low, high, limit=_MOVED_AT_ONCE, descending=by > 0)
-            if not rows:
-                break
-            for row in rows:
-                entries.put(moved(row, row.place + by))
-            if by > 0:
-                high = rows[-1].place
-            else:
-                low = rows[-1].place + 1
+            with Reading(self._engine.budget) as room:
+                rows = self._engine.batch(tables, number, low, high, room, descending=by > 0)
+                if not rows:
+                    break
+                if by > 0:
+                    high = rows[-1].place
+                else:
+                    low = rows[-1].place + 1
+                rows.reverse()
+                while rows:
+                    to = rows[-1].place + by
+                    entries.put(moved(rows.pop(), to))
         if by > 0:
             entries.delete(number, start, min(start + by, stop))
         else:
@@ -434,8 +466,3 @@ def _place(bounds: tuple[int, int] | None, index: int) -> int | None:
     first, behind = bounds
     place = first + index if index >= 0 else behind + index
     return place if first <= place < behind else None
-
-
-def _entry(tables: Tables, number: int, place: int) -> EntryRow | None:
-    rows = tables.entries.range(number, place, place + 1, limit=1)
-    return rows[0] if rows else None

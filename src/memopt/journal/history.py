@@ -217,7 +217,10 @@ class _Entries:
 def _entry(tables: Tables, item: _Found) -> list[JournalRecord]:
     """The record of an entry; none where it was overwritten or deleted since it was found."""
     collection = tables.collections.get(item.line)
-    rows = tables.entries.range(item.line, item.place, item.place + 1, limit=1)
+    # Not reserved, as nothing of a pass is: one large record at a time.
+    rows = tables.entries.range(
+        item.line, item.place, item.place + 1, lambda size_bytes: None, limit=1, bytes_max=0
+    )
     if collection is None or not rows or rows[0].lsn != item.lsn:
         return []
     verify_entry(rows[0])

@@ -8,7 +8,15 @@ place (codecs/entry.py).
 from typing import Any, Final
 
 from memopt.base.errors import CapacityError
-from memopt.base.records import PLACE_BITS, PLACE_MASK, CollectionRow, EntryRow
+from memopt.base.protocols import Room
+from memopt.base.records import (
+    LARGE_RECORD_BYTES,
+    PLACE_BITS,
+    PLACE_MASK,
+    CollectionRow,
+    EntryHead,
+    EntryRow,
+)
 from memopt.stores.table import Table, crc_of
 
 FIRST_OF_SCRATCH: Final = 1 << 29
@@ -16,7 +24,11 @@ FIRST_OF_SCRATCH: Final = 1 << 29
 NUMBERS_STOP: Final = (1 << (63 - PLACE_BITS)) - 1
 """No collection has this number: its entries would end behind the highest row id."""
 _COLUMNS: Final = "collection, scope, session, kind, name, made_lsn, made_us, crc"
-_ENTRY: Final = "entry, key, lsn, record"
+# The size stands for a large record: room has to be found before that is read.
+_ENTRY: Final = (
+    f"entry, key, lsn, CASE WHEN length(record) < {LARGE_RECORD_BYTES} THEN record "
+    "ELSE length(record) END"
+)
 # Spelt like the index, or SQLite would not use it.
 _OF: Final = f"entry >> {PLACE_BITS}"
 
@@ -67,22 +79,43 @@ class SqliteCollections(Table):
 
 
 class SqliteEntries(Table):
-    def find(self, collection: int, key: bytes) -> EntryRow | None:
+    def find(self, collection: int, key: bytes, room: Room) -> EntryRow | None:
         row = self._execute(
             f"SELECT {_ENTRY} FROM entries WHERE {_OF} = ? AND key = ?", (collection, key)
         ).fetchone()
-        return None if row is None else _entry(row)
+        return None if row is None else self._whole(row, room)
 
     def range(
-        self, collection: int, start: int, stop: int, *, limit: int, descending: bool = False
-    ) -> list[EntryRow]:
+        self, collection: int, start: int, stop: int, room: Room, *, limit: int, bytes_max: int,
+        descending: bool = False,
+    ) -> list[EntryRow]:  # fmt: skip
         first = collection << PLACE_BITS
-        rows = self._execute(
+        found = self._execute(
             f"SELECT {_ENTRY} FROM entries WHERE entry >= ? AND entry < ? "
             f"ORDER BY entry {'DESC' if descending else 'ASC'} LIMIT ?",
             (first + start, first + stop, limit),
-        ).fetchall()
-        return [_entry(row) for row in rows]
+        )
+        rows: list[EntryRow] = []
+        size = 0
+        try:
+            for row in found:
+                record = row[3]
+                size += record if type(record) is int else len(record)
+                if rows and size > bytes_max:
+                    break
+                rows.append(self._whole(row, room))
+        finally:
+            found.close(True)
+        return rows
+
+    def _whole(self, row: Any, room: Room) -> EntryRow:
+        entry, key, lsn, record = row
+        if type(record) is int:
+            room(record)
+            [record] = self._execute(
+                "SELECT record FROM entries WHERE entry = ?", (entry,)
+            ).fetchone()
+        return EntryRow(entry >> PLACE_BITS, entry & PLACE_MASK, key, lsn, record)
 
     def put(self, row: EntryRow) -> None:
         # A place never changes its key, so the index of keys is left alone.
@@ -112,16 +145,16 @@ class SqliteEntryIndex(Table):
         ).fetchone()
         return None if row is None else row[0] & PLACE_MASK
 
-    def keys(
+    def heads(
         self, collection: int, start: int, stop: int, *, limit: int, descending: bool = False
-    ) -> list[tuple[int, bytes]]:
+    ) -> list[EntryHead]:
         first = collection << PLACE_BITS
         rows = self._execute(
-            "SELECT entry, key FROM entries WHERE entry >= ? AND entry < ? "
+            "SELECT entry, key, lsn FROM entries WHERE entry >= ? AND entry < ? "
             f"ORDER BY entry {'DESC' if descending else 'ASC'} LIMIT ?",
             (first + start, first + stop, limit),
         ).fetchall()
-        return [(entry & PLACE_MASK, key) for entry, key in rows]
+        return [EntryHead(entry & PLACE_MASK, key, lsn) for entry, key, lsn in rows]
 
     def count(self, collection: int) -> int:
         row = self._execute(
@@ -148,7 +181,3 @@ class SqliteEntryIndex(Table):
 
 def used_up(what: str) -> CapacityError:
     return CapacityError(f"{what}, and their numbers are used up", limit="numbers of collections")
-
-
-def _entry(row: Any) -> EntryRow:
-    return EntryRow(row[0] >> PLACE_BITS, row[0] & PLACE_MASK, row[1], row[2], row[3])
