@@ -42,6 +42,7 @@ from memopt.codecs.wire import (
 )
 from memopt.journal.subscription import Subscription
 from memopt.memory import Memory, MemoryView
+from memopt.owner.bell import Bell
 from memopt.owner.reads import BATCH_BYTES_MAX, next_records, read_journal, read_session, read_view
 from memopt.sessions.session import Session, SessionView
 from memopt.sessions.turns import Turn, check_change
@@ -380,7 +381,7 @@ class _Client(threading.Thread):
             if self._turn is not None or not isinstance(session, Session):
                 raise UsageError("one connection carries one turn of a session", field="verb")
             turn = session.turn(**call.arguments)
-            turn.__enter__()
+            self._enter(turn)
             self._turn = turn
             return None
         if self._turn is None:
@@ -391,6 +392,19 @@ class _Client(threading.Thread):
             return None
         self._turn.note(check_change(**call.arguments))
         return [self._turn.used_bytes, self._turn.admitted_bytes]
+
+    def _enter(self, turn: Turn) -> None:
+        """Wait until it is let in. The turn of a client that goes meanwhile leaves the queue."""
+        with contextlib.closing(Bell()) as bell:
+            if turn.ask(bell.ring):
+                return
+            try:
+                if not bell.wait(turn.wait_seconds, self._channel.connection):
+                    raise ConnectionAbortedError("the client went while its turn waited")
+                turn.settle()
+            except BaseException:
+                turn.withdraw()
+                raise
 
     @contextlib.contextmanager
     def _reserved(self, size_bytes: int) -> Iterator[None]:

@@ -154,6 +154,11 @@ class Turn:
             self._admission.withdraw(ticket)
             raise
 
+    def withdraw(self) -> None:
+        """Instead of beginning: leave the queue, or give back what it was let in with."""
+        if self._ticket is not None:
+            self._admission.withdraw(self._ticket)
+
     @property
     def wait_seconds(self) -> float:
         """How long it may wait to be let in."""
