@@ -48,7 +48,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 THREADS_MAX: Final = 16
-"""Calls of one store that run at a time. A subscription has a thread of its own besides."""
+"""Calls of one store that run at a time. A subscription has a thread of its own besides, and so has
+a turn that waits to be let in by the owner of a store."""
 WAITING_MAX: Final = 1024
 """Calls of one store that may wait for a thread."""
 SUBSCRIPTIONS_MAX: Final = 64
@@ -347,8 +348,8 @@ class AsyncMessageWriter(_Handle):
 
 
 class AsyncTurn(_Handle):
-    """One exchange: `async with session.turn() as turn:`. Whoever waits to be let in occupies no
-    thread; cancelled while it waits, it leaves the queue."""
+    """One exchange: `async with session.turn() as turn:`. Whoever waits to be let in occupies none
+    of the store's threads; cancelled while it waits, it leaves the queue."""
 
     def __init__(self, sync: Turn, threads: _Threads) -> None:
         super().__init__(sync, threads)
@@ -383,13 +384,13 @@ class AsyncTurn(_Handle):
         turn, loop = self._turn, asyncio.get_running_loop()
         decided = asyncio.Event()
         asking = self._threads.submit(turn.ask, lambda: _wake(loop, decided))
-        if not await _finished(asking, lambda _: turn.end()):
+        if not await _finished(asking, lambda _: turn.withdraw()):
             try:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(decided.wait(), turn.wait_seconds)
                 turn.settle()
             except BaseException:
-                turn.end()
+                turn.withdraw()
                 raise
         return self
 

@@ -1,4 +1,4 @@
-"""Connections to the owner of a store: a few for calls, and one for each subscription.
+"""Connections to the owner of a store: a few for calls, and one for each subscription and turn.
 
 Invariant: a call is sent once. When the owner goes away before it answered, the caller gets a
 StoreClosedError, and whether a write was made is not known: an idempotency key makes it safe to
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from memopt.base.config import Config
-from memopt.base.errors import BackpressureError, StoreClosedError, StoreVersionError, UsageError
+from memopt.base.errors import BackpressureError, StoreClosedError, StoreVersionError
 from memopt.base.records import JournalRecord
 from memopt.codecs.wire import FRAME_EXTRA_BYTES, PROTOCOL, Channel, decode, decode_error, frame
 from memopt.journal.subscription import Subscription
@@ -25,8 +25,8 @@ from memopt.owner.door import IDLE_SECONDS, SOCKET, Target, short_path
 from memopt.owner.reads import POLL_SECONDS_MAX
 
 CONNECTIONS_MAX: Final = 4
-"""Calls of one RemoteMemory that run at a time; further ones wait. A subscription has a connection
-of its own besides."""
+"""Calls of one RemoteMemory that run at a time; further ones wait. So many connections are kept for
+the next calls. A subscription and a turn have one of their own besides."""
 WAIT_SECONDS_MAX: Final = 60.0
 """The longest a call waits for a connection before it raises BackpressureError."""
 _CONNECT_SECONDS: Final = 10.0
@@ -39,85 +39,121 @@ class _Connection:
 
     def __init__(self, directory: Path) -> None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.channel = Channel(connection, FRAME_EXTRA_BYTES)
+        self._channel = Channel(connection, FRAME_EXTRA_BYTES)
+        self._ending = threading.Lock()
+        self._hung_up = False
         try:
             connection.settimeout(_CONNECT_SECONDS)
             with short_path(directory / SOCKET) as address:
                 connection.connect(address)
-            kind, welcome = self.channel.receive()
+            kind, welcome = self._channel.receive()
         except (FileNotFoundError, ConnectionRefusedError):
-            self.channel.close()
+            self._channel.close()
             raise StoreClosedError(
                 f"no process has {directory} open: open it with memopt.open()"
             ) from None
         except (EOFError, OSError) as error:
-            self.channel.close()
+            self._channel.close()
             raise StoreClosedError(f"the owner of {directory} does not answer: {error}") from error
         except BaseException:
-            self.channel.close()
+            self._channel.close()
             raise
         if kind == "error":
-            self.channel.close()
+            self._channel.close()
             raise decode_error(welcome)
         if welcome["protocol"] != PROTOCOL:
-            self.channel.close()
+            self._channel.close()
             raise StoreVersionError(
                 f"the owner speaks protocol {welcome['protocol']}, this memopt {PROTOCOL}"
             )
         known = {field.name for field in dataclasses.fields(Config)}
         self.config = Config(**{k: v for k, v in welcome["config"].items() if k in known})
         longest = max(self.config.message_bytes_max, self.config.state_bytes_max)
-        self.channel.frame_bytes_max = longest + FRAME_EXTRA_BYTES
+        self._channel.frame_bytes_max = longest + FRAME_EXTRA_BYTES
         connection.settimeout(None)
-        self.used_at = time.monotonic()
+        self.is_between_calls = True
+        """Else a part of an answer may still be on its way, and it is not for another call."""
+        self._is_asked = False
+        self._used_at = time.monotonic()
 
     def is_fresh(self) -> bool:
         """Whether the owner still listens, as far as can be seen from here."""
-        if time.monotonic() - self.used_at > _STALE_SECONDS:
+        if not self.is_between_calls or time.monotonic() - self._used_at > _STALE_SECONDS:
             return False
         try:
             # Between calls there is nothing to read but the end.
-            self.channel.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self._channel.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
         except OSError:
             return False
         return False
 
-    def call(self, request: bytes, progress: Callable[[int, int], None] | None = None) -> Any:
-        """Send a frame and wait for its answer. Raises _Answered when that is an error,
-        StoreClosedError when the owner went away."""
+    def ask(
+        self, target: Target, verb: str, arguments: dict[str, Any],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Any:  # fmt: skip
+        """Send a call and wait for its answer. Raises what the owner answered, StoreClosedError
+        when it went away."""
+        self.send(target, verb, arguments, progress=progress is not None)
+        return self.answer(progress)
+
+    def send(
+        self, target: Target, verb: str, arguments: dict[str, Any], *, progress: bool = False
+    ) -> None:
+        # Before anything is sent: what cannot travel is no fault of the connection.
+        request = frame([list(target), verb, arguments, progress], self._channel.frame_bytes_max)
+        if not self.is_between_calls:
+            raise self._lost()
+        self.is_between_calls = False
         try:
-            self.channel.connection.sendall(request)
-            kind, answer = self.channel.receive()
-            while kind == "progress":
-                if progress is not None:
-                    progress(*answer)
-                kind, answer = self.channel.receive()
-        except (EOFError, ConnectionError) as error:
-            raise StoreClosedError(
-                "the owner went away before it answered: what it did is not known"
-            ) from error
-        self.used_at = time.monotonic()
+            self._channel.connection.sendall(request)
+        except OSError as error:
+            raise self._lost() from error
+        self._is_asked = True
+
+    def answer(self, progress: Callable[[int, int], None] | None = None) -> Any:
+        if not self._is_asked:
+            raise self._lost()
+        kind, answer = self._receive()
+        while kind == "progress":
+            if progress is not None:
+                progress(*answer)
+            kind, answer = self._receive()
+        self._used_at = time.monotonic()
+        self._is_asked = False
+        self.is_between_calls = True
         if kind == "error":
-            raise _Answered(decode_error(answer))
+            raise decode_error(answer)
         return answer
 
-    def frame(
-        self, target: Target, verb: str, arguments: dict[str, Any], *, progress: bool = False
-    ) -> bytes:
-        return frame([list(target), verb, arguments, progress], self.channel.frame_bytes_max)
+    def _receive(self) -> Any:
+        try:
+            return self._channel.receive()
+        except (EOFError, OSError) as error:
+            raise self._lost() from error
 
+    def _lost(self) -> StoreClosedError:
+        if self._hung_up:
+            return StoreClosedError("this connection to the store is closed")
+        return StoreClosedError("the owner went away before it answered: what it did is not known")
 
-class _Answered(Exception):
-    """The owner answered with an error: the connection is good for the next call."""
+    def hang_up(self) -> None:
+        """On any thread: whoever waits for an answer gets none. Close it besides."""
+        with self._ending, contextlib.suppress(OSError):
+            self._hung_up = True
+            self._channel.connection.shutdown(socket.SHUT_RDWR)
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+    def close(self) -> None:
+        self.is_between_calls = False
+        # Not while another thread hangs up: the descriptor may be somebody else's then.
+        with self._ending:
+            self._channel.close()
 
 
 class Pool:
-    """Up to CONNECTIONS_MAX connections, made when needed. Thread-safe."""
+    """Up to CONNECTIONS_MAX connections for calls, and those of what lasts, made when needed.
+    Thread-safe."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -126,6 +162,7 @@ class Pool:
         self._pid = os.getpid()
         self._closed = False
         self._subscriptions: set[RemoteSubscription] = set()
+        self._carrying: set[_Connection] = set()
         first = _Connection(directory)
         self.config = first.config
         self._idle.append(first)
@@ -141,23 +178,10 @@ class Pool:
             )
         try:
             connection = self._take()
-            # Before anything is sent: what cannot travel is no fault of the connection.
             try:
-                request = connection.frame(target, verb, arguments, progress=progress is not None)
-            except UsageError:
+                return connection.ask(target, verb, arguments, progress)
+            finally:
                 self._give_back(connection)
-                raise
-            try:
-                answer = connection.call(request, progress)
-            except _Answered as answered:
-                self._give_back(connection)
-                raise answered.error from None
-            except BaseException:
-                # Something of an answer may still be on its way: this connection is done.
-                connection.channel.close()
-                raise
-            self._give_back(connection)
-            return answer
         finally:
             self._slots.release()
 
@@ -165,37 +189,37 @@ class Pool:
         self._check_open()
         connection = _Connection(self.directory)
         try:
-            connection.call(connection.frame(Target("Memory"), "subscribe", arguments))
-        except _Answered as answered:
-            connection.channel.close()
-            raise answered.error from None
+            connection.ask(Target("Memory"), "subscribe", arguments)
         except BaseException:
-            connection.channel.close()
+            connection.close()
             raise
         subscription = RemoteSubscription(connection, self._subscriptions.discard)
         self._subscriptions.add(subscription)
         return subscription
 
     def carry(self, target: Target, verb: str, arguments: dict[str, Any]) -> "CarriedCall":
-        """Begin something that lasts, on a connection that is its own until it ends."""
+        """Ask for something that lasts, on a connection that is its own until it ends. Whether it
+        was begun says `begun`."""
         self._check_open()
         connection = self._take()
         try:
-            connection.call(connection.frame(target, verb, arguments))
-        except _Answered as answered:
-            self._give_back(connection)
-            raise answered.error from None
+            connection.send(target, verb, arguments)
         except BaseException:
-            connection.channel.close()
+            self._give_back(connection)
             raise
-        return CarriedCall(connection, target, self._give_back)
+        self._carrying.add(connection)
+        carried = CarriedCall(connection, target, self._carried)
+        if self._closed:
+            carried.drop()
+        return carried
 
     def close(self) -> None:
         self._closed = True
         for subscription in list(self._subscriptions):
             subscription.close()
-        while self._idle:
-            self._idle.pop().channel.close()
+        for connection in list(self._carrying):
+            connection.hang_up()
+        self._keep_idle(0)
 
     def _take(self) -> _Connection:
         while True:
@@ -205,12 +229,25 @@ class Pool:
                 return _Connection(self.directory)
             if connection.is_fresh():
                 return connection
-            connection.channel.close()
+            connection.close()
+
+    def _carried(self, connection: _Connection) -> None:
+        self._carrying.discard(connection)
+        self._give_back(connection)
 
     def _give_back(self, connection: _Connection) -> None:
+        if not connection.is_between_calls:
+            connection.close()
+            return
         self._idle.append(connection)
-        if self._closed:
-            self.close()
+        # What is carried has a connection besides those of calls: they are not kept for it.
+        self._keep_idle(0 if self._closed else CONNECTIONS_MAX)
+
+    def _keep_idle(self, count: int) -> None:
+        """Close those that were used longest ago, but for so many."""
+        while len(self._idle) > count:
+            with contextlib.suppress(IndexError):
+                self._idle.pop(0).close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -223,39 +260,54 @@ class CarriedCall:
     """What a connection carries until it ends: closing the connection ends it too."""
 
     def __init__(
-        self, connection: _Connection, target: Target, give_back: Callable[[_Connection], None]
+        self, connection: _Connection, target: Target, leave: Callable[[_Connection], None]
     ) -> None:
         self._connection = connection
         self._target = target
-        self._give_back = give_back
+        self._leave = leave
         self._lock = threading.Lock()
-        self._ended = False
+        self._is_begun = False
+        self._has_ended = False
+
+    def begun(self) -> None:
+        """Wait until the owner says that it has begun. Raises what it says instead, and
+        StoreClosedError when it was dropped meanwhile."""
+        try:
+            self._connection.answer()
+            self._is_begun = True
+        finally:
+            if not self._is_begun:
+                self._abandon()
 
     def call(self, verb: str, arguments: dict[str, Any]) -> Any:
         with self._lock:
-            try:
-                request = self._connection.frame(self._target, verb, arguments)
-                return self._connection.call(request)
-            except _Answered as answered:
-                raise answered.error from None
-            except BaseException:
-                # The answer may still be on its way: this connection is done.
-                self._connection.channel.close()
-                raise
+            return self._connection.ask(self._target, verb, arguments)
 
     def end(self, verb: str) -> None:
-        self._ended = True
+        """Where the owner is gone, it has ended."""
+        if not self._is_begun:
+            self.drop()
+            return
+        self._has_ended = True
         try:
-            self.call(verb, {})
-        except BaseException:
-            self._connection.channel.close()
-            raise
-        self._give_back(self._connection)
+            with contextlib.suppress(StoreClosedError):
+                self.call(verb, {})
+        finally:
+            self._leave(self._connection)
+
+    def drop(self) -> None:
+        """On any thread, and without waiting: it ends, whether it has begun or not."""
+        self._connection.hang_up()
 
     def __del__(self) -> None:
-        # Nobody ended it: the connection is not for others.
-        if not self._ended:
-            self._connection.channel.close()
+        if not self._has_ended:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        # Another thread may drop it this very moment, so the connection is not for others.
+        self._has_ended = True
+        self._connection.close()
+        self._leave(self._connection)
 
 
 class RemoteSubscription(Subscription):
@@ -285,11 +337,13 @@ class RemoteSubscription(Subscription):
 
     def _ask(self, timeout: float) -> None:
         try:
-            request = self._connection.frame(Target("Memory"), "next", {"timeout": timeout})
-            self._batch.extend(self._connection.call(request))
-        except _Answered as answered:
-            raise answered.error from None
-        except (StoreClosedError, OSError):
+            # After a Ctrl-C, the answer to the last one is still to come.
+            if self._connection.is_between_calls:
+                self._connection.send(Target("Memory"), "next", {"timeout": timeout})
+            self._batch.extend(self._connection.answer())
+        except StoreClosedError:
+            if self._connection.is_between_calls:
+                raise
             # The owner closed the store, or this subscription was closed while it waited.
             self._over = True
 
@@ -297,7 +351,6 @@ class RemoteSubscription(Subscription):
         self._over = True
         self._forget_this(self)
         # A thread that waits in get() wakes up; the descriptor is closed when it is done with it.
-        with contextlib.suppress(OSError):
-            self._connection.channel.connection.shutdown(socket.SHUT_RDWR)
+        self._connection.hang_up()
         with self._asking:
-            self._connection.channel.close()
+            self._connection.close()

@@ -38,7 +38,7 @@ def connect(path_or_url: str | os.PathLike[str], *, key: str | None = None) -> "
 
     Raises NotFoundError where there is no store, StoreClosedError when nobody has it open,
     BackpressureError when too many clients are connected. Close it, or use it in a `with` block;
-    closing it leaves the store open.
+    closing it leaves the store open, and ends the turns that were begun through it.
     """
     directory = _directory(os.fspath(path_or_url))
     if key is not None:
@@ -215,7 +215,8 @@ class RemoteMemory(_MemoryVerbs):
         return self._pool.subscribe({"since": since, "pending_max": pending_max})
 
     def close(self) -> None:
-        """Hang up. The store stays open where it is open. May be called twice."""
+        """Hang up. The store stays open where it is open; turns that were begun through this end,
+        and those that wait get a StoreClosedError. May be called twice."""
         self._pool.close()
 
     def __enter__(self) -> Self:

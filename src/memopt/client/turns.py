@@ -1,15 +1,18 @@
 """A turn at the owner: it is carried by a connection of its own, and ends with it.
 
-So a client that dies leaves no turn open. Not here: who is let in when (pressure/admission.py).
+So a client that dies leaves no turn open, and none in the queue. Not here: who is let in when
+(pressure/admission.py).
 """
 
 import contextlib
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from memopt.base.containers import StoredMapping, StoredSequence
-from memopt.base.errors import StoreClosedError, UsageError
+from memopt.base.errors import UsageError
 from memopt.client.connection import CarriedCall, Pool
 from memopt.owner import Target
 from memopt.sessions.session import Session
@@ -38,6 +41,7 @@ class RemoteTurn(_TurnVerbs):
         self._target = target
         self._arguments = arguments
         self._carrier: CarriedCall | None = None
+        self._decision: Future[None] = Future()
         self._was_entered = False
         self._endings: list[Callable[[], None]] = []
 
@@ -64,10 +68,12 @@ class RemoteTurn(_TurnVerbs):
         self._endings.append(action)
 
     def __enter__(self) -> Self:
-        if self._was_entered:
-            raise UsageError("a turn is entered once", field="turn")
-        self._was_entered = True
-        self._carrier = self._pool.carry(self._target, "turn", self._arguments)
+        carrier = self._carry()
+        try:
+            carrier.begun()
+        except BaseException:
+            self._carrier = None
+            raise
         return self
 
     def __exit__(
@@ -83,24 +89,46 @@ class RemoteTurn(_TurnVerbs):
         if carrier is None:
             return
         with contextlib.ExitStack() as endings:
-            # Each of them, whatever happens to the others. Where the owner is gone, so is the turn.
-            endings.enter_context(contextlib.suppress(StoreClosedError))
+            # Each of them, whatever happens to the others; last in, first out.
             endings.callback(carrier.end, "turn_end")
             actions, self._endings = self._endings, []
             for action in actions:
                 endings.callback(action)
 
     def ask(self, wake: Callable[[], None]) -> bool:
-        self.__enter__()
-        return True
+        """Always False: a thread of its own waits for the owner's word, and calls `wake`. There is
+        one for each connection that waits, so no more than `socket_clients_max`."""
+        carrier, decision = self._carry(), self._decision
+        decision.add_done_callback(lambda _: wake())
+        waiting = threading.Thread(
+            target=_wait, args=(carrier, decision), name="memopt-client-turn", daemon=True
+        )
+        try:
+            waiting.start()
+        except BaseException:
+            self.withdraw()
+            raise
+        return False
 
     def settle(self) -> None:
-        """`ask` has waited already."""
+        self._decision.result()
+
+    def withdraw(self) -> None:
+        carrier, self._carrier = self._carrier, None
+        if carrier is not None:
+            carrier.drop()
 
     @property
     def wait_seconds(self) -> float:
-        wait = self._arguments["wait_seconds"]
-        return float(self._pool.config.turn_wait_seconds if wait is None else wait)
+        """The owner counts, and says when it was long enough."""
+        return threading.TIMEOUT_MAX
+
+    def _carry(self) -> CarriedCall:
+        if self._was_entered:
+            raise UsageError("a turn is entered once", field="turn")
+        self._was_entered = True
+        carrier = self._carrier = self._pool.carry(self._target, "turn", self._arguments)
+        return carrier
 
     def _figures(self, size_bytes: int) -> tuple[int, int]:
         used, admitted = self._carried().call("turn_note", {"size_bytes": size_bytes})
@@ -110,3 +138,12 @@ class RemoteTurn(_TurnVerbs):
         if self._carrier is None:
             raise UsageError("the turn was not entered, or is over", field="turn")
         return self._carrier
+
+
+def _wait(carrier: CarriedCall, decision: "Future[None]") -> None:
+    try:
+        carrier.begun()
+    except BaseException as error:  # noqa: BLE001 - handed to whoever asked
+        decision.set_exception(error)
+    else:
+        decision.set_result(None)
