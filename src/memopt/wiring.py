@@ -56,7 +56,7 @@ from memopt.pressure.governor import Governor, Step
 from memopt.pressure.leaks import LeakWatch
 from memopt.pressure.monitor import Acting, Monitor
 from memopt.pressure.outside import Outside
-from memopt.pressure.probe import SystemProbe
+from memopt.pressure.probe import Start, SystemProbe, read_start
 from memopt.pressure.triggers import make_trigger
 from memopt.sessions.branches import Branches
 from memopt.sessions.checking import Checking
@@ -119,6 +119,7 @@ def _wire(
     path: Path, config: Config, clock: Clock, vfs: str | None, probe: Probe | None, *, create: bool,
     read_only: bool,
 ) -> Memory:  # fmt: skip
+    start = read_start()
     limit_heap_arenas(config.heap_arenas_max)
     metrics = Metrics()
     events = Events(metrics)
@@ -126,7 +127,9 @@ def _wire(
     budget.reserve("runtime", _FIXED_BYTES)
     directory = Directory(path, config, budget, clock, events, create=create, vfs=vfs)
     try:
-        return _wire_parts(directory, config, clock, metrics, events, budget, probe, read_only)
+        return _wire_parts(
+            directory, config, clock, metrics, events, budget, start, probe, read_only
+        )
     except BaseException:
         directory.close(directory.lsn, failed=True)
         raise
@@ -221,14 +224,14 @@ def _wire_storage(
 
 def _wire_parts(
     directory: Directory, config: Config, clock: Clock, metrics: Metrics, events: Events,
-    budget: Budget, probe: Probe | None, read_only: bool,
+    budget: Budget, start: Start, probe: Probe | None, read_only: bool,
 ) -> Memory:  # fmt: skip
     home = directory.home
     subscriptions = Subscriptions(budget)
     storage = _wire_storage(directory, config, clock, events, budget, subscriptions)
     committer, dictionaries, compressor, pager, prefetcher, residents, pages, _, *_ = storage
     access_log = storage.access_log
-    monitor = _wire_pressure(directory, config, clock, events, budget, storage, probe)
+    monitor = _wire_pressure(directory, config, clock, events, budget, storage, start, probe)
     admit = _admission(directory, config, events, monitor.governor, read_only=read_only)
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
@@ -342,7 +345,7 @@ def _wire_collections(
 
 def _wire_pressure(
     directory: Directory, config: Config, clock: Clock, events: Events, budget: Budget,
-    storage: _Storage, probe: Probe | None,
+    storage: _Storage, start: Start, probe: Probe | None,
 ) -> Monitor:  # fmt: skip
     pager, prefetcher, upkeep = storage.pager, storage.prefetcher, storage.upkeep
 
@@ -355,8 +358,9 @@ def _wire_pressure(
 
     if probe is None:
         system = SystemProbe(
-            budget, evictable_bytes, rss_limit_bytes=config.rss_limit_bytes, disk=directory.path
-        )
+            budget, evictable_bytes, start, rss_limit_bytes=config.rss_limit_bytes,
+            disk=directory.path,
+        )  # fmt: skip
         directory.notes.extend(system.notes)
         probe = system
     period = min(config.probe_seconds, config.maintenance_seconds)

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 import memopt
+from memopt import wiring
 from memopt.base.budget import Budget
 from memopt.base.clock import ManualClock
 from memopt.base.events import Events, LeakSuspected, OutsideCharged
 from memopt.base.readings import Reading
 from memopt.base.units import MIB
+from memopt.bench.measure import rss_bytes
+from memopt.directory import Directory
 from memopt.pressure.leaks import OUTSIDE, SAMPLES, LeakWatch
 from memopt.pressure.outside import Outside, room_bytes, slack_bytes
 from memopt.pressure.probe import RSS_MARGIN_BYTES, SystemProbe
@@ -364,6 +367,25 @@ def test_a_probe_that_fails_is_said_once_and_does_not_end_the_looking(
     said = [record for record in caplog.records if "looking at memory failed" in record.message]
     assert len(said) == 1
     assert said[0].exc_info is not None
+
+
+def test_what_opening_takes_is_the_stores_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening: list[bytearray] = []
+
+    def slow(*arguments: Any, **named: Any) -> Directory:
+        opening.append(bytearray(b"x" * (32 * MIB)))
+        return Directory(*arguments, **named)
+
+    monkeypatch.setattr(wiring, "Directory", slow)
+    before = rss_bytes()
+    with memopt.open(tmp_path / "store", budget="16MiB", maintenance_seconds=0) as memory:
+        reading = memory._parts.pressure.look()
+    assert opening
+    assert reading.rss_bytes > before + 16 * MIB
+    assert reading.rss_start_bytes < before + 8 * MIB
+    assert reading.rss_limit_bytes < before + 8 * MIB + int(1.05 * 16 * MIB) + RSS_MARGIN_BYTES
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what /proc lists")

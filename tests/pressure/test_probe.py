@@ -13,6 +13,7 @@ from memopt.pressure.probe import (
     file_cache_bytes,
     parse_stalls,
     parse_vm_data,
+    read_start,
     tightest_group,
 )
 
@@ -118,8 +119,9 @@ def test_files_that_go_or_are_damaged_are_no_limit(version_2: Path) -> None:
 def test_a_reading_says_everything_that_is_known(version_2: Path) -> None:
     budget = Budget(100 * MIB)
     probe = SystemProbe(
-        budget, lambda: 7, root=version_2, disk=version_2, data_limit_bytes=64 * MIB
-    )
+        budget, lambda: 7, read_start(version_2), root=version_2, disk=version_2,
+        data_limit_bytes=64 * MIB,
+    )  # fmt: skip
     budget.reserve("pages", 40 * MIB)
     reading = probe.read()
     rss = PAGES * 4 * KIB
@@ -139,7 +141,9 @@ def test_a_reading_says_everything_that_is_known(version_2: Path) -> None:
 
 
 def test_where_nothing_is_told_the_reading_says_so_and_works(tmp_path: Path) -> None:
-    probe = SystemProbe(Budget(10 * MIB), lambda: 0, root=tmp_path, rss_limit_bytes=1 << 40)
+    probe = SystemProbe(
+        Budget(10 * MIB), lambda: 0, read_start(tmp_path), root=tmp_path, rss_limit_bytes=1 << 40
+    )
     reading = probe.read()
     assert reading.rss_bytes > MIB
     assert (reading.rss_limit_bytes, reading.rss_limit_is_hard) == (1 << 40, True)
@@ -151,10 +155,10 @@ def test_where_nothing_is_told_the_reading_says_so_and_works(tmp_path: Path) -> 
 
 def test_what_another_store_of_the_process_takes_comes_to_the_limit(tmp_path: Path) -> None:
     process(tmp_path)
-    first = SystemProbe(Budget(10 * MIB), lambda: 0, root=tmp_path)
+    first = SystemProbe(Budget(10 * MIB), lambda: 0, read_start(tmp_path), root=tmp_path)
     before = first.read().rss_limit_bytes
     other = Budget(50 * MIB)
-    second = SystemProbe(other, lambda: 0, root=tmp_path)
+    second = SystemProbe(other, lambda: 0, read_start(tmp_path), root=tmp_path)
     other.reserve("pages", 30 * MIB)
     assert first.read().rss_limit_bytes == before + 30 * MIB
     second.close()
@@ -162,7 +166,7 @@ def test_what_another_store_of_the_process_takes_comes_to_the_limit(tmp_path: Pa
 
 
 def test_the_real_one_reads_this_process() -> None:
-    probe = SystemProbe(Budget(10 * MIB), lambda: 0)
+    probe = SystemProbe(Budget(10 * MIB), lambda: 0, read_start())
     held = bytearray(40 * MIB)
     held[::4096] = b"x" * len(held[::4096])
     reading = probe.read()
@@ -196,7 +200,7 @@ def test_small_parsers() -> None:
 
 
 def test_an_rss_limit_that_is_exceeded_already_leaves_room_for_the_least(tmp_path: Path) -> None:
-    system = SystemProbe(Budget(64 * MIB), lambda: 0, rss_limit_bytes=MIB)
+    system = SystemProbe(Budget(64 * MIB), lambda: 0, read_start(), rss_limit_bytes=MIB)
     reading = system.read()
     assert reading.rss_limit_is_hard
     assert reading.rss_limit_bytes == reading.rss_start_bytes + RSS_MARGIN_BYTES

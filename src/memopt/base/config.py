@@ -99,7 +99,7 @@ class Config:
     probe_seconds: float = 0.25
     """How often memory is looked at; 0, as a maintenance_seconds of 0, looks only when told to."""
     rss_limit_bytes: int | None = None
-    """The process's resident set shall stay below it; None: RSS at opening + 1.05 budgets +
+    """The process's resident set shall stay below it; None: RSS before opening + 1.05 budgets +
     16 MiB, for which memopt gives up what it can but refuses nothing."""
     pressure_guarded_share: float = 0.75
     pressure_high_share: float = 0.9

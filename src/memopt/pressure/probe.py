@@ -39,11 +39,30 @@ class _Group(NamedTuple):
     """Version 1: `total_…` of memory.stat covers what is nested within."""
 
 
+class Start(NamedTuple):
+    """What the process held before a store was opened: opening takes some, and that is its own."""
+
+    rss_bytes: int
+    data_bytes: int | None
+    """VmData, where the kernel tells it."""
+    others_bytes: int
+    """In the budgets of the stores that were open already."""
+
+
+def read_start(root: Path = Path("/")) -> Start:
+    """Now, before anything is opened."""
+    return Start(
+        rss_bytes=_rss_bytes(_Opened(root / "proc/self/statm")),
+        data_bytes=parse_vm_data(_Opened(root / "proc/self/status").read()),
+        others_bytes=_used_bytes(),
+    )
+
+
 class SystemProbe:
     """A Probe of this process. `root` is "/", or a directory of a test that looks like it."""
 
     def __init__(
-        self, budget: Budget, evictable_bytes: Callable[[], int], *,
+        self, budget: Budget, evictable_bytes: Callable[[], int], start: Start, *,
         rss_limit_bytes: int | None = None, disk: Path | None = None, root: Path = Path("/"),
         data_limit_bytes: int | None = None,
     ) -> None:  # fmt: skip
@@ -51,6 +70,7 @@ class SystemProbe:
         self._evictable_bytes = evictable_bytes
         self._disk = disk
         self._root = root
+        self._start = start
         self.notes: list[str] = []
         """What this platform does not tell."""
         self._statm = _Opened(root / "proc/self/statm")
@@ -63,20 +83,17 @@ class SystemProbe:
         self._stalls = _Opened(_stall_path(root, self._groups))
         if parse_stalls(self._stalls.read()) == (None, None):
             self.notes.append("memory stalls (PSI) are not told here")
-        self._rss_start_bytes = self.rss_bytes()
-        least = self._rss_start_bytes + RSS_MARGIN_BYTES
+        least = start.rss_bytes + RSS_MARGIN_BYTES
         if rss_limit_bytes is not None and rss_limit_bytes < least:
             # It cannot be kept by anything that a store can do, and would refuse all work for ever.
             self.notes.append(
                 f"rss_limit_bytes is {format_bytes(rss_limit_bytes)}, and RSS was "
-                f"{format_bytes(self._rss_start_bytes)} before the store was opened: "
+                f"{format_bytes(start.rss_bytes)} before the store was opened: "
                 f"{format_bytes(least)} is taken instead"
             )
             rss_limit_bytes = least
         self._rss_limit_bytes = rss_limit_bytes
-        self._others_start_bytes = self._others_bytes()
         self._data_limit_bytes = data_limit_bytes if data_limit_bytes else _data_limit_bytes()
-        self._data_start_bytes = self._data_bytes()
         _budgets.add(budget)
 
     def read(self) -> Reading:
@@ -84,9 +101,9 @@ class SystemProbe:
         limit = self._rss_limit_bytes
         used = memory_limit = None
         if limit is None:
-            others = max(0, self._others_bytes() - self._others_start_bytes)
+            others = max(0, _used_bytes(self._budget) - self._start.others_bytes)
             promised = int(RSS_BUDGETS * self._budget.limit_bytes) + RSS_MARGIN_BYTES
-            limit = self._rss_start_bytes + promised + others
+            limit = self._start.rss_bytes + promised + others
         tightest = tightest_group(self._root, self._groups)
         if tightest is not None:
             used, memory_limit = tightest
@@ -96,13 +113,13 @@ class SystemProbe:
             budget_bytes=self._budget.limit_bytes,
             evictable_bytes=self._evictable_bytes(),
             rss_bytes=self.rss_bytes(),
-            rss_start_bytes=self._rss_start_bytes,
+            rss_start_bytes=self._start.rss_bytes,
             rss_limit_bytes=limit,
             rss_limit_is_hard=self._rss_limit_bytes is not None,
             memory_used_bytes=used,
             memory_limit_bytes=memory_limit,
             data_bytes=self._data_bytes(),
-            data_start_bytes=self._data_start_bytes,
+            data_start_bytes=self._start.data_bytes,
             data_limit_bytes=self._data_limit_bytes,
             stall_some_percent=some,
             stall_full_percent=full,
@@ -110,21 +127,12 @@ class SystemProbe:
         )
 
     def rss_bytes(self) -> int:
-        statm = self._statm.read()
-        if statm is not None:
-            return int(statm.split()[1]) * _PAGE_BYTES
-        # psutil takes as long to import as half of memopt.
-        import psutil
-
-        return int(psutil.Process().memory_info().rss)
+        return _rss_bytes(self._statm)
 
     def close(self) -> None:
         _budgets.discard(self._budget)
         for opened in (self._statm, self._status, self._stalls):
             opened.close()
-
-    def _others_bytes(self) -> int:
-        return sum(other.used_bytes for other in list(_budgets) if other is not self._budget)
 
     def _data_bytes(self) -> int | None:
         if self._data_limit_bytes is None:
@@ -246,6 +254,16 @@ def _limit(text: str | None) -> int | None:
 # -- other files ----------------------------------------------------------------------------------
 
 
+def _rss_bytes(statm: _Opened) -> int:
+    text = statm.read()
+    if text is not None:
+        return int(text.split()[1]) * _PAGE_BYTES
+    # psutil takes as long to import as half of memopt.
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
 def parse_stalls(text: bytes | None) -> tuple[float | None, float | None]:
     """(some, full) percent of the last 10 seconds, of a pressure file."""
     found: dict[bytes, float] = {}
@@ -294,3 +312,7 @@ def _text(path: Path) -> str | None:
 
 _budgets: "weakref.WeakSet[Budget]" = weakref.WeakSet()
 """Of the stores that are open in this process."""
+
+
+def _used_bytes(without: Budget | None = None) -> int:
+    return sum(budget.used_bytes for budget in list(_budgets) if budget is not without)
