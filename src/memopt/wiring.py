@@ -267,7 +267,7 @@ def _wire_parts(
         collections.keeper,
         config.state_keyframe_versions,
     )
-    steps = _steps(directory, config, events, storage, transcripts, read_only=read_only)
+    steps = _steps(directory, config, events, storage, transcripts, monitor, read_only=read_only)
 
     def release() -> None:
         if access_log is not None:
@@ -419,7 +419,7 @@ def _keep_peaks(
 
 def _steps(
     directory: Directory, config: Config, events: Events, storage: _Storage,
-    transcripts: Transcripts, *, read_only: bool,
+    transcripts: Transcripts, monitor: Monitor, *, read_only: bool,
 ) -> list[Callable[[], None]]:  # fmt: skip
     """What maintenance does, in order."""
     steps: list[Callable[[], None]] = [
@@ -458,7 +458,8 @@ def _steps(
 
     if config.seal is not Seal.FULL:
         steps.append(lambda: transcripts.seal_idle(config.l1_idle_seconds))
-    return [*steps, learn, transcripts.write_touches, save_sets, restore_ballast]
+    saving = [transcripts.write_touches, save_sets, monitor.save_due]
+    return [*steps, learn, *saving, restore_ballast]
 
 
 def _restore_sets(home: Reader, sets: WorkingSets) -> None:

@@ -12,6 +12,7 @@ import memopt
 from memopt import wiring
 from memopt.base.budget import Budget
 from memopt.base.clock import ManualClock
+from memopt.base.errors import DiskFullError
 from memopt.base.events import Events, LeakSuspected, OutsideCharged
 from memopt.base.readings import Reading
 from memopt.base.units import MIB
@@ -308,6 +309,46 @@ def test_what_may_be_admitted_follows_rss(memory: memopt.Memory, made_up: MadeUp
     look(memory, 1)
     # The room and what can be given back, less a quarter of the slack, a sixteenth of 70 MiB.
     assert memory.stats().pressure.admission_bytes == 15 * MIB - 70 * MIB // 64
+
+
+def committed(memory: memopt.Memory, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The commits from here on; the first of them finds the disk full."""
+    commits: list[Any] = []
+    commit = memory._parts.committer.commit
+
+    def noted(member: Any) -> Any:
+        commits.append(member)
+        if len(commits) == 1:
+            raise DiskFullError("no room", limit="disk")
+        return commit(member)
+
+    monkeypatch.setattr(memory._parts.committer, "commit", noted)
+    return commits
+
+
+def test_looking_commits_nothing_and_maintenance_writes_what_was_learnt(
+    memory: memopt.Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> bytes | None:
+        with memory._parts.directory.home.snapshot() as tables:
+            return tables.meta.get("turn_peaks")
+
+    with memory.session("a").turn():
+        pass
+    memory._parts.maintenance.once()
+    commits = committed(memory, monkeypatch)
+    look(memory, 300)
+    assert commits == []
+    assert kept() is None
+    # A write that fails has saved nothing: the next round tries again.
+    with pytest.raises(DiskFullError):
+        memory._parts.maintenance.once()
+    assert kept() is None
+    memory._parts.maintenance.once()
+    assert kept() == memory._parts.pressure.admission.peaks.pack()
+    look(memory, 300)
+    memory._parts.maintenance.once()
+    assert len(commits) == 2
 
 
 def test_a_store_that_is_closed_under_pressure_leaves_a_sound_budget(

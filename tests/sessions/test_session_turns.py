@@ -121,6 +121,7 @@ def test_peaks_are_written_every_minute_and_only_when_there_are_new_ones(
     for _ in range(10):
         clock.advance(61.0)
         memory._parts.pressure.look()
+        memory._parts.maintenance.once()
     assert memory.stats().counters["commits"] == commits + 1
 
 

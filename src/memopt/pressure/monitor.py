@@ -2,6 +2,7 @@
 
 It has a small thread of its own, because maintenance may be busy for a while with something large,
 and that is when memory grows. With a period of 0 there is no thread, and `look` is called by hand.
+What was learnt of turns is written by maintenance.
 
 Not here: deciding (governor.py), who may begin a turn (admission.py).
 """
@@ -43,7 +44,7 @@ class Acting(NamedTuple):
 
 
 class Monitor:
-    """Reads, and tells. `look` is thread-safe."""
+    """Reads, and tells. `look` is thread-safe, and waits for no disk."""
 
     def __init__(
         self, probe: Probe, acting: Acting, budget: Budget, *, period_seconds: float,
@@ -63,6 +64,7 @@ class Monitor:
         self._save_seconds = save_seconds
         self._saved_at = clock.monotonic()
         self._saved = 0
+        """Of the peaks that were learnt, those that are written."""
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -99,16 +101,22 @@ class Monitor:
                 suspect = self.leaks.sample(now, reading, sessions, known)
                 if suspect is not None:
                     _log.warning("memory only grows: the suspect is %s", suspect)
+        return reading
+
+    def save_due(self) -> None:
+        """On the maintenance thread: `save`, once in a while. Not on the one that looks: a commit
+        may wait for others and for the disk, and memory grows meanwhile."""
+        now = self._clock.monotonic()
         if now - self._saved_at >= self._save_seconds:
             self.save()
-        return reading
+            self._saved_at = now
 
     def save(self) -> None:
         """Write what was learnt of turns since it was written last."""
-        self._saved_at, learnt = self._clock.monotonic(), self.admission.learnt
+        learnt = self.admission.learnt
         if learnt != self._saved:
-            self._saved = learnt
             self._save()
+            self._saved = learnt
 
     def capacity_bytes(self, reading: Reading) -> int:
         """What turns may be admitted to: their share of the budget, and half of what RSS may
