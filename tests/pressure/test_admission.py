@@ -205,6 +205,100 @@ def test_the_rows_are_charged_to_the_budget() -> None:
     assert line.budget.held_bytes("turns") == held
 
 
+def test_room_for_a_row_is_made_while_others_come_and_go(line: Line) -> None:
+    line.enter(size=1000 * KIB)
+    found: list[bool] = []
+
+    def make_free(size_bytes: int) -> None:
+        found.append(line.admission._lock.locked())
+        line.budget.release("pages", size_bytes)
+
+    line.budget.on_shortage(make_free)
+    line.budget.reserve("pages", line.budget.free_bytes())
+    waiting = line.ask(id="b")
+    assert not waiting.granted
+    line.admission.withdraw(waiting)
+    assert found == [False]
+    line.budget.reserve("pages", line.budget.free_bytes())
+    with pytest.raises(BackpressureError):
+        line.enter(id="c")
+    assert found == [False, False]
+
+
+@pytest.mark.parametrize("error", [BudgetError("no room", limit="budget"), KeyboardInterrupt()])
+def test_whoever_gave_up_its_place_is_told_so_whatever_becomes_of_who_took_it(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    line = Line(queue_max=4)
+    line.ask(scope="x", size=1000 * KIB)
+    told: list[Ticket] = []
+    loud = []
+    for number in range(4):
+        loud.append(line.admission.ticket(("loud", f"l{number}"), None, None))
+        loud[-1].wake = lambda ticket=loud[-1]: told.append(ticket)  # type: ignore[misc]
+        line.admission.ask(loud[-1], True)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    step = (line.budget, "reserve") if isinstance(error, BudgetError) else (
+        line.admission, "_enqueue"
+    )  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(*step, fail)
+        with pytest.raises(type(error)):
+            line.ask(scope="quiet")
+    line.admission.check()
+    refused = [ticket for ticket in loud if ticket.error is not None]
+    assert told == refused
+    assert line.admission.waiting == len(loud) - len(refused)
+    assert line.ask(scope="quiet").error is None
+
+
+def test_what_one_on_its_way_in_has_reserved_survives_a_recount(line: Line) -> None:
+    line.enter(size=1000 * KIB)
+
+    def make_free(size_bytes: int) -> None:
+        # Another thread's Ctrl-C, while this one waits for room.
+        line.admission._recount()
+        line.admission.check()
+        line.budget.release("pages", size_bytes)
+
+    reserve = line.budget.reserve
+
+    def slow(owner: str, size_bytes: int) -> None:
+        reserve(owner, size_bytes)
+        line.admission._recount()
+        line.admission.check()
+
+    line.budget.on_shortage(make_free)
+    line.budget.reserve("pages", line.budget.free_bytes())
+    line.budget.reserve = slow  # type: ignore[method-assign]
+    assert not line.ask(id="b").granted
+    line.admission.check()
+
+
+def test_one_that_is_on_its_way_in_when_the_store_closes_is_refused() -> None:
+    line = Line()
+
+    def close(size_bytes: int) -> None:
+        line.admission.close(StoreClosedError("closed"))
+        line.budget.release("pages", size_bytes)
+
+    reserve = line.budget.reserve
+
+    def slow(owner: str, size_bytes: int) -> None:
+        reserve(owner, size_bytes)
+        line.admission.release()
+
+    line.budget.on_shortage(close)
+    line.budget.reserve("pages", line.budget.free_bytes())
+    line.budget.reserve = slow  # type: ignore[method-assign]
+    with pytest.raises(StoreClosedError):
+        line.ask()
+    assert line.budget.held_bytes("turns") == 0
+
+
 def test_critical_pressure_refuses_turns(line: Line) -> None:
     line.governor.refusing = True
     with pytest.raises(BackpressureError) as refused:

@@ -16,7 +16,6 @@ stopped. Not here: what a turn reads and writes (sessions/turns.py).
 """
 
 import collections
-import contextlib
 import functools
 import heapq
 import itertools
@@ -32,7 +31,7 @@ from memopt.base.protocols import Clock
 from memopt.base.units import KIB
 from memopt.pressure.governor import Governor
 from memopt.pressure.promises import Key, Promises
-from memopt.pressure.ticket import Owner, Ticket
+from memopt.pressure.ticket import Left, Ticket
 
 OWNER: Final = "turns"
 TICKET_BYTES: Final = 2 * KIB
@@ -95,6 +94,8 @@ class Admission:
         self._events = events
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
+        self._asking: set[int] = set()
+        """Tickets on their way in: a row's bytes may be reserved for each, and it has none yet."""
         self._open: dict[int, Ticket] = {}
         self._by_scope: dict[str, int] = {}
         self._queues: dict[str, collections.deque[Ticket]] = {}
@@ -109,8 +110,7 @@ class Admission:
         self._waiting = 0
         self._held_seconds = _HELD_SECONDS
         self._promises = Promises(budget, OWNER)
-        self._left: collections.deque[Owner] = collections.deque()
-        """Of turns that nobody ended."""
+        self._left = Left()
         self._closed: MemoptError | None = None
         self.is_abandoned = False
         """Whether this is a forked child's copy."""
@@ -147,7 +147,7 @@ class Admission:
         is granted or refused. Raises BackpressureError when it may not wait."""
         if self._closed is not None:
             raise self._closed
-        self._sweep()
+        self._left.take_back(self.withdraw)
         if self._governor.refusing:
             self._events.emit(Refused("pressure", "critical"))
             raise BackpressureError(
@@ -155,32 +155,22 @@ class Admission:
                 retry_after_seconds=self._governor.retry_after_seconds(),
             )  # fmt: skip
         ticket.arrived = self._clock.monotonic()
-        with self._lock:
-            if self._closed is not None:
-                raise self._closed
-            ticket.charge_bytes = min(ticket.charge_bytes, self._most())
-            if not self._waiting and self._fits(ticket) and not self._is_blocked(ticket):
-                self._budget.reserve(OWNER, TICKET_BYTES)
-                self._grant(ticket)
-                return True
-            returns = self._promises.redeem(ticket.key, ticket.arrived)
-            dropped: list[Ticket] = []
-            if (
-                not may_wait
-                # Those of a scope who were told to come back go before its others.
-                or (not returns and self._promises.has(ticket.scope))
-                or (self._waiting >= self._queue_max and not self._drop_longest(ticket, dropped))
-            ):
-                limit = "turn_queue_max" if may_wait else "turn_wait_seconds"
-                raise self._refusal(ticket, limit)
+        told: list[Ticket] = []
+        try:
+            self._asking.add(ticket.number)
+            # Without the lock: pages may have to go for it, and every other turn would wait.
             self._budget.reserve(OWNER, TICKET_BYTES)
-            if ticket.wake is None:
-                ticket.gate = threading.Lock()
-                ticket.gate.acquire()
-            self._enqueue(ticket)
-            # Those who wait may all be held up by quotas that this one has not used up.
-            woken = self._dispatch()
-        self._wake(dropped + woken)
+            with self._lock:
+                if self._may_begin(ticket, may_wait, told):
+                    self._grant(ticket)
+                    return True
+                ticket.fall_asleep()
+                self._enqueue(ticket)
+                # Those who wait may all be held up by quotas that this one has not used up.
+                told += self._dispatch()
+        finally:
+            self._asking.discard(ticket.number)
+            self._wake(told)
         return ticket.granted
 
     def give_up(self, ticket: Ticket) -> None:
@@ -224,16 +214,7 @@ class Admission:
     def own(self, ticket: Ticket, owner: object) -> None:
         """When `owner` is dropped before its turn was ended, that is ended when the next one comes
         or goes."""
-        ticket.owner = Owner(owner, self._left.append)
-        ticket.owner.ticket = ticket
-
-    def _sweep(self) -> None:
-        while self._left:
-            # Taken off last: a Ctrl-C in between must not lose it.
-            with contextlib.suppress(IndexError, ValueError):
-                dropped = self._left[0]
-                self.withdraw(dropped.ticket)
-                self._left.remove(dropped)
+        self._left.watch(ticket, owner)
 
     def note(self, ticket: Ticket, size_bytes: int) -> None:
         """A turn holds so much more, or less. Beyond its charge, the charge grows."""
@@ -246,7 +227,7 @@ class Admission:
 
     def resize(self, capacity_bytes: int) -> None:
         """Another capacity, for those who come and those who wait."""
-        self._sweep()
+        self._left.take_back(self.withdraw)
         if capacity_bytes == self.capacity_bytes and not self._waiting:
             return
         with self._lock:
@@ -305,6 +286,30 @@ class Admission:
             self._budget.release_all(OWNER)
 
     # -- who fits ---------------------------------------------------------------------------------
+
+    def _may_begin(self, ticket: Ticket, may_wait: bool, dropped: list[Ticket]) -> bool:
+        """Whether there is room and nobody before it; if not, it may queue. Else it raises, and
+        what was reserved for it is given back."""
+        try:
+            if self._closed is not None:
+                raise self._closed
+            ticket.charge_bytes = min(ticket.charge_bytes, self._most())
+            if not self._waiting and self._fits(ticket) and not self._is_blocked(ticket):
+                return True
+            returns = self._promises.redeem(ticket.key, ticket.arrived)
+            if (
+                not may_wait
+                # Those of a scope who were told to come back go before its others.
+                or (not returns and self._promises.has(ticket.scope))
+                or (self._waiting >= self._queue_max and not self._drop_longest(ticket, dropped))
+            ):
+                limit = "turn_queue_max" if may_wait else "turn_wait_seconds"
+                raise self._refusal(ticket, limit)
+        except Exception:
+            # Nothing is left of it where the store was released meanwhile.
+            self._budget.release(OWNER, min(TICKET_BYTES, self._budget.held_bytes(OWNER)))
+            raise
+        return False
 
     def _most(self) -> int:
         """What one turn may be charged with at most, so that it fits when it is alone."""
@@ -396,8 +401,9 @@ class Admission:
             self._heap = sorted(self._place.values())
             wanted = self._rows_bytes()
             held = self._budget.held_bytes(OWNER)
-            if held > wanted:
-                self._budget.release(OWNER, held - wanted)
+            reserved = wanted + TICKET_BYTES * len(self._asking)
+            if held > reserved:
+                self._budget.release(OWNER, held - reserved)
             elif held < wanted:
                 self._budget.try_reserve(OWNER, wanted - held)
             self._promises.recount()
@@ -499,10 +505,7 @@ class Admission:
         for ticket in tickets:
             if ticket.granted:
                 self._events.emit(TurnWaited(ticket.entered - ticket.arrived))
-            if ticket.wake is not None:
-                ticket.wake()
-            elif ticket.gate is not None:
-                ticket.gate.release()
+            ticket.awaken()
 
     # -- when to come again -----------------------------------------------------------------------
 
@@ -542,5 +545,6 @@ class Admission:
             assert self._waiting == len(waiting) <= self._queue_max
             assert self._waiting_bytes == sum(ticket.charge_bytes for ticket in waiting)
             assert self._place.keys() == self._queues.keys()
-            assert self._budget.held_bytes(OWNER) == self._rows_bytes()
+            held = self._budget.held_bytes(OWNER) - self._rows_bytes()
+            assert 0 <= held <= TICKET_BYTES * len(self._asking)
             self._promises.check()

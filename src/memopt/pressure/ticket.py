@@ -1,5 +1,7 @@
 """A turn as admission sees it: what it is charged, what it uses, and how it is told."""
 
+import collections
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable
@@ -45,6 +47,18 @@ class Ticket:
         # It refers to this, and would keep it until the collector comes.
         self.owner = None
 
+    def fall_asleep(self) -> None:
+        """Before it waits: on a gate, where nobody is to be called."""
+        if self.wake is None:
+            self.gate = threading.Lock()
+            self.gate.acquire()
+
+    def awaken(self) -> None:
+        if self.wake is not None:
+            self.wake()
+        elif self.gate is not None:
+            self.gate.release()
+
     def is_asleep(self) -> bool:
         return self.wake is not None or (self.gate is not None and self.gate.locked())
 
@@ -55,3 +69,23 @@ class Owner(weakref.ref[Any]):
 
     __slots__ = ("ticket",)
     ticket: Ticket
+
+
+class Left:
+    """Tickets of turns that were dropped and that nobody ended. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._owners: collections.deque[Owner] = collections.deque()
+
+    def watch(self, ticket: Ticket, owner: object) -> None:
+        """`ticket` is left when `owner` is dropped."""
+        ticket.owner = Owner(owner, self._owners.append)
+        ticket.owner.ticket = ticket
+
+    def take_back(self, withdraw: Callable[[Ticket], None]) -> None:
+        while self._owners:
+            # Taken off last: a Ctrl-C in between must not lose it.
+            with contextlib.suppress(IndexError, ValueError):
+                dropped = self._owners[0]
+                withdraw(dropped.ticket)
+                self._owners.remove(dropped)
