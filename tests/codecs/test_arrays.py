@@ -2,6 +2,7 @@
 
 import struct
 import sys
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from memopt.base.errors import CorruptionError, StoreVersionError, UsageError
-from memopt.codecs.values import decode_value, encode_value, equal
+from memopt.codecs.values import decode_value, encode_value, equal, verify_value
 
 try:
     from scipy import sparse
@@ -162,8 +163,9 @@ def test_nothing_damaged_is_decoded() -> None:
         raws.append(encoded(sparse.csr_array(numpy.eye(9))))
     for raw in raws:
         for length in range(1, len(raw), 7):
-            with pytest.raises((CorruptionError, StoreVersionError)):
-                decode_value(raw[:length])
+            for read in (decode_value, verify_value):
+                with pytest.raises((CorruptionError, StoreVersionError)):
+                    read(raw[:length])
 
 
 def with_header(*fields: Any, payload: bytes = b"") -> bytes:
@@ -186,13 +188,17 @@ def with_header(*fields: Any, payload: bytes = b"") -> bytes:
         with_header(1, "coo", "<f8", [4], 2, payload=struct.pack("<IIdd", 2, 1, 1.0, 1.0)),
         with_header(1, "packed", "<f8", [1], payload=bytes(8)),
         with_header(1, "sparse", "<f8", [], [2, 2], 1, "evil", False, payload=bytes(16)),
+        with_header(1, "sparse", "<f8", [], [2, 2], 1, "csr", False, payload=b"\2" * 16),
+        with_header(1, "sparse", "<f8", [], [2], 1, "csr", False, payload=bytes(16)),
+        with_header(1, "sparse", "<f8", [], [2, -2], 1, "csr", False, payload=bytes(16)),
         b"\x03", b"\x03\xff\xff", b"\x09", b"",
     ],
-    ids=range(16),
+    ids=range(19),
 )  # fmt: skip
 def test_what_was_never_encoded_is_refused_before_room_is_made_for_it(raw: bytes) -> None:
-    with pytest.raises(CorruptionError):
-        decode_value(raw)
+    for read in (decode_value, verify_value):
+        with pytest.raises(CorruptionError):
+            read(raw)
 
 
 def test_a_newer_version_is_refused_by_name() -> None:
@@ -206,6 +212,20 @@ def test_without_scipy_the_error_says_what_is_missing(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "scipy.sparse", None)
     with pytest.raises(UsageError, match="install scipy"):
         decode_value(raw)
+    verify_value(raw)
+
+
+def test_an_array_is_verified_without_making_it() -> None:
+    array = numpy.zeros(1 << 16)
+    array[7] = 1
+    raws = [encoded(array), encoded(array + 1), encoded(array, "int4")]
+    tracemalloc.start()
+    try:
+        for raw in raws:
+            verify_value(raw)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 16
+    finally:
+        tracemalloc.stop()
 
 
 def test_json_and_bytes_come_back_and_others_are_refused() -> None:

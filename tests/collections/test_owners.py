@@ -1,5 +1,6 @@
 """How long collections live, who sees them, and what forgetting, checking and the journal say."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,26 @@ def test_a_damaged_entry_is_named_and_the_others_are_read(tmp_path: Path) -> Non
         mapping["b"] = 2
         assert dict(mapping) == {"a": 1, "b": 2, "c": 3}
         memory.session("s", scope="acme").append({"n": 1})
+
+
+def test_a_check_needs_no_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    with opened(tmp_path) as memory:
+        mapping = memory.session("s").mapping("m")
+        mapping.update({"a": sparse.csr_array([[0, 1], [2, 0]]), "b": 1})
+        monkeypatch.setitem(sys.modules, "scipy.sparse", None)
+        report = memory.check()
+        assert report.clean
+        assert report.values == 2
+        with pytest.raises(UsageError, match="install scipy"):
+            mapping["a"]
+        # What is behind it is looked at.
+        memory._parts.directory.home.writer.connection.execute(
+            "UPDATE entries SET record = CAST(substr(record, 1, 9) AS BLOB) WHERE key = ?",
+            (b"sb",),
+        )
+        [damage] = memory.check().damages
+        assert "cut short" in damage.what
 
 
 def test_what_is_read_only_stays_as_it_is(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ numpy is imported when an array is met and not before. Nothing that arrives choo
 dtypes are numbers, booleans, dates and fixed text; objects and structures are refused.
 """
 
+import contextlib
 import math
 import struct
 import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -85,30 +87,48 @@ def encode_array_body(
 
 
 def decode_array_body(body: memoryview) -> Any:
-    """A fresh array. Raises CorruptionError where header and payload do not agree."""
-    import numpy
+    """A fresh array. Raises CorruptionError where header and payload do not agree, UsageError for
+    a sparse matrix where there is no scipy."""
+    with _refusing_damage():
+        return _laid_out(body)()
 
+
+def verify_array_body(body: memoryview) -> None:
+    """Raises CorruptionError as decoding does; makes no array, and needs no scipy."""
+    with _refusing_damage():
+        _laid_out(body)
+
+
+@contextlib.contextmanager
+def _refusing_damage() -> Iterator[None]:
     try:
-        (length,) = _LENGTH.unpack_from(body)
-        head = _decode(body[_LENGTH.size : _LENGTH.size + length])
-        version, encoding, dtype_name, shape, *rest = head
-        if version != _VERSION:
-            raise StoreVersionError(f"an array has version {version}, this memopt knows {_VERSION}")
-        dtype = numpy.dtype(dtype_name)
-        payload = body[_LENGTH.size + length :]
-        _check_layout(dtype, shape)
-        if encoding == _DENSE:
-            return numpy.frombuffer(payload, dtype).reshape(shape).copy()
-        if encoding == _COO:
-            return _from_coo(dtype, shape, rest[0], payload)
-        if encoding in QUANTISED:
-            return _dequantised(dtype, shape, encoding, payload)
-        if encoding == _SPARSE:
-            return _decode_sparse(dtype, shape, rest, payload)
+        yield
     except (struct.error, ValueError, TypeError, IndexError, msgspec.MsgspecError) as error:
         if isinstance(error, UsageError):
             raise
         raise CorruptionError(f"an array cannot be decoded: {error}") from None
+
+
+def _laid_out(body: memoryview) -> Callable[[], Any]:
+    """What makes the array, once its layout was verified."""
+    import numpy
+
+    (length,) = _LENGTH.unpack_from(body)
+    head = _decode(body[_LENGTH.size : _LENGTH.size + length])
+    version, encoding, dtype_name, shape, *rest = head
+    if version != _VERSION:
+        raise StoreVersionError(f"an array has version {version}, this memopt knows {_VERSION}")
+    dtype = numpy.dtype(dtype_name)
+    payload = body[_LENGTH.size + length :]
+    _check_layout(dtype, shape)
+    if encoding == _DENSE:
+        return numpy.frombuffer(payload, dtype).reshape(shape).copy
+    if encoding == _COO:
+        return _from_coo(dtype, shape, rest[0], payload)
+    if encoding in QUANTISED:
+        return _dequantised(dtype, shape, encoding, payload)
+    if encoding == _SPARSE:
+        return _from_sparse(dtype, rest, payload)
     raise CorruptionError(f"an array has encoding {encoding!r}, which there is not")
 
 
@@ -160,7 +180,9 @@ def _as_coo(value: "np.ndarray[Any, Any]") -> "tuple[np.ndarray[Any, Any], Any] 
     return positions.astype(position), flat[positions]
 
 
-def _from_coo(dtype: "np.dtype[Any]", shape: list[int], count: Any, payload: memoryview) -> Any:
+def _from_coo(
+    dtype: "np.dtype[Any]", shape: list[int], count: Any, payload: memoryview
+) -> Callable[[], Any]:
     import numpy
 
     size = math.prod(shape)
@@ -170,9 +192,14 @@ def _from_coo(dtype: "np.dtype[Any]", shape: list[int], count: Any, payload: mem
     positions = numpy.frombuffer(payload, position, count)
     if count and (positions[-1] >= size or numpy.any(positions[1:] <= positions[:-1])):
         raise CorruptionError("a sparse array has positions out of order")
-    whole = numpy.zeros(size, dtype)
-    whole[positions] = numpy.frombuffer(payload[count * position.itemsize :], dtype, count)
-    return whole.reshape(shape)
+    values = numpy.frombuffer(payload[count * position.itemsize :], dtype, count)
+
+    def make() -> Any:
+        whole = numpy.zeros(size, dtype)
+        whole[positions] = values
+        return whole.reshape(shape)
+
+    return make
 
 
 # -- quantised ------------------------------------------------------------------------------------
@@ -216,27 +243,32 @@ def _nibbles(codes: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
 
 def _dequantised(
     dtype: "np.dtype[Any]", shape: list[int], encoding: str, payload: memoryview
-) -> Any:
+) -> Callable[[], Any]:
     import numpy
 
     if dtype.kind != "f" or not shape:
         raise CorruptionError(f"an array of dtype {dtype} is not quantised")
     size, width = math.prod(shape), shape[-1]
     if not size:
-        return numpy.zeros(shape, dtype)
+        return lambda: numpy.zeros(shape, dtype)
     count = size // width
     row_bytes = width if encoding == "int8" else (width + 1) // 2
     if len(payload) != count * (4 + row_bytes):
         raise CorruptionError("a quantised array has another length")
-    scales = numpy.frombuffer(payload, "<f4", count).astype("<f8")[:, None]
+    scales = numpy.frombuffer(payload, "<f4", count)
     packed = numpy.frombuffer(payload[4 * count :], "i1").reshape(count, row_bytes)
-    if encoding == "int4":
-        codes = numpy.empty((count, 2 * row_bytes), "i1")
-        # Up and down again, which brings the sign along.
-        codes[:, ::2] = (packed << 4) >> 4
-        codes[:, 1::2] = packed >> 4
-        packed = codes[:, :width]
-    return (packed * scales).astype(dtype).reshape(shape)
+
+    def make() -> Any:
+        codes = packed
+        if encoding == "int4":
+            codes = numpy.empty((count, 2 * row_bytes), "i1")
+            # Up and down again, which brings the sign along.
+            codes[:, ::2] = (packed << 4) >> 4
+            codes[:, 1::2] = packed >> 4
+            codes = codes[:, :width]
+        return (codes * scales.astype("<f8")[:, None]).astype(dtype).reshape(shape)
+
+    return make
 
 
 # -- scipy ----------------------------------------------------------------------------------------
@@ -262,27 +294,35 @@ def _encode_sparse(value: Any, bytes_max: int, field: str) -> bytes:
     return b"".join((_LENGTH.pack(len(head)), head, payload))
 
 
-def _decode_sparse(
-    dtype: "np.dtype[Any]", shape: list[int], rest: list[Any], payload: memoryview
-) -> Any:
+def _from_sparse(dtype: "np.dtype[Any]", rest: list[Any], payload: memoryview) -> Callable[[], Any]:
     import numpy
 
-    del shape  # of what is not dense, nothing is allocated by it
-    whole_shape, count, form, is_matrix = rest
-    index = numpy.dtype("<u4" if max(whole_shape) <= 2**32 else "<u8")
+    shape, count, form, is_matrix = rest
+    if len(shape) != 2 or any(type(size) is not int or size < 0 for size in shape):
+        raise CorruptionError(f"a sparse matrix has shape {shape}")
+    index = numpy.dtype("<u4" if max(shape) <= 2**32 else "<u8")
     if type(count) is not int or len(payload) != count * (2 * index.itemsize + dtype.itemsize):
         raise CorruptionError("a sparse matrix has another length")
-    try:
-        import scipy.sparse as sparse
-    except ImportError:
-        raise UsageError("this value is a sparse matrix: install scipy", field="value") from None
     if form not in ("bsr", "coo", "csc", "csr", "dia", "dok", "lil"):
         raise CorruptionError(f"a sparse matrix has format {form!r}")
-    row = numpy.frombuffer(payload, index, count).astype("i8")
-    column = numpy.frombuffer(payload[count * index.itemsize :], index, count).astype("i8")
-    data = numpy.frombuffer(payload[2 * count * index.itemsize :], dtype, count).copy()
-    made = sparse.coo_matrix if is_matrix else sparse.coo_array
-    return made((data, (row, column)), shape=tuple(whole_shape)).asformat(form)
+    row = numpy.frombuffer(payload, index, count)
+    column = numpy.frombuffer(payload[count * index.itemsize :], index, count)
+    if count and (row.max() >= shape[0] or column.max() >= shape[1]):
+        raise CorruptionError("a sparse matrix has entries outside of it")
+    data = numpy.frombuffer(payload[2 * count * index.itemsize :], dtype, count)
+
+    def make() -> Any:
+        try:
+            import scipy.sparse as sparse
+        except ImportError:
+            raise UsageError(
+                "this value is a sparse matrix: install scipy", field="value"
+            ) from None
+        made = sparse.coo_matrix if is_matrix else sparse.coo_array
+        places = (row.astype("i8"), column.astype("i8"))
+        return made((data.copy(), places), shape=tuple(shape)).asformat(form)
+
+    return make
 
 
 def arrays_equal(one: Any, other: Any) -> bool:

@@ -7,7 +7,13 @@ compression are around it (entry.py); how an array is laid out is in arrays.py.
 from typing import Any, Final
 
 from memopt.base.errors import CorruptionError, UsageError
-from memopt.codecs.arrays import arrays_equal, decode_array_body, encode_array_body, is_array
+from memopt.codecs.arrays import (
+    arrays_equal,
+    decode_array_body,
+    encode_array_body,
+    is_array,
+    verify_array_body,
+)
 from memopt.codecs.entry import HEAD_BYTES
 from memopt.codecs.message import decode_json, encode_json
 
@@ -51,6 +57,14 @@ def decode_value(raw: bytes) -> Any:
     if kind == _ARRAY:
         return decode_array_body(memoryview(raw)[1:])
     raise CorruptionError(f"a value is of kind {raw[:1]!r}, which there is not")
+
+
+def verify_value(raw: bytes) -> None:
+    """Raises CorruptionError as decoding does; makes no copy of bytes and no array."""
+    if raw[:1] == _ARRAY:
+        verify_array_body(memoryview(raw)[1:])
+    elif raw[:1] != _BYTES:
+        decode_value(raw)
 
 
 def text_of(raw: bytes) -> Any:

@@ -8,7 +8,7 @@ from memopt.base.protocols import Tables
 from memopt.base.records import PLACE_MASK, CollectionRow, EntryHead, EntryRow
 from memopt.codecs.entry import decode_key, verify_entry
 from memopt.codecs.message import contains
-from memopt.codecs.values import decode_value, text_of
+from memopt.codecs.values import text_of, verify_value
 from memopt.collections.engine import Engine, Reading
 from memopt.collections.mappings import Mappings
 from memopt.collections.rows import SEQUENCE, Ref
@@ -157,7 +157,7 @@ class Keeper:
     def _damage(self, entry: EntryRow) -> str | None:
         try:
             verify_entry(entry)
-            self._engine.decoded(entry.record, decode_value)
+            self._engine.decoded(entry.record, verify_value)
         except (CorruptionError, StoreVersionError) as error:
             return str(getattr(error, "reason", error))
         return None
