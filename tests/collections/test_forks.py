@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import memopt
+from memopt.base.records import CollectionRow
 from memopt.sessions import turns as turns_module
-from memopt.stores.entry_tables import FIRST_OF_SCRATCH
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -184,8 +184,8 @@ def test_a_child_forked_while_a_turn_writes_leaves_the_write_to_its_parent(
         keeping = memory._parts.sessions.turns._collections.engine.committer  # type: ignore[attr-defined]
 
         def member(transaction: Any) -> None:
-            (entry,) = transaction.tables.entries.range(FIRST_OF_SCRATCH, 0, 9, limit=9)
-            transaction.tables.entries.put(entry)
+            row = CollectionRow(0, 1, 1, "mapping", "nobody's", 1, 1)
+            transaction.tables.collections.create(row)
             written.set()
             assert go.wait(2 * PATIENCE)
 
