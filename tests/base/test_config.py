@@ -127,6 +127,7 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
         "turn_scope_share": ("0.25", 0.25),
         "turn_session_share": ("0.25", 0.25),
         "budget_bytes": ("9MiB", 9 * MIB),
+        "access_log_bytes_max": ("1MiB", MIB),
     }
     text, expected = values.get(name, ("17", 17))
     config = Config.load(environ={f"MEMOPT_{name.upper()}": text})
@@ -191,6 +192,7 @@ def test_none_is_for_optional_limits_alone(name: str) -> None:
     ("name", "value"),
     [
         ("budget_bytes", 8 * MIB - 1),
+        ("access_log_bytes_max", 256 * KIB - 1),
         ("l1_share", 1.01),
         ("thrashing_share", 1.01),
         ("message_bytes_max", "513MiB"),

@@ -45,6 +45,7 @@ def test_what_is_touched_is_written_on_flush_and_on_close(tmp_path: Path) -> Non
     log.close()
     log.close()
     log.touched(row(9))
+    assert log._rows == []
     assert pages(file) == [5, 6, 5]
     assert budget.used_bytes == 0
 
@@ -71,6 +72,23 @@ def test_the_file_and_the_one_before_it_stay_below_the_limit(tmp_path: Path) -> 
     kept = pages(earlier(file)) + pages(file)
     assert kept == list(range(1000 - len(kept), 1000))
     assert len(kept) > limit // 2 // ROW.size
+
+
+def test_the_smallest_limit_that_a_store_takes_holds_for_touches_that_come_at_once(
+    tmp_path: Path,
+) -> None:
+    smallest = 256 * KIB
+    with pytest.raises(UsageError, match="access_log_bytes_max"):
+        Config(access_log_bytes_max=smallest - 1)
+    limit = Config(access_log_bytes_max=smallest).access_log_bytes_max
+    log = made(tmp_path / "accesses", Budget(64 * MIB), limit)
+    for page in range(6 * ROWS_MAX):
+        log.touched(row(page))
+        if page % ROWS_MAX == 0:
+            assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= limit
+    log.close()
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= limit
+    assert len(pages(earlier(tmp_path / "accesses"))) == ROWS_MAX
 
 
 def test_a_recording_goes_on_after_a_kill_cut_its_last_block_off(tmp_path: Path) -> None:
@@ -117,7 +135,10 @@ def test_a_disk_that_is_full_ends_the_recording_and_no_read(
         patched.setattr(access_log, "open", full, raising=False)
         for page in range(ROWS_MAX):
             log.touched(row(page))
-    log.touched(row(2))
+    # Nobody is charged for what would wait now, so nothing does.
+    for page in range(10):
+        log.touched(row(page))
+    assert log._rows == []
     log.flush()
     log.close()
     assert "No space left on device" in caplog.text

@@ -15,8 +15,6 @@ from memopt.base.errors import UsageError
 from memopt.base.records import Durability, PoolShares, Prefetch, Seal
 from memopt.base.units import GIB, KIB, MIB, parse_bytes, parse_seconds
 
-_SMALLEST_BUDGET_BYTES = 8 * MIB
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -95,7 +93,7 @@ class Config:
     """A file to which the touches of pages are recorded, for `memopt simulate`; None records
     none."""
     access_log_bytes_max: int = 64 * MIB
-    """Of the recording and the one before it, which is named `….1`, together."""
+    """Of the recording and the one before it, which is named `….1`, together; 256 KiB at least."""
     probe_seconds: float = 0.25
     """How often memory is looked at; 0, as a maintenance_seconds of 0, looks only when told to."""
     rss_limit_bytes: int | None = None
@@ -127,11 +125,11 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field.name, getattr(self, field.name)))
-        if self.budget_bytes < _SMALLEST_BUDGET_BYTES:
-            raise UsageError(
-                f"at least {_SMALLEST_BUDGET_BYTES} bytes are needed, got {self.budget_bytes}",
-                field="budget_bytes",
-            )
+        for name, smallest in _SMALLEST.items():
+            if getattr(self, name) < smallest:
+                raise UsageError(
+                    f"at least {smallest} bytes are needed, got {getattr(self, name)}", field=name
+                )
         for name in _SHARES:
             if getattr(self, name) > 1:
                 raise UsageError(
@@ -230,6 +228,11 @@ _SHARES = (
     "turn_session_share",
     _AGGRESSIVENESS,
 )
+_SMALLEST = {
+    "budget_bytes": 8 * MIB,
+    # Half of it has to hold the touches that are written at once.
+    "access_log_bytes_max": 256 * KIB,
+}
 _LARGEST = {
     "message_bytes_max": 512 * MIB,
     "state_bytes_max": 512 * MIB,

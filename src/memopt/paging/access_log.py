@@ -3,8 +3,8 @@
 Owns the file and what waits for it. Invariant: at most ROWS_MAX touches wait, and one a thread, and
 the file with the one before it, which is named `….1`, is at most `bytes_max`. What waits when the
 process is killed is lost: this is an observation, and no part of the store's promises. So a disk
-that is full ends the recording, and never a read. Not here: the bytes of a block
-(codecs/accesses.py).
+that is full ends the recording, and never a read; nothing waits after the end. Not here: the bytes
+of a block (codecs/accesses.py).
 """
 
 import logging
@@ -40,8 +40,9 @@ class AccessLog:
     def __init__(
         self, path: str | os.PathLike[str], *, bytes_max: int, clock: Clock, budget: Budget
     ) -> None:
-        """Goes on with a recording that is there already. Raises UsageError when the file cannot
-        be made or is something else, BudgetError when there is no room for what waits."""
+        """Goes on with a recording that is there already. `bytes_max` holds ROWS_MAX touches twice,
+        or they exceed it. Raises UsageError when the file cannot be made or is something else,
+        BudgetError when there is no room for what waits."""
         self._path = Path(path)
         self._half_bytes = bytes_max // 2
         self._budget = budget
@@ -100,7 +101,13 @@ class AccessLog:
     def _end(self) -> None:
         if self._is_open:
             self._is_open = False
+            self.touched = _ignored
+            self._rows.clear()
             self._budget.release(_OWNER, _CHARGED_BYTES)
+
+
+def _ignored(row: PageRow) -> None:
+    """A touch after the end."""
 
 
 def earlier(path: Path) -> Path:
