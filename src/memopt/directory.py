@@ -150,12 +150,22 @@ class Directory:
         small = size_bytes <= _ROOM_FRAMES * PAGE_BYTES
         if small and 0 <= frames - self._room_frames < _ROOM_FRAMES:
             return True
-        away = max(0, frames - self.acked.record.wal_home) + 2 * _ROOM_FRAMES
-        if self.home.disk_free_bytes() < away * PAGE_BYTES + 2 * size_bytes:
+        if self.home.disk_free_bytes() < self._needed_bytes() + 2 * size_bytes:
             self._room_frames = -_ROOM_FRAMES
             return False
         self._room_frames = frames
         return True
+
+    def note_free(self, free_bytes: int) -> None:
+        """What the probe saw: room that there was may be others' by now, and where few frames are
+        written it would be long until it was looked for again. Where it is short, the next does."""
+        if free_bytes < self._needed_bytes():
+            self._room_frames = -_ROOM_FRAMES
+
+    def _needed_bytes(self) -> int:
+        """To bring the log home, and what is written before room is looked for again."""
+        away = max(0, self.home.writer.wal_frames - self.acked.record.wal_home)
+        return (away + 2 * _ROOM_FRAMES) * PAGE_BYTES
 
     def make_room(self) -> bool:
         """Under the commit lock, when the disk is full: give up the ballast, bring the log home and

@@ -390,7 +390,7 @@ def _wire_pressure(
     monitor = Monitor(
         probe, acting, budget, period_seconds=period, turn_share=config.turn_share,
         sessions=lambda: len(storage.residents), evictable=frozenset(_EVICTABLE), clock=clock,
-        save=save, save_seconds=_TURN_PEAKS_SECONDS,
+        note_free=directory.note_free, save=save, save_seconds=_TURN_PEAKS_SECONDS,
     )  # fmt: skip
     storage.dictionaries.ask_before_learning(monitor.has_room)
     return monitor

@@ -21,6 +21,7 @@ from memopt.directory import Directory
 from memopt.pressure.leaks import OUTSIDE, SAMPLES, LeakWatch
 from memopt.pressure.outside import Outside, room_bytes, slack_bytes
 from memopt.pressure.probe import RSS_MARGIN_BYTES, SystemProbe
+from memopt.stores.sqlite import SqliteHome
 
 BUDGET = 64 * MIB
 START = 40 * MIB
@@ -309,6 +310,25 @@ def test_what_may_be_admitted_follows_rss(memory: memopt.Memory, made_up: MadeUp
     look(memory, 1)
     # The room and what can be given back, less a quarter of the slack, a sixteenth of 70 MiB.
     assert memory.stats().pressure.admission_bytes == 15 * MIB - 70 * MIB // 64
+
+
+def test_a_disk_that_others_have_filled_is_noticed_by_the_next_write(
+    memory: memopt.Memory, made_up: MadeUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = memory.session("a")
+    session.append({"role": "user"})
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteHome, "disk_free_bytes", lambda home: 0)
+        # There was room a few frames ago.
+        session.append({"role": "user"})
+        made_up.figures = {"disk_free_bytes": 0}
+        look(memory, 1)
+        with pytest.raises(DiskFullError):
+            session.append({"role": "user"})
+    made_up.figures = {"disk_free_bytes": 1 << 40}
+    look(memory, 1)
+    session.append({"role": "user"})
+    assert len(session) == 3
 
 
 def committed(memory: memopt.Memory, monkeypatch: pytest.MonkeyPatch) -> list[Any]:

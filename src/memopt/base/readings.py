@@ -30,13 +30,13 @@ class Reading(NamedTuple):
     memory_used_bytes: int | None = None
     """Of the control group that is nearest its limit, without the file cache."""
     memory_limit_bytes: int | None = None
-    data_bytes: int | None = None
-    """Writable private address space: what RLIMIT_DATA limits."""
     data_start_bytes: int | None = None
+    """Writable private address space before the store was opened: what RLIMIT_DATA limits."""
     data_limit_bytes: int | None = None
     stall_some_percent: float | None = None
     """Of the last 10 seconds, in which some task waited for memory; `full`: all tasks."""
     stall_full_percent: float | None = None
     disk_free_bytes: int | None = None
+    """Beside the store."""
     outside_bytes: int = 0
     """Of the reserved ones: taken because RSS is near its limit, which RSS says by itself."""

@@ -99,7 +99,7 @@ class Prefetcher:
 
     def __init__(
         self, home: Reader, pager: Pager, budget: Budget, *, clock: Clock, events: Events,
-        kind: Prefetch, recent_seconds: float, has_thread: bool = True,
+        kind: Prefetch, recent_seconds: float,
     ) -> None:  # fmt: skip
         self._home = home
         self._pager = pager
@@ -109,7 +109,6 @@ class Prefetcher:
         self._kind = kind
         self._recent_seconds = recent_seconds
         """What was not used for so long is let cool, and not brought back."""
-        self._has_thread = has_thread
         self._queue: collections.deque[_Wanted] = collections.deque(maxlen=QUEUE_MAX)
         self._recent: collections.OrderedDict[int, tuple[int, str | None, float]]
         self._recent = collections.OrderedDict()
@@ -165,10 +164,6 @@ class Prefetcher:
     def start(self) -> None:
         self._is_stopped = self._is_closed
 
-    @property
-    def is_stopped(self) -> bool:
-        return self._is_stopped
-
     def drain(self) -> int:
         """Fetch all that waits, on this thread; how many pages came in."""
         count = 0
@@ -211,7 +206,7 @@ class Prefetcher:
 
     def _want(self, wanted: _Wanted) -> None:
         self._queue.append(wanted)
-        if self._has_thread and not self._awake.is_set():
+        if not self._awake.is_set():
             self._awake.set()
             if self._thread is None:
                 self._begin()

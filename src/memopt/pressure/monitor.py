@@ -49,7 +49,7 @@ class Monitor:
     def __init__(
         self, probe: Probe, acting: Acting, budget: Budget, *, period_seconds: float,
         turn_share: float, sessions: Callable[[], int], evictable: frozenset[str], clock: Clock,
-        save: Callable[[], None], save_seconds: float,
+        note_free: Callable[[int], None], save: Callable[[], None], save_seconds: float,
     ) -> None:  # fmt: skip
         self.governor, self.outside, self.admission, self.leaks = acting
         self._probe = probe
@@ -59,6 +59,8 @@ class Monitor:
         self._sessions = sessions
         self._evictable = evictable
         self._clock = clock
+        self._note_free = note_free
+        """Told how much of the disk is free."""
         self._save = save
         """Writes what was learnt of turns."""
         self._save_seconds = save_seconds
@@ -86,6 +88,8 @@ class Monitor:
             self._reading = reading
             if self._stop.is_set():
                 return reading
+            if reading.disk_free_bytes is not None:
+                self._note_free(reading.disk_free_bytes)
             self.outside.settle(reading)
             self.governor.observe(reading)
             self.admission.resize(self.capacity_bytes(reading))

@@ -74,7 +74,6 @@ class SystemProbe:
         self.notes: list[str] = []
         """What this platform does not tell."""
         self._statm = _Opened(root / "proc/self/statm")
-        self._status = _Opened(root / "proc/self/status")
         if self._statm.read() is None:
             self.notes.append("RSS is read through psutil here, which is slower")
         self._groups = control_groups(root)
@@ -118,7 +117,6 @@ class SystemProbe:
             rss_limit_is_hard=self._rss_limit_bytes is not None,
             memory_used_bytes=used,
             memory_limit_bytes=memory_limit,
-            data_bytes=self._data_bytes(),
             data_start_bytes=self._start.data_bytes,
             data_limit_bytes=self._data_limit_bytes,
             stall_some_percent=some,
@@ -131,13 +129,8 @@ class SystemProbe:
 
     def close(self) -> None:
         _budgets.discard(self._budget)
-        for opened in (self._statm, self._status, self._stalls):
+        for opened in (self._statm, self._stalls):
             opened.close()
-
-    def _data_bytes(self) -> int | None:
-        if self._data_limit_bytes is None:
-            return None
-        return parse_vm_data(self._status.read())
 
     def _disk_free_bytes(self) -> int | None:
         if self._disk is None:
