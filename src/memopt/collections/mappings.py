@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from memopt.base.errors import CorruptionError
+from memopt.base.errors import CorruptionError, StoreFailedError
 from memopt.base.records import PLACE_MASK, EntryHead, EntryRow, RecordKind
 from memopt.codecs.entry import Packed, decode_key, raw_bytes_of, verify_entry
 from memopt.collections.cache import name_of_key
@@ -12,6 +12,7 @@ from memopt.collections.rows import MAPPING, Draft, Ref, Row, damaged, naming, p
 from memopt.journal.commit import CommitTransaction
 
 MISSING: Final = object()
+_ATTEMPTS_MAX: Final = 3
 
 
 class Item(NamedTuple):
@@ -70,12 +71,14 @@ class Mappings:
             return self._counted(ref, row)
 
     def _counted(self, ref: Ref, row: Row) -> int:
-        """Once a run: between commits, so that it is not of another moment than what is added."""
+        """Once a run. Beside the commits, and between them only where others keep changing it."""
         engine, number = self._engine, row.number
-        if engine.committer.refusing:
-            with engine.home.snapshot() as tables:
-                row.count = tables.entry_index.count(number)
-            return row.count
+        for _ in range(_ATTEMPTS_MAX):
+            version = row.version
+            if not row.writers:
+                count = self._count(number)
+                if engine.rows.counted(row, version, count):
+                    return count
 
         def member(transaction: CommitTransaction) -> int:
             count = transaction.tables.entry_index.count(number)
@@ -84,7 +87,15 @@ class Mappings:
                 row.count = count
             return count
 
-        return engine.committer.commit(member)
+        try:
+            return engine.committer.commit(member)
+        except StoreFailedError:
+            # What was acknowledged can still be read.
+            return self._count(number)
+
+    def _count(self, number: int) -> int:
+        with self._engine.home.snapshot() as tables:
+            return tables.entry_index.count(number)
 
     def is_empty(self, ref: Ref) -> bool:
         row = self._engine.rows.find(ref)

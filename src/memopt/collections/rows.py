@@ -46,8 +46,6 @@ _ATTEMPTS_MAX: Final = 8
 class Commits(Protocol):
     """What a committer does for collections: the journal's, or that of the scratch file."""
 
-    @property
-    def refusing(self) -> bool: ...
     def commit(self, member: Callable[[CommitTransaction], T]) -> T: ...
     def commit_one(self, member: Callable[[CommitTransaction], T]) -> T: ...
 
@@ -110,13 +108,18 @@ class Row:
 class Draft:
     """A row as the members of a batch have changed it so far."""
 
-    __slots__ = ("count", "drops", "effects", "first", "is_open", "moves", "next", "number", "row")
+    __slots__ = (
+        "count", "drops", "effects", "first", "is_open", "is_partial", "moves", "next", "number",
+        "row",
+    )  # fmt: skip
 
     def __init__(self, row: Row) -> None:
         self.row = row
         self.first, self.next = row.bounds
         self.count = 0
         """How many entries more there are."""
+        self.is_partial = False
+        """Others in this batch may have changed entries before one failed."""
         self.moves = 0
         self.is_open = True
         self.number = row.number
@@ -226,6 +229,15 @@ class Rows:
             self._budget.release(_OWNER, ROW_BYTES)
         return row
 
+    def counted(self, row: Row, version: int, count: int) -> bool:
+        """Believe what a snapshot held that was taken at this version, while nobody wrote; False
+        when a change has begun since."""
+        with self._lock:
+            if row.version != version:
+                return False
+            row.count = count
+            return True
+
     def shrink(self) -> None:
         """Let go of all that are here: they are loaded again when they are needed."""
         with self._lock:
@@ -266,7 +278,7 @@ class Rows:
         if row is None:
             row = self._row_in(transaction, ref, agent)
         draft = Draft(row)
-        # Others in this batch may have moved entries before one failed.
+        draft.is_partial = was_undone
         draft.moves = int(was_undone)
         row.writers += 1
         row.version += 1
@@ -308,8 +320,10 @@ class Rows:
             cache.apply(draft.number, draft.effects)
             if draft.moves or draft.drops:
                 row.bounds = (draft.first, draft.next)
-                if row.count is not None:
-                    row.count += draft.count
+                if draft.count or draft.is_partial:
+                    with self._lock:
+                        if row.count is not None:
+                            row.count = None if draft.is_partial else row.count + draft.count
                 row.moves += draft.moves
             if self._rows.get(ref) is not row:
                 with self._lock:

@@ -27,8 +27,6 @@ _SCOPE: Final = "turn"
 class ScratchCommitter:
     """Members run one at a time, in a transaction each, on the scratch file."""
 
-    refusing = False
-
     def __init__(self, scratch: Scratch, clock: Clock) -> None:
         self._scratch = scratch
         self._clock = clock
