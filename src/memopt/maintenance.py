@@ -1,7 +1,8 @@
 """What happens by itself: one thread a store, a little at a time.
 
-It seals idle tails, cools idle pages, copies the log home, learns dictionaries and writes touch
-times. Nothing waits for it, nothing is lost without it; with a period of 0 there is no thread.
+It seals idle tails, lets idle pages and entries go, copies the log home, learns dictionaries and
+writes touch times. Nothing waits for it, nothing is lost without it; with a period of 0 there is no
+thread.
 """
 
 import logging

@@ -72,7 +72,9 @@ from memopt.sessions.turns import collecting
 from memopt.stores.scratch import Scratch
 from memopt.upkeep import Upkeep, limit_heap_arenas, trim_heap
 
-_EVICTABLE = ("pages", "texts", "policies", "sessions", "collections", "arena")
+_EVICTABLE = (
+    "pages", "texts", "policies", "sessions", "collections", "collection policies", "arena"
+)  # fmt: skip
 """Owners of the budget whose bytes can be given back at once: all of it is at home."""
 _PROBE_SECONDS = 0.25
 """What a forecast takes for the time between readings, where they are taken by hand."""
@@ -258,16 +260,13 @@ def _wire_parts(
         wait=threading.Event().wait, bytes_per_second=config.check_bytes_per_second,
     )  # fmt: skip
     forgetting = Forgetting(
-        home,
-        committer,
-        branches,
-        reader,
-        states,
-        compressor,
-        collections.keeper,
+        home, committer, branches, reader, states, compressor, collections.keeper,
         config.state_keyframe_versions,
-    )
-    steps = _steps(directory, config, events, storage, transcripts, monitor, read_only=read_only)
+    )  # fmt: skip
+    steps = _steps(
+        directory, config, clock, events, storage, transcripts, collections, monitor,
+        read_only=read_only,
+    )  # fmt: skip
 
     def release() -> None:
         if access_log is not None:
@@ -331,6 +330,7 @@ def _wire_collections(
         config=config, events=events, admit=admit,
         turns=TurnsTold(admission.open_turns, collecting(admission)),
     )  # fmt: skip
+    storage.pager.ask_first = cache.make_free_of_excess
     storage.upkeep.ask_also(collections.make_free)
     storage.upkeep.shrink_also(cache.limit, lambda: cache.freed_bytes)
     scratch = Scratch(directory.path / "scratch", budget, config.scratch_bytes_max)
@@ -418,13 +418,14 @@ def _keep_peaks(
 
 
 def _steps(
-    directory: Directory, config: Config, events: Events, storage: _Storage,
-    transcripts: Transcripts, monitor: Monitor, *, read_only: bool,
+    directory: Directory, config: Config, clock: Clock, events: Events, storage: _Storage,
+    transcripts: Transcripts, collections: Collections, monitor: Monitor, *, read_only: bool,
 ) -> list[Callable[[], None]]:  # fmt: skip
     """What maintenance does, in order."""
     steps: list[Callable[[], None]] = [
         directory.checkpoint_passive,
         lambda: storage.pager.demote_idle(config.l1_idle_seconds, config.l2_idle_seconds),
+        lambda: collections.let_idle_go(config.l2_idle_seconds, clock.monotonic()),
         storage.pager.observe,
         storage.prefetcher.refill,
         storage.upkeep.trim,

@@ -215,3 +215,15 @@ def test_eight_threads_never_exceed_the_limit_and_lose_no_byte() -> None:
     }
     assert budget.used_bytes_max <= budget.limit_bytes
     budget.check()
+
+
+def test_what_grew_by_itself_is_settled_where_it_fits() -> None:
+    budget = Budget(100)
+    budget.reserve("other", 40)
+    assert budget.try_settle("policies", 60)
+    assert budget.used_bytes_max == 100
+    assert not budget.try_settle("policies", 61)
+    assert budget.held_bytes("policies") == 60
+    assert budget.try_settle("policies", 10)
+    assert (budget.used_bytes, budget.held_bytes("policies")) == (50, 10)
+    budget.check()

@@ -17,7 +17,8 @@ from memopt.base.errors import UsageError
 from memopt.base.events import EntriesEvicted, Event, Events
 from memopt.base.units import MIB
 from memopt.collections import cache as cache_module
-from memopt.collections.cache import OWNER, EntryCache, Name, _Row, name_of_key, name_of_place
+from memopt.collections.cache import OWNER, EntryCache, _Row
+from memopt.collections.names import Name, name_of_key, name_of_place
 from memopt.paging.arena import Arena, extent_bytes_for
 from memopt.policies.catalog import POLICIES, make_policy
 

@@ -12,7 +12,8 @@ import pytest
 import memopt
 from memopt.base.clock import ManualClock
 from memopt.base.events import Event, Thrashing
-from memopt.paging.page_table import heap_bytes, row_bytes
+from memopt.base.heap import heap_bytes
+from memopt.paging.page_table import row_bytes
 from memopt.paging.refaults import Refaults, Shadows
 from memopt.paging.working_set import OTHERS, TYPES_MAX, WorkingSets
 

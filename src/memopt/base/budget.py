@@ -36,6 +36,21 @@ class Budget:
                 self.used_bytes_max = used
             return True
 
+    def try_settle(self, owner: str, size_bytes: int) -> bool:
+        """Let `owner` hold `size_bytes` in all, where it grew or shrank by itself; or return False
+        and change nothing."""
+        with self._lock:
+            held = self._owners.get(owner, 0)
+            used = self.used_bytes + size_bytes - held
+            if size_bytes > held and used > self.limit_bytes:
+                return False
+            # No call from here on, as above.
+            self.used_bytes = used
+            self._owners[owner] = size_bytes
+            if used > self.used_bytes_max:
+                self.used_bytes_max = used
+            return True
+
     def reserve(self, owner: str, size_bytes: int) -> None:
         """Take `size_bytes` for `owner`, asking for room once where they do not fit. Raises
         BudgetError when there is none."""

@@ -50,6 +50,7 @@ class Config:
     bandit_ucb."""
     l1_idle_seconds: float = 300.0
     l2_idle_seconds: float = 900.0
+    """Not touched for so long, pages leave RAM, and entries of collections."""
     resident_sessions_max: int = 8192
     wal_limit_bytes: int = 64 * MIB
     disk_quota_bytes: int | None = None

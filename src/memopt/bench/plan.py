@@ -27,12 +27,13 @@ import numpy as np
 
 from memopt.base.config import Config
 from memopt.base.errors import UsageError
+from memopt.base.heap import heap_bytes
 from memopt.base.protocols import Policy
 from memopt.base.units import MIB, format_bytes
 from memopt.bench.child import Report, run_in_child
 from memopt.bench.simulation import parts_of
 from memopt.bench.traces import Progress, Trace
-from memopt.paging.page_table import ROW_BYTES, heap_bytes
+from memopt.paging.page_table import ROW_BYTES
 from memopt.paging.pager import fault_cost
 from memopt.policies.catalog import POLICIES, make_policy
 

@@ -13,25 +13,29 @@ made and before its caller hears of it; whoever fills from a snapshot asks for a
 a commit takes away.
 """
 
-import functools
 import threading
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final
 
 from memopt.base.budget import Budget
 from memopt.base.events import EntriesEvicted, Events
 from memopt.base.forks import LostLock
+from memopt.base.heap import heap_bytes
+from memopt.base.interrupts import mended_by
 from memopt.base.protocols import Policy
-from memopt.base.records import PLACE_BITS, Lifetime
+from memopt.base.records import Lifetime
 from memopt.base.units import KIB
+from memopt.collections.epochs import Epochs
+from memopt.collections.names import Name, collection_of
 from memopt.paging.arena import Arena
 from memopt.stores.entry_tables import FIRST_OF_SCRATCH
 
 OWNER: Final = "collections"
-ROW_BYTES: Final = 238
-"""A row's places in the table, in five columns and in the index, and the headers and rounding of
+_POLICY_OWNER: Final = "collection policies"
+ROW_BYTES: Final = 243
+"""A row's places in the table, in six columns and in the index, and the headers and rounding of
 its two byte strings; measured in the tests."""
 _RECORD_HEADER_BYTES: Final = 48
 """Of a byte string, with its rounding: what a record in the arena has not."""
@@ -42,33 +46,21 @@ _IN_NO_ARENA: Final = -1
 _POLICY_STEP: Final = 64
 """What the policy occupies is asked for once in so many changes."""
 _OWN_SHARE: Final = 1 / 4
-"""Above this share of the budget, what comes in takes the place of what is here; below it, room is
-asked of others."""
+"""Of what others leave of the budget to entries and pages. Above it, what comes in takes the place
+of what is here, and whoever needs room is given it from here; below it, others are asked."""
+_PAGE_OWNERS: Final = ("pages", "texts")
+_IDLE_AT_ONCE: Final = 1024
+"""Let go of before others get the lock."""
 _VALUE_SHARE: Final = 1 / 16
 """Values above this share of the budget are not kept."""
 _FULL_SLACK: Final = 64 * KIB
 
-Name = bytes | int
 Effect = tuple[Name, int, bytes | None]
 """A name, its place, and its record; None: it is gone."""
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-def _whole(method: F) -> F:
-    """A Ctrl-C may come between two columns of a row. Everything here can be read again, so then
-    everything is let go."""
-
-    @functools.wraps(method)
-    def guarded(self: "EntryCache", *arguments: Any) -> Any:
-        try:
-            return method(self, *arguments)
-        except Exception:
-            raise
-        except BaseException:
-            self.clear()
-            raise
-
-    return cast("F", guarded)
+_whole = mended_by(lambda cache: cache.clear())
+"""A Ctrl-C may come between two columns of a row. Everything here can be read again, so then
+everything is let go."""
 
 
 class _Row:
@@ -103,12 +95,12 @@ class EntryCache:
         self._lock: AbstractContextManager[Any] = threading.RLock()
         self._tickets: dict[Name, object] = {}
         self._value_bytes_max = int(budget.limit_bytes * _VALUE_SHARE)
-        self._own_bytes = int(budget.limit_bytes * _OWN_SHARE)
-        self._policy_bytes = 0
         self._bytes_max = budget.limit_bytes
         self.freed_bytes = 0
         """Of everything that was let go of so far."""
         self._age = 0
+        self.epochs = Epochs()
+        """Of the entries here, and of what is known of their collections."""
         self._start()
 
     def _start(self) -> None:
@@ -119,6 +111,8 @@ class EntryCache:
         self._handles = array("q")
         self._hashes = array("q")
         self._places = array("q")
+        self._used = array("I")
+        """The epoch in which each was used last."""
         self._free: list[int] = []
         self._counts: dict[int, int] = {}
         """Rows by collection, so that one without any is dropped for nothing."""
@@ -136,6 +130,14 @@ class EntryCache:
         """With what lies in the arena."""
         return self.size_bytes + self._arena_bytes
 
+    @property
+    def excess_bytes(self) -> int:
+        """What the budget holds for this cache, holes in the arena too, beyond its own share."""
+        charged_bytes = self.size_bytes + self._arena.charged_bytes
+        page_bytes = sum(map(self._budget.held_bytes, _PAGE_OWNERS))
+        shared_bytes = self._budget.free_bytes() + page_bytes + charged_bytes
+        return charged_bytes - int(shared_bytes * _OWN_SHARE)
+
     # -- reading ----------------------------------------------------------------------------------
 
     def get(self, name: Name) -> bytes | None:
@@ -147,6 +149,7 @@ class EntryCache:
                 if slot is None or self._names[slot] != name:
                     return None
                 self._policy.touched(key)
+                self._used[slot] = self.epochs.now
                 record = self._records[slot]
                 return self._arena.get(self._handles[slot]) if record is None else record
         except KeyboardInterrupt:
@@ -250,11 +253,18 @@ class EntryCache:
     @_whole
     def make_free(self, size_bytes: int) -> int:
         """Evict until so much came free; how much did."""
+        freed = self._evict(size_bytes)
+        # What went from the arena left holes there.
+        self._arena.make_free(size_bytes)
+        return freed
+
+    def _evict(self, size_bytes: int) -> int:
         freed = count = 0
         with self._lock:
             # What the policy came to occupy meanwhile takes of the room, too.
             self._charge_policy()
-            size_bytes += max(0, self._policy.charged_bytes() - self._policy_bytes)
+            charged_bytes = self._budget.held_bytes(_POLICY_OWNER)
+            size_bytes += max(0, self._policy.charged_bytes() - charged_bytes)
             while freed < size_bytes:
                 key = self._policy.victim()
                 if key is None:
@@ -262,11 +272,52 @@ class EntryCache:
                 freed += self._remove(self._slots[key])
                 count += 1
             self._charge_policy()
-        # What went from the arena left holes there.
-        self._arena.make_free(size_bytes)
         if count:
             self._events.emit(EntriesEvicted(count, freed))
         return freed
+
+    @_whole
+    def make_free_of_excess(self, size_bytes: int) -> bool:
+        """Let go of so much for somebody else, as far as there is an excess; whether anything
+        went."""
+        excess_bytes = self.excess_bytes
+        if excess_bytes <= 0:
+            return False
+        # What is dead goes before what is not.
+        charged_bytes = self._arena.charged_bytes
+        self._arena.make_free(size_bytes)
+        if self._arena.charged_bytes < charged_bytes:
+            return True
+        # The arena gives back whole extents.
+        freed = self._evict(min(size_bytes, excess_bytes + self._arena.extent_bytes))
+        self._arena.make_free(size_bytes)
+        return freed > 0
+
+    @_whole
+    def let_idle_go(self, idle_seconds: float, now: float) -> int:
+        """Evict what nobody used for so long, or an eighth longer, when that eighth is over; the
+        last epoch that is so long ago, or -1."""
+        count = freed = 0
+        with self._lock:
+            oldest = self.epochs.end(idle_seconds, now)
+            if oldest < 0:
+                return oldest
+            idle = [slot for slot, epoch in enumerate(self._used) if epoch <= oldest]
+        for at in range(0, len(idle), _IDLE_AT_ONCE):
+            with self._lock:
+                # Whatever was done to them meanwhile.
+                for slot in idle[at : at + _IDLE_AT_ONCE]:
+                    is_here = slot < len(self._names) and self._names[slot] is not None
+                    if is_here and self._used[slot] <= oldest:
+                        freed += self._remove(slot)
+                        count += 1
+        with self._lock:
+            if count and not self._slots:
+                # The table that they were in is as large as it ever was.
+                self.clear()
+        if count:
+            self._events.emit(EntriesEvicted(count, freed))
+        return oldest
 
     def limit(self, share: float) -> None:
         """Hold at most `share` of what is here now, until the limit is 1 again."""
@@ -314,9 +365,7 @@ class EntryCache:
         key_bytes = len(name) if type(name) is bytes else 0
         if record is None:
             return ROW_BYTES - _RECORD_HEADER_BYTES + key_bytes
-        # Bytes of many sizes that come and go leave holes: a twelfth, as for pages.
-        size = key_bytes + len(record)
-        return ROW_BYTES + size + size // 12
+        return ROW_BYTES + heap_bytes(key_bytes + len(record))
 
     def _pay(self, row: _Row) -> bool:
         """For a row, and give its record a place; False where there is no room. Not under the lock:
@@ -339,12 +388,12 @@ class EntryCache:
                 return True
         if not row.need:
             return False
-        self._ask(self._arena.extent_bytes)
+        self._ask(self._arena.growth_bytes)
         return self._try_to_pay(row)
 
     def _ask(self, size_bytes: int) -> None:
-        """For room: others up to this cache's part of the budget, and what is here beyond it."""
-        if self.held_bytes < self._own_bytes:
+        """For room: others up to this cache's own share, and what is here beyond it."""
+        if self.excess_bytes < 0:
             self._budget.ask(size_bytes)
         else:
             self.make_free(size_bytes + _FULL_SLACK)
@@ -398,6 +447,7 @@ class EntryCache:
             self._handles[slot] = new
             self._arena.delete(handle)
         self._places[slot] = place
+        self._used[slot] = self.epochs.now
         self._policy.touched(self._hashes[slot])
         return True
 
@@ -416,6 +466,7 @@ class EntryCache:
             self._handles[slot] = row.handle
             self._hashes[slot] = key
             self._places[slot] = row.place
+            self._used[slot] = self.epochs.now
         else:
             slot = len(self._names)
             self._names.append(row.name)
@@ -423,6 +474,7 @@ class EntryCache:
             self._handles.append(row.handle)
             self._hashes.append(key)
             self._places.append(row.place)
+            self._used.append(self.epochs.now)
         self._slots[key] = slot
         self._counts[row.collection] = self._counts.get(row.collection, 0) + 1
         size = row.need
@@ -471,19 +523,12 @@ class EntryCache:
     def _charge_policy(self) -> None:
         """Grows after the fact, by a few bytes a row: what does not fit waits for the next time."""
         self._changes = 0
-        wanted = self._policy.charged_bytes()
-        change = wanted - self._policy_bytes
-        if change < 0:
-            self._budget.release("policies", -change)
-        elif not self._budget.try_reserve("policies", change):
-            return
-        self._policy_bytes = wanted
+        self._budget.try_settle(_POLICY_OWNER, self._policy.charged_bytes())
 
     def close(self) -> None:
         with self._lock:
             self.clear()
-            self._budget.release("policies", self._policy_bytes)
-            self._policy_bytes = 0
+            self._budget.release_all(_POLICY_OWNER)
 
     def abandon(self) -> None:
         """In a forked child: refuse everything."""
@@ -493,15 +538,3 @@ class EntryCache:
 def _lifetime(collection: int) -> Lifetime:
     ephemeral = collection >= FIRST_OF_SCRATCH
     return Lifetime.EPHEMERAL if ephemeral else Lifetime.PERSISTENT
-
-
-def name_of_key(collection: int, key: bytes) -> bytes:
-    return collection.to_bytes(8, "big") + key
-
-
-def name_of_place(collection: int, place: int) -> int:
-    return collection << PLACE_BITS | place
-
-
-def collection_of(name: Name) -> int:
-    return name >> PLACE_BITS if type(name) is int else int.from_bytes(name[:8], "big")  # type: ignore[index]

@@ -35,7 +35,8 @@ from memopt.codecs.entry import (
 )
 from memopt.codecs.message import decode_json
 from memopt.codecs.values import JSON_AT, JSON_BYTE, decode_value
-from memopt.collections.cache import OWNER, EntryCache, Name
+from memopt.collections.cache import OWNER, EntryCache
+from memopt.collections.names import Name
 from memopt.collections.rows import SEQUENCE, Commits, Draft, Ref, Rows, publish
 from memopt.journal.commit import CommitTransaction
 

@@ -58,6 +58,10 @@ class Collections:
         self.engine.abandon()
         self.cache.abandon()
 
+    def let_idle_go(self, idle_seconds: float, now: float) -> None:
+        """On the maintenance thread: what nobody used for so long costs no RAM."""
+        self.rows.let_idle_go(self.cache.let_idle_go(idle_seconds, now))
+
     def close(self) -> None:
         self.cache.close()
         self.rows.close()

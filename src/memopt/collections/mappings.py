@@ -6,8 +6,8 @@ from typing import Any, Final, NamedTuple
 from memopt.base.errors import CorruptionError, StoreFailedError
 from memopt.base.records import PLACE_MASK, EntryHead, EntryRow, RecordKind
 from memopt.codecs.entry import Packed, decode_key, raw_bytes_of, verify_entry
-from memopt.collections.cache import name_of_key
 from memopt.collections.engine import BATCH_ROWS, Engine, check_place
+from memopt.collections.names import name_of_key
 from memopt.collections.rows import MAPPING, Draft, Ref, Row, damaged, naming, publish
 from memopt.journal.commit import CommitTransaction
 

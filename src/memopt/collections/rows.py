@@ -84,8 +84,8 @@ class Row:
     """A collection as it was committed last."""
 
     __slots__ = (
-        "__weakref__", "bounds", "count", "is_gone", "moves", "number", "prefix", "version",
-        "writers",
+        "__weakref__", "bounds", "count", "epoch", "is_gone", "moves", "number", "prefix",
+        "version", "writers",
     )  # fmt: skip
 
     def __init__(self, number: int, bounds: tuple[int, int], count: int | None) -> None:
@@ -102,6 +102,8 @@ class Row:
         """Changes that are under way."""
         self.moves = 0
         """Counts entries that came or went."""
+        self.epoch = 0
+        """Of the cache, in which somebody asked for it last."""
         self.is_gone = False
 
 
@@ -170,7 +172,10 @@ class Rows:
     def find(self, ref: Ref) -> Row | None:
         """The row of a collection; None while there is none."""
         row = self._rows.get(ref)
-        return row if row is not None else self._load(ref)
+        if row is None:
+            return self._load(ref)
+        row.epoch = self._cache.epochs.now
+        return row
 
     def _load(self, ref: Ref) -> Row | None:
         for _ in range(_ATTEMPTS_MAX):
@@ -220,6 +225,7 @@ class Rows:
             return
         while len(self._rows) >= ROWS_MAX:
             self._let_go(next(iter(self._rows)))
+        row.epoch = self._cache.epochs.now
         if self._budget.try_reserve(_OWNER, ROW_BYTES):
             self._rows[ref] = row
 
@@ -243,6 +249,13 @@ class Rows:
         with self._lock:
             for ref in list(self._rows):
                 self._let_go(ref)
+
+    def let_idle_go(self, epoch: int) -> None:
+        """Let go of those that nobody asked for since an epoch of the cache."""
+        with self._lock:
+            for ref, row in list(self._rows.items()):
+                if row.epoch <= epoch:
+                    self._let_go(ref)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -277,6 +290,7 @@ class Rows:
         row = None if was_undone else self._rows.get(ref)
         if row is None:
             row = self._row_in(transaction, ref, agent)
+        row.epoch = self._cache.epochs.now
         draft = Draft(row)
         draft.is_partial = was_undone
         draft.moves = int(was_undone)

@@ -12,9 +12,9 @@ from memopt.base.errors import CorruptionError, UsageError
 from memopt.base.protocols import NEW, Tables
 from memopt.base.records import LARGE_RECORD_BYTES, EntryHead, EntryRow, RecordKind
 from memopt.codecs.entry import Packed, moved, raw_bytes_of, verify_entry
-from memopt.collections.cache import name_of_place
 from memopt.collections.engine import BATCH_ROWS, Engine, Reading, check_place
 from memopt.collections.mappings import MISSING
+from memopt.collections.names import name_of_place
 from memopt.collections.rows import MIDDLE, SEQUENCE, Draft, Ref, Row, damaged, publish
 from memopt.journal.commit import CommitTransaction
 

@@ -11,14 +11,14 @@ none on other bytes in RAM; what comes from a home was checked when it was read.
 Not here: when to collect (pressure), and what is worth keeping.
 """
 
-import functools
 import threading
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Final
 
 from memopt.base.budget import Budget
 from memopt.base.errors import BudgetError, NotFoundError, StoreClosedError, UsageError
 from memopt.base.events import Collected, Events
+from memopt.base.interrupts import mended_by
 from memopt.base.protocols import Clock
 from memopt.base.records import ArenaUsage, Lifetime
 from memopt.base.units import KIB, MIB
@@ -37,26 +37,9 @@ from memopt.paging.arena_extent import (
 )
 from memopt.paging.arena_space import OWNER, TABLE_CHARGE_BYTES, Pool, Space, fits
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _mended(method: F) -> F:
-    """A Ctrl-C may come between any two calls that open or close something. Every value is in
-    order then; what holds them is put in order here."""
-
-    @functools.wraps(method)
-    def guarded(self: "Arena", *arguments: Any, **named: Any) -> Any:
-        try:
-            return method(self, *arguments, **named)
-        except Exception:
-            raise
-        except BaseException:
-            self._mend()
-            raise
-
-    return cast("F", guarded)
-
-
+_mended = mended_by(lambda arena: arena._mend())
+"""A Ctrl-C may come between any two calls that open or close something. Every value is in order
+then; what holds them is put in order here."""
 EXTENT_BYTES: Final = MIB
 _EXTENT_BYTES_MIN: Final = 16 * KIB
 _VALUES_PER_EXTENT: Final = 4
@@ -256,6 +239,13 @@ class Arena:
     def charged_bytes(self) -> int:
         """What the budget holds for this arena."""
         return self._space.charged_bytes
+
+    @property
+    def growth_bytes(self) -> int:
+        """What may have to be free before the next value fits: an extent and a table, and with the
+        first one the spare."""
+        extents = 1 if self._space.extent_count else 2
+        return extents * self._space.extent_charge_bytes + TABLE_CHARGE_BYTES
 
     def usage(self) -> ArenaUsage:
         """What there is to collect. While others change it, about that."""

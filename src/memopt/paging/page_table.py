@@ -13,6 +13,8 @@ from array import array
 from collections.abc import Iterator
 from typing import Final
 
+from memopt.base.heap import heap_bytes
+
 ROW_BYTES: Final = 328
 """Upper estimate of one row: 53 bytes of columns, two list entries, an index entry with its two
 integers, and the headers and rounding of two byte strings; measured in the tests."""
@@ -23,12 +25,6 @@ _TEXT_REF_BYTES: Final = 192
 def row_bytes(frame: bytes, texts: tuple[tuple[bytes, int], ...]) -> int:
     """What a row in L2 occupies."""
     return ROW_BYTES + heap_bytes(len(frame)) + _TEXT_REF_BYTES * len(texts)
-
-
-def heap_bytes(size_bytes: int) -> int:
-    """What bytes of many sizes that come and go take of the heap, with the holes between them:
-    a twelfth more, measured over 20,000 sessions as RSS growth above what was charged without."""
-    return size_bytes + size_bytes // 12
 
 
 class PageTable:

@@ -8,49 +8,37 @@ Invariant: what the budget holds for "pages" and "texts" is exactly the table's 
 choosing victims (policies), making pages (page_writer.py), when to be idle (maintenance).
 """
 
-import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple
 
 from memopt.base.budget import Budget
 from memopt.base.errors import BudgetError, MemoptError
 from memopt.base.events import Demoted, Events, Evicted, Faulted, Hit, PrefetchSettled
+from memopt.base.heap import heap_bytes
+from memopt.base.interrupts import mended_by
 from memopt.base.protocols import Clock, Compressor, Policy, Reader
 from memopt.base.records import PREFETCHES, PageRow, Prefetch
 from memopt.codecs.page import Page
 from memopt.codecs.texts import text_decoder
 from memopt.paging.access_log import AccessLog
 from memopt.paging.fetching import READING, Fetched, Fetcher, PageGoneError, TextRefs
-from memopt.paging.page_table import ROW_BYTES, PageTable, heap_bytes, row_bytes
+from memopt.paging.page_table import ROW_BYTES, PageTable, row_bytes
 from memopt.paging.text_cache import TextCache
 from memopt.paging.working_set import WorkingSet, WorkingSets
 
 _OWNER: Final = "pages"
+_POLICY_OWNER: Final = "policies"
 _DECODED_BYTES: Final = 16 * 1024
 """Decoding so many bytes takes about as long as all else about a fault."""
 _PREFETCHED_SHARE: Final = 1 / 16
 """Of the pages in RAM: so many may have been brought in at others' cost and wait for a touch."""
 _PREFETCH_VICTIMS: Final = 4
 """That go at most for one page that is brought in early."""
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-def _whole(method: F) -> F:
-    """A Ctrl-C may come between two columns of a row. Everything here can be brought in again, so
-    then everything is let go."""
-
-    @functools.wraps(method)
-    def guarded(self: "Pager", *arguments: Any) -> Any:
-        try:
-            return method(self, *arguments)
-        except Exception:
-            raise
-        except BaseException:
-            self._let_all_go()
-            raise
-
-    return cast("F", guarded)
+_whole = mended_by(lambda pager: pager._let_all_go())
+"""A Ctrl-C may come between two columns of a row. Everything here can be brought in again, so then
+everything is let go."""
 
 
 def fault_cost(raw_bytes: int) -> float:
@@ -98,12 +86,14 @@ class Pager:
         self._make_policy = make_policy
         self._hot = make_policy()
         self._warm = make_policy()
-        self._policy_bytes = 0
         self.sets = sets or WorkingSets(clock.monotonic())
         """Changed under the pager's lock alone."""
         self.on_open: Callable[[Sequence[PageRow], int, int, str | None], None] | None = None
         """Told of the rows that are read, from which one on, for which scope and agent: at the
         first one, and at each that faults."""
+        self.ask_first: Callable[[int], bool] = lambda size_bytes: False
+        """Lets go of so much where somebody else holds more than its part; whether anything went.
+        Asked before a page goes."""
         self.prefetched_pages = 0
         """In RAM, brought in before they were asked for, and not asked for since."""
         self._drops = 0
@@ -211,7 +201,8 @@ class Pager:
         def make_room(size_bytes: int) -> None:
             # Twice, because what is read is kept as well.
             nonlocal victims
-            while self._budget.free_bytes() < 2 * size_bytes and victims and self._let_one_go():
+            wanted = 2 * size_bytes
+            while self._budget.free_bytes() < wanted and victims and self._give_way(wanted):
                 victims -= 1
             free_bytes = self._budget.free_bytes()
             if free_bytes < 2 * size_bytes or not self._budget.try_reserve(READING, size_bytes):
@@ -272,16 +263,17 @@ class Pager:
     # -- moving -----------------------------------------------------------------------------------
 
     def make_room(self, size_bytes: int) -> None:
-        """Reserve `size_bytes` for reading, demoting and evicting as needed. The caller releases
-        them. Raises BudgetError when everything evictable is gone and they still do not fit."""
+        """Reserve `size_bytes` for reading, demoting and evicting as needed, after what others hold
+        beyond their part. The caller releases them. Raises BudgetError when everything evictable is
+        gone and they still do not fit."""
         while not self._budget.try_reserve(READING, size_bytes):
-            if not self._let_one_go():
+            if not self._give_way(size_bytes):
                 self._budget.reserve(READING, size_bytes)
                 return
 
     def make_free(self, size_bytes: int) -> None:
         """Let pages go until `size_bytes` of the budget are free for somebody else."""
-        while self._budget.free_bytes() < size_bytes and self._let_one_go():
+        while self._budget.free_bytes() < size_bytes and self._give_way(size_bytes):
             pass
 
     def has_room(self, size_bytes: int) -> bool:
@@ -293,10 +285,14 @@ class Pager:
             self._hot, self._warm = self._make_policy(), self._make_policy()
             self._texts.clear()
             self._budget.release_all(_OWNER)
-            self._budget.release_all("policies")
-            self._policy_bytes = self.l1_bytes = self.l2_bytes = 0
+            self._budget.release_all(_POLICY_OWNER)
+            self.l1_bytes = self.l2_bytes = 0
             self.prefetched_pages = 0
             self.sets.resident_bytes[:] = [0] * len(self.sets.resident_bytes)
+
+    def _give_way(self, size_bytes: int) -> bool:
+        """Without the lock: others have locks of their own."""
+        return self.ask_first(size_bytes) or self._let_one_go()
 
     @_whole
     def _let_one_go(self) -> bool:
@@ -373,8 +369,7 @@ class Pager:
     def clear(self) -> None:
         with self._lock:
             self.drop(list(self._table.slots))
-            self._budget.release("policies", self._policy_bytes)
-            self._policy_bytes = 0
+            self._budget.release_all(_POLICY_OWNER)
 
     def _admit(
         self, fetched: Fetched, scope: int, agent: str | None, drops: int, *, is_major: bool
@@ -468,14 +463,9 @@ class Pager:
 
     def _charge_policies(self) -> None:
         """What policies occupy grows after the fact, by a few bytes a page: when even those do not
-        fit, they wait in the count until the next page leaves."""
+        fit, they wait until the next page leaves."""
         wanted = self._hot.charged_bytes() + self._warm.charged_bytes()
-        change = wanted - self._policy_bytes
-        if change < 0:
-            self._budget.release("policies", -change)
-        elif not self._budget.try_reserve("policies", change):
-            return
-        self._policy_bytes = wanted
+        self._budget.try_settle(_POLICY_OWNER, wanted)
 
     # -- figures ----------------------------------------------------------------------------------
 

@@ -16,16 +16,15 @@ stopped. Not here: what a turn reads and writes (sessions/turns.py).
 """
 
 import collections
-import functools
 import heapq
 import itertools
 import threading
-from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Final
 
 from memopt.base.budget import Budget
 from memopt.base.errors import BackpressureError, MemoptError
 from memopt.base.events import Events, Refused, TurnEnded, TurnWaited
+from memopt.base.interrupts import mended_by
 from memopt.base.peaks import PEAK_MAX, Peaks, type_number
 from memopt.base.protocols import Clock
 from memopt.base.units import KIB
@@ -49,23 +48,9 @@ _HELD_SECONDS: Final = 1.0
 _HELD_WEIGHT: Final = 0.1
 _SERVED_MAX: Final = 4096
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-def _whole(method: F) -> F:
-    """A Ctrl-C may come between two sums: then they are made anew from the tickets."""
-
-    @functools.wraps(method)
-    def guarded(self: "Admission", *arguments: Any) -> Any:
-        try:
-            return method(self, *arguments)
-        except Exception:
-            raise
-        except BaseException:
-            self._recount()
-            raise
-
-    return cast("F", guarded)
+_whole = mended_by(lambda admission: admission._recount())
+"""A Ctrl-C may come between two sums: then they are made anew from the tickets."""
 
 
 class Admission:
