@@ -1,6 +1,7 @@
 """Both kinds of agents live the same lives, and every message of them."""
 
 import gzip
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from memopt.bench import data
 from memopt.bench.population import (
     MEMOPT,
     NAIVE,
+    NaiveAgents,
     Population,
     Task,
     grow,
@@ -92,6 +94,27 @@ def test_an_agent_finds_what_was_said_to_it(tmp_path: Path, system: str) -> None
         assert found.mismatches == 0
         agents.add(3, [{"role": "user", "content": "not in the script"}])
         assert population.verify(agents).mismatches == 1
+
+
+def containers(value: object) -> Iterator[int]:
+    """Ids of every dict and list in a message."""
+    if isinstance(value, dict | list):
+        yield id(value)
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from containers(part)
+
+
+def test_messages_are_the_agents_own_and_taken_as_they_are_by_both(tmp_path: Path) -> None:
+    population = Population(task(tmp_path, NAIVE))
+    given = [population.messages(agent, 0, 9) for agent in (0, 0, len(population._conversations))]
+    found = [set(containers(messages)) for messages in given]
+    source = set(containers(list(population._conversations[0])))
+    assert all(found)
+    assert found[0].isdisjoint(found[1] | found[2] | source)
+    # What is timed of the plain agent is what it does: it keeps them, and decodes nothing.
+    plain = NaiveAgents()
+    plain.add(0, given[0])
+    assert [id(message) for message in plain.context(0)] == [id(message) for message in given[0]]
 
 
 def test_an_agent_that_lost_a_message_does_not_go_on(tmp_path: Path) -> None:

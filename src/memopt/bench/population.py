@@ -6,6 +6,11 @@ context is a list of dicts that it holds for life; memopt's agent reads its own 
 the call and lets it go. Invariant: what an agent is given, and in which order, depends on the task
 alone, so both kinds live the same lives, and what was said can be made anew to compare.
 
+Messages come off the wire: each is decoded from its JSON by itself, for either kind of agent and
+outside of what is timed. The plain agent keeps those very objects, so it has to have its own: what
+agents shared with the source of the conversations would be in nobody's growth. Encoding is what the
+model's side does and no agent, and both need the decoded message; so neither is a part of a step.
+
 Not here: which process this runs in, under which limit, and what the figures are compared with.
 """
 
@@ -76,7 +81,7 @@ class Agents(Protocol):
 
 
 class NaiveAgents:
-    """A list of dicts for each, every message decoded from the JSON it came in."""
+    """A list of dicts for each: the messages that it was given."""
 
     def __init__(self) -> None:
         self._contexts: dict[int, list[Message]] = {}
@@ -85,8 +90,7 @@ class NaiveAgents:
         return self._contexts.get(agent, [])
 
     def add(self, agent: int, messages: Sequence[Message]) -> None:
-        known = self._contexts.setdefault(agent, [])
-        known += [json.loads(json.dumps(message)) for message in messages]
+        self._contexts.setdefault(agent, []).extend(messages)
 
 
 class MemoptAgents:
@@ -115,8 +119,11 @@ class Population:
         return self._steps[agent % len(self._steps)]
 
     def messages(self, agent: int, start: int, stop: int) -> list[Message]:
+        """As they come in: fresh objects, which share nothing with any other agent's."""
         conversation = self._conversations[agent % len(self._conversations)]
-        return [marked(message, agent) for message in conversation[start:stop]]
+        return [
+            json.loads(json.dumps(marked(message, agent))) for message in conversation[start:stop]
+        ]
 
     def live(self, agents: Agents, agent: int, step: Step) -> int:
         """One step of one agent; how many messages its context had."""
