@@ -14,6 +14,11 @@ import memopt
 from memopt.base.config import Config
 from memopt.base.metrics import METRICS
 from memopt.cli.app import app
+from memopt.journal.history import JOURNAL_START, JOURNAL_START_US
+from memopt.sessions.branches import SUSPECT
+from memopt.sessions.checking import LOST
+from memopt.sessions.forgetting import BACKUPS
+from memopt.sessions.transcripts import QUARANTINE
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -21,6 +26,7 @@ DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = "\n".join(document.read_text("utf-8") for document in DOCUMENTS)
 WORDS = set(re.findall(r"\w+", TEXT))
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
+FORMATS = (ROOT / "docs" / "formats.md").read_text("utf-8")
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
@@ -74,6 +80,28 @@ def test_every_link_leads_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text("utf-8")):
         if "://" not in target:
             assert (document.parent / target).exists(), target
+
+
+def test_every_file_and_every_meta_entry_of_a_store_has_its_place(tmp_path: Path) -> None:
+    with memopt.open(tmp_path / "store", maintenance_seconds=0, probe_seconds=0) as memory:
+        session = memory.session("s", agent="bot")
+        session.extend([{"n": number} for number in range(9)])
+        with session.turn() as turn:
+            turn.mapping("m")["k"] = list(session.messages())
+            files = [path.name for path in memory.path.iterdir()]
+            assert {"memopt.db", "acked", "scratch", "lock"} <= set(files)
+    with (
+        memopt.open(tmp_path / "store", maintenance_seconds=0, probe_seconds=0) as memory,
+        memory._parts.directory.home.snapshot() as tables,
+    ):
+        entries = tables.meta.names("")
+    assert "turn_peaks" in entries
+    known = [JOURNAL_START, JOURNAL_START_US, LOST, QUARANTINE, SUSPECT, BACKUPS]
+    (meta,) = re.findall(r"^\| `meta` \|.*$", FORMATS, re.MULTILINE)
+    assert [name for name in (*entries, *known) if f"`{name}" not in meta] == []
+    for text in (FORMATS, OPERATIONS):
+        rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+        assert [name for name in files if not any(f"`{name}`" in row for row in rows)] == []
 
 
 def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
