@@ -406,6 +406,45 @@ def test_a_full_disk_refuses_writes_lets_you_delete_and_recovers(
             assert (disk.directory / "ballast").stat().st_size == 512 << 10
 
 
+def test_on_a_full_disk_what_collections_hold_can_be_deleted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with FaultyDisk(capacity_bytes=6 << 20) as disk:
+        show_free(disk, monkeypatch)
+        memory = open_on(disk, ballast_bytes=512 << 10, wal_limit_bytes=512 << 10)
+        mapping, sequence = memory.mapping("m"), memory.sequence("l")
+        small = memory.mapping("small")
+        small.update({n: n for n in range(50)})
+        chance = random.Random(5)
+        for start in range(0, 400, 20):
+            mapping.update({start + n: chance.randbytes(3000) for n in range(20)})
+            sequence.extend(chance.randbytes(3000) for _ in range(20))
+        values = list(sequence)
+        written = fill(memory, ["a", "b"])
+        with pytest.raises(DiskFullError):
+            mapping["more"] = chance.randbytes(3000)
+        # Somebody else takes the rest, so that there is the ballast alone.
+        (disk.directory / "other").write_bytes(bytes(disk._room_bytes(True)))
+        for number in range(0, 400, 7):
+            del mapping[number]
+            assert sequence.pop() == values.pop()
+        assert not (disk.directory / "ballast").exists()
+        assert list(mapping) == [n for n in range(400) if n % 7]
+        assert list(sequence) == values
+        small.clear()
+        # A commit needs room for what it deletes, so much is deleted in parts.
+        for number in list(mapping):
+            del mapping[number]
+        while sequence:
+            del sequence[-20:]
+        assert (len(small), len(mapping), len(sequence)) == (0, 0, 0)
+        holds(memory, written)
+        memory.compact()
+        mapping["more"] = 1
+        assert memory.check().clean
+        memory.close()
+
+
 def test_a_disk_is_full_while_there_is_still_room_for_the_log_to_come_home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -376,7 +376,8 @@ def test_a_bad_setting_is_named_and_nothing_is_made(
 
 def test_above_the_disk_quota_writing_is_refused_and_deleting_is_not(tmp_path: Path) -> None:
     with opened(tmp_path, disk_quota_bytes=2 * MIB) as memory:
-        session = memory.session("s")
+        session, mapping = memory.session("s"), memory.mapping("m")
+        mapping.update(a=1, b=2)
 
         def fill() -> None:
             for _ in range(1000):
@@ -389,7 +390,12 @@ def test_above_the_disk_quota_writing_is_refused_and_deleting_is_not(tmp_path: P
         assert 10 < written < 250
         with pytest.raises(memopt.QuotaError):
             session.save_state("x" * 1000)
+        with pytest.raises(memopt.QuotaError):
+            mapping["c"] = 3
         assert len(list(session.messages())) == written
+        assert mapping.pop("a") == 1
+        mapping.clear()
+        assert len(mapping) == 0
         session.delete()
         memory.compact()
         memory.session("t").append({"n": 0})

@@ -16,7 +16,6 @@ from memopt.base.config import Config
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import (
     ConflictError,
-    DiskFullError,
     NotFoundError,
     StoreClosedError,
     UsageError,
@@ -41,6 +40,7 @@ from memopt.base.records import (
 )
 from memopt.directory import Directory
 from memopt.journal.commit import GroupCommitter
+from memopt.journal.deleting import deleting
 from memopt.journal.history import History, journal_start, journal_start_us
 from memopt.journal.subscription import Subscription, Subscriptions
 from memopt.maintenance import Maintenance
@@ -496,14 +496,8 @@ class Memory:
             raise UsageError("the store was opened read-only", field="read_only")
 
     def _with_room(self, action: Callable[[], T]) -> T:
-        """Deleting needs room too: when the disk is full, it is made at the ballast's expense."""
-        try:
-            return action()
-        except DiskFullError:
-            parts = self._parts
-            if not parts.committer.exclusive(parts.directory.make_room):
-                raise
-            return action()
+        parts = self._parts
+        return deleting(action, lambda: parts.committer.exclusive(parts.directory.make_room))
 
 
 class MemoryView:

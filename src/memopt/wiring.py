@@ -325,9 +325,13 @@ def _wire_collections(
         budget, lambda: make_policy(config.collection_policy, now=clock.monotonic), events,
         storage.arena,
     )  # fmt: skip
+
+    def make_room() -> bool:
+        return storage.committer.exclusive(directory.make_room)
+
     collections = Collections(
         directory.home, storage.committer, Owners(transcripts), storage.compressor, cache, budget,
-        config=config, events=events, admit=admit,
+        config=config, events=events, admit=admit, make_room=make_room,
         turns=TurnsTold(admission.open_turns, collecting(admission)),
     )  # fmt: skip
     storage.pager.ask_first = cache.make_free_of_excess
@@ -337,7 +341,7 @@ def _wire_collections(
     owners = TurnOwners()
     of_turns = Collections(
         scratch, ScratchCommitter(scratch, clock), owners, storage.compressor, cache, budget,
-        config=config, events=events, admit=lambda size_bytes: None,
+        config=config, events=events, admit=lambda size_bytes: None, make_room=make_room,
         turns=TurnsTold(owners.open, owners.held),
     )  # fmt: skip
     return collections, Turns(scratch, owners, of_turns)

@@ -241,6 +241,9 @@ def test_a_store_climbs_the_ladder_and_comes_down_again(
 ) -> None:
     session = memory.session("a")
     session.extend([{"role": "user", "content": "x" * 2000}] * 100)
+    mapping, sequence = memory.mapping("m"), session.sequence("l")
+    mapping.update({number: number for number in range(6)})
+    sequence.extend(range(8))
     memory.compact()
     messages = list(session.messages())
     assert memory.stats().tiers["l1"]["objects"] > 0
@@ -258,6 +261,9 @@ def test_a_store_climbs_the_ladder_and_comes_down_again(
         lambda: session.append({"role": "user"}),
         lambda: session.save_state(1),
         lambda: session.turn().__enter__(),
+        lambda: mapping.update(more=1),
+        lambda: sequence.append(1),
+        lambda: sequence.reverse(),
     ):
         with pytest.raises(memopt.BackpressureError) as error:
             new_work()
@@ -270,6 +276,18 @@ def test_a_store_climbs_the_ladder_and_comes_down_again(
     session.redact(0)
     session.fork("b")
     memory.session("b").delete()
+    del mapping[0]
+    assert mapping.pop(1) == 1
+    assert mapping.popitem() == (5, 5)
+    assert dict(mapping) == {2: 2, 3: 3, 4: 4}
+    mapping.clear()
+    del sequence[0]
+    del sequence[::3]
+    assert sequence.pop() == 6
+    sequence[:1] = []
+    sequence.remove(5)
+    assert list(sequence) == [3]
+    sequence.clear()
     memory.forget(memopt.Selector(scope="default", containing="no such text"))
     memory.compact()
     made_up.figures = {}

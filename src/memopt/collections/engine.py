@@ -39,6 +39,7 @@ from memopt.collections.cache import OWNER, EntryCache
 from memopt.collections.names import Name
 from memopt.collections.rows import SEQUENCE, Commits, Draft, Ref, Rows, publish
 from memopt.journal.commit import CommitTransaction
+from memopt.journal.deleting import deleting
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ class Engine:
     def __init__(
         self, home: Reader, committer: Commits, rows: Rows, cache: EntryCache,
         compressor: Compressor, budget: Budget, *, config: Config, events: Events,
-        admit: Callable[[int], None], turns: TurnsTold,
+        admit: Callable[[int], None], make_room: Callable[[], bool], turns: TurnsTold,
     ) -> None:  # fmt: skip
         self.turns_open, self._held = turns
         self.home = home
@@ -89,6 +90,7 @@ class Engine:
             min(config.message_bytes_max, config.budget_bytes // 4), config.message_depth_max
         )
         self._admit = admit
+        self._make_room = make_room
         self._hits = 0
 
     def abandon(self) -> None:
@@ -236,9 +238,13 @@ class Engine:
         return result
 
     def change(self, member: Callable[[CommitTransaction], T]) -> T:
-        """Commit a member that writes no values."""
+        """Commit a member that moves values."""
         self._admit(0)
         return self.committer.commit(member)
+
+    def take_away(self, member: Callable[[CommitTransaction], T]) -> T:
+        """Commit a member that deletes alone: it is what makes room, so nobody has to admit it."""
+        return deleting(lambda: self.committer.commit(member), self._make_room)
 
     def put(
         self, transaction: CommitTransaction, draft: Draft, name: Name, place: int,

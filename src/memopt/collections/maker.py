@@ -23,13 +23,14 @@ class Collections:
     def __init__(
         self, home: Reader, committer: Commits, owners: CollectionOwners,
         compressor: Compressor, cache: EntryCache, budget: Budget, *, config: Config,
-        events: Events, admit: Callable[[int], None], turns: TurnsTold = NO_TURNS,
+        events: Events, admit: Callable[[int], None], make_room: Callable[[], bool],
+        turns: TurnsTold = NO_TURNS,
     ) -> None:  # fmt: skip
         self.cache = cache
         self.rows = Rows(home, owners, budget, cache)
         self.engine = Engine(
             home, committer, self.rows, cache, compressor, budget, config=config, events=events,
-            admit=admit, turns=turns,
+            admit=admit, make_room=make_room, turns=turns,
         )  # fmt: skip
         self._mappings = Mappings(self.engine)
         self._sequences = Sequences(self.engine)

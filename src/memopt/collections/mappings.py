@@ -208,7 +208,7 @@ class Mappings:
             self._delete(transaction, ref, place, key)
             return True
 
-        return self._engine.change(member)
+        return self._engine.take_away(member)
 
     def pop(self, ref: Ref, key: bytes) -> Any:
         """The value of a key, which is deleted; MISSING when there is none."""
@@ -220,7 +220,7 @@ class Mappings:
             return MISSING if row is None else self._take(transaction, ref, row)[1]
 
         try:
-            return engine.change(member)
+            return engine.take_away(member)
         except CorruptionError as error:
             raise damaged(error, ref) from error
 
@@ -238,7 +238,7 @@ class Mappings:
             return None if row is None else self._take(transaction, ref, row)
 
         try:
-            return engine.change(member)
+            return engine.take_away(member)
         except CorruptionError as error:
             raise damaged(error, ref) from error
 
@@ -267,7 +267,7 @@ class Mappings:
             draft.drop_all()
             engine.deleted(transaction, ref, number)
 
-        engine.change(member)
+        engine.take_away(member)
 
     def discard(self, transaction: CommitTransaction, ref: Ref, heads: Sequence[EntryHead]) -> None:
         """In a commit: delete these entries."""

@@ -204,6 +204,9 @@ class Sequences:
     def put_slice(self, ref: Ref, agent: str | None, where: slice, raws: Sequence[bytes]) -> None:
         """As `list[where] = values`. Raises UsageError, which is a ValueError, where an extended
         slice has another length."""
+        if not raws and where.step in (None, 1):
+            self.delete(ref, where)
+            return
 
         def member(transaction: CommitTransaction, packed: list[Packed]) -> None:
             draft = self._engine.rows.draft(transaction, ref, agent=agent)
@@ -241,7 +244,7 @@ class Sequences:
             return value
 
         try:
-            return self._engine.change(member)
+            return self._engine.take_away(member)
         except CorruptionError as error:
             raise damaged(error, ref) from error
 
@@ -269,7 +272,7 @@ class Sequences:
                 self._thin_out(transaction, ref, draft, places)
             return True
 
-        return self._engine.change(member)
+        return self._engine.take_away(member)
 
     def discard(self, transaction: CommitTransaction, ref: Ref, heads: Sequence[EntryHead]) -> None:
         """In a commit: take these entries out."""

@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 from memopt.base.errors import (
     ConflictError,
     CorruptionError,
-    DiskFullError,
     NotFoundError,
     UsageError,
 )
@@ -34,6 +33,7 @@ from memopt.codecs.message import encode_json
 from memopt.codecs.record import open_record, pack_record
 from memopt.codecs.texts import decode_shared
 from memopt.journal.commit import CommitTransaction, GroupCommitter
+from memopt.journal.deleting import deleting
 from memopt.paging.page_writer import Owner, PageWriter
 from memopt.paging.pager import Pager
 from memopt.sessions.names import SessionKey, tenant_of
@@ -245,13 +245,7 @@ class Branches:
             row, _ = _find(transaction.tables, key)
             return self._delete(transaction, key, row)
 
-        try:
-            return self._committer.commit(member)
-        except DiskFullError:
-            # Deleting needs room too.
-            if not self._make_room():
-                raise
-            return self._committer.commit(member)
+        return deleting(lambda: self._committer.commit(member), self._make_room)
 
     def _delete(self, transaction: CommitTransaction, key: SessionKey, row: SessionRow) -> int:
         tables = transaction.tables
