@@ -264,6 +264,26 @@ def test_what_cannot_travel_does_not_end_the_turn(
         assert admission_of(memory).turns == 1
 
 
+@pytest.mark.parametrize("how", ["open", "connect"])
+def test_an_ending_that_finds_something_closed_is_heard_and_keeps_no_other_from_running(
+    memory: memopt.Memory, remote: memopt.Memory, how: str
+) -> None:
+    said: list[int] = []
+
+    def fail() -> None:
+        raise memopt.StoreClosedError("something else is closed")
+
+    turn = {"open": memory, "connect": remote}[how].session("a").turn()
+    turn.__enter__()
+    turn.at_end(lambda: said.append(1))
+    turn.at_end(fail)
+    turn.at_end(lambda: said.append(2))
+    with pytest.raises(memopt.StoreClosedError, match="something else"):
+        turn.end()
+    assert said == [2, 1]
+    assert admission_of(memory).turns == 0
+
+
 def test_connections_of_turns_that_ended_are_not_kept(
     memory: memopt.Memory, remote: memopt.Memory
 ) -> None:

@@ -4,7 +4,7 @@ So a client that dies leaves no turn open, and none in the queue. Not here: who 
 (pressure/admission.py).
 """
 
-import contextlib
+import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,7 +16,7 @@ from memopt.base.errors import UsageError
 from memopt.client.connection import CarriedCall, Pool
 from memopt.owner import Target
 from memopt.sessions.session import Session
-from memopt.sessions.turns import Turn
+from memopt.sessions.turns import Turn, run_endings
 
 if TYPE_CHECKING:
     # What a RemoteTurn can do is what a Turn can do; for a type checker it is one.
@@ -88,12 +88,8 @@ class RemoteTurn(_TurnVerbs):
         carrier, self._carrier = self._carrier, None
         if carrier is None:
             return
-        with contextlib.ExitStack() as endings:
-            # Each of them, whatever happens to the others; last in, first out.
-            endings.callback(carrier.end, "turn_end")
-            actions, self._endings = self._endings, []
-            for action in actions:
-                endings.callback(action)
+        actions, self._endings = self._endings, []
+        run_endings(actions, functools.partial(carrier.end, "turn_end"))
 
     def ask(self, wake: Callable[[], None]) -> bool:
         """Always False: a thread of its own waits for the owner's word, and calls `wake`. There is

@@ -13,6 +13,9 @@ import msgspec
 
 from memopt.base.errors import UsageError
 
+DECODED_FACTOR: Final = 3
+"""What a decoded message occupies, over its encoded bytes: at most, for text."""
+
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**64 - 1
 _INFINITY: Final = float("inf")

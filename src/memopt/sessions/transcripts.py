@@ -32,7 +32,7 @@ from memopt.base.records import (
     to_datetime,
 )
 from memopt.base.units import MIB
-from memopt.codecs.message import decode_json
+from memopt.codecs.message import DECODED_FACTOR, decode_json
 from memopt.codecs.record import TailRecord, open_record, pack_record
 from memopt.journal.commit import CommitTransaction, GroupCommitter
 from memopt.paging.dictionaries import Dictionaries
@@ -44,8 +44,6 @@ _PAGE_MESSAGES_MAX: Final = 4096
 _IDLE_MAX: Final = 256
 _SWEPT_MAX: Final = 128
 _RECORD_BYTES: Final = 1024
-_DECODED_FACTOR: Final = 3
-"""What a decoded message occupies, over its encoded bytes: at most, for text."""
 _LARGE_BYTES: Final = MIB
 """Messages from here on, of one call, are written one call at a time."""
 _OWNER: Final = "appends"
@@ -167,7 +165,7 @@ class Transcripts:
             resident.tail_bytes += len(record)
             transaction.unsealed_delta += len(record)
             if transaction.watched:
-                size = _RECORD_BYTES + _DECODED_FACTOR * len(body)
+                size = _RECORD_BYTES + DECODED_FACTOR * len(body)
                 transaction.publish(_record_of(transaction, key, seq, lsn, said, body), size)
             seq += 1
         resident.next_seq = seq

@@ -20,6 +20,7 @@ from memopt.base.errors import UsageError
 from memopt.base.forks import of_parent
 from memopt.base.protocols import NEW, EntryName, TurnCollections
 from memopt.base.units import parse_seconds
+from memopt.codecs.message import DECODED_FACTOR
 from memopt.pressure.admission import Admission
 from memopt.pressure.ticket import Ticket
 from memopt.sessions.names import SessionKey, check_count
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 _owning: Final = threading.Lock()
 """Held for the moment in which a turn gets its collections."""
-DECODED_FACTOR: Final = 3
-"""What a decoded message occupies, over its encoded bytes: at most, for text."""
 _KEYS_SEEN: Final = 4096
 """Bits by which a turn knows again which values it holds; they take half a KiB."""
 
@@ -119,15 +118,10 @@ class Turn:
         if ticket is None:
             return
         actions, self._endings = self._endings, []
-        if not actions or self._admission.is_abandoned:
+        if self._admission.is_abandoned:
             # In a forked child they would act on what is the parent's.
-            self._leave(ticket)
-            return
-        with contextlib.ExitStack() as endings:
-            # Each of them, whatever happens to the others; last in, first out.
-            endings.callback(self._leave, ticket)
-            for action in actions:
-                endings.callback(action)
+            actions = []
+        run_endings(actions, functools.partial(self._leave, ticket))
 
     def _leave(self, ticket: Ticket) -> None:
         if ticket.granted:
@@ -178,6 +172,15 @@ class Turn:
         if self._ticket is None:
             raise UsageError("the turn was not entered", field="turn")
         return self._ticket
+
+
+def run_endings(actions: list[Callable[[], None]], leave: Callable[[], None]) -> None:
+    """What was to be done when a turn ends, the last one first, and `leave` behind them all: each,
+    whatever happens to the others."""
+    with contextlib.ExitStack() as endings:
+        endings.callback(leave)
+        for action in actions:
+            endings.callback(action)
 
 
 def check_turn(
