@@ -1,5 +1,6 @@
 """The journal as it is stored, moments of the past, and how much of both is kept."""
 
+import gc
 import tracemalloc
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from memopt import RecordKind
 from memopt.base.clock import ManualClock
 from memopt.base.records import to_datetime
 from memopt.base.units import MIB
+from memopt.journal.history import Held
 
 DAY = 86_400.0
 
@@ -103,6 +105,38 @@ def test_a_journal_never_names_what_was_deleted(memory: memopt.Memory) -> None:
     assert all(record.session != "s0" for record in records)
     shared = [r for r in records if r.kind is RecordKind.MESSAGE and r.session is None]
     assert [r.message["n"] for r in shared if r.message] == [0, 3, 6, 9, 12]
+
+
+@pytest.mark.parametrize("kind", ["entries", "messages", "texts", "events"])
+def test_a_reader_of_the_journal_occupies_no_more_than_it_says(
+    memory: memopt.Memory, kind: str
+) -> None:
+    session = memory.session("a")
+    if kind == "entries":
+        memory.mapping("m").update({f"k{n}": n for n in range(6000)})
+    elif kind == "events":
+        for n in range(300):
+            session.save_state(n)
+    else:
+        for start in range(0, 900, 100):
+            pad = "x" * 3000 if kind == "texts" else ""
+            session.extend(
+                [{"n": n, "pad": f"{n // 300} {pad}"} for n in range(start, start + 100)]
+            )
+    held = Held()
+    for _ in memory._parts.history.read(None, lambda: memory.lsn, held):
+        pass  # what the home keeps for the next reader is there now
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        reading = memory._parts.history.read(None, lambda: memory.lsn, held)
+        next(reading)
+        gc.collect()
+        occupied = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 0.3 * held.size_bytes < occupied <= held.size_bytes
 
 
 def test_a_pass_over_a_large_journal_takes_little_memory(

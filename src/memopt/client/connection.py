@@ -152,8 +152,8 @@ class _Connection:
 
 
 class Pool:
-    """Up to CONNECTIONS_MAX connections for calls, and those of what lasts, made when needed.
-    Thread-safe."""
+    """Up to CONNECTIONS_MAX connections for calls, as many for reads that go on, and those of what
+    lasts; made when needed. Thread-safe."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -163,13 +163,15 @@ class Pool:
         self._closed = False
         self._subscriptions: set[RemoteSubscription] = set()
         self._carrying: set[_Connection] = set()
+        self._parked: list[_Connection] = []
+        """Those of long reads, each until the next batch of its own is asked for."""
         first = _Connection(directory)
         self.config = first.config
         self._idle.append(first)
 
     def call(
         self, target: Target, verb: str, arguments: dict[str, Any],
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[int, int], None] | None = None, reading: "Reading | None" = None,
     ) -> Any:  # fmt: skip
         self._check_open()
         if not self._slots.acquire(timeout=WAIT_SECONDS_MAX):
@@ -177,11 +179,11 @@ class Pool:
                 f"{CONNECTIONS_MAX} calls are running", limit="client.CONNECTIONS_MAX"
             )
         try:
-            connection = self._take()
+            connection = self._take(reading)
             try:
                 return connection.ask(target, verb, arguments, progress)
             finally:
-                self._give_back(connection)
+                self._give_back(connection, reading)
         finally:
             self._slots.release()
 
@@ -201,17 +203,13 @@ class Pool:
         """Ask for something that lasts, on a connection that is its own until it ends. Whether it
         was begun says `begun`."""
         self._check_open()
-        connection = self._take()
+        connection = self._carry()
         try:
             connection.send(target, verb, arguments)
         except BaseException:
-            self._give_back(connection)
+            self._carried(connection)
             raise
-        self._carrying.add(connection)
-        carried = CarriedCall(connection, target, self._carried)
-        if self._closed:
-            carried.drop()
-        return carried
+        return CarriedCall(connection, target, self._carried)
 
     def close(self) -> None:
         self._closed = True
@@ -219,41 +217,93 @@ class Pool:
             subscription.close()
         for connection in list(self._carrying):
             connection.hang_up()
-        self._keep_idle(0)
+        self._keep(self._parked, 0)
+        self._keep(self._idle, 0)
 
-    def _take(self) -> _Connection:
-        while True:
+    def _take(self, reading: "Reading | None" = None) -> _Connection:
+        connection = None if reading is None else self._unparked(reading)
+        while connection is None or not connection.is_fresh():
+            if connection is not None:
+                connection.close()
             try:
                 connection = self._idle.pop()
             except IndexError:
-                return _Connection(self.directory)
-            if connection.is_fresh():
+                return self._connect()
+        return connection
+
+    def _connect(self) -> _Connection:
+        try:
+            return _Connection(self.directory)
+        except BackpressureError:
+            # A read that goes on costs the owner more without its connection, and that is all.
+            with contextlib.suppress(IndexError):
+                while not (connection := self._parked.pop(0)).is_fresh():
+                    connection.close()
                 return connection
-            connection.close()
+            raise
+
+    def _unparked(self, reading: "Reading") -> _Connection | None:
+        """The connection that a read came by; None where others have taken it since."""
+        connection, reading.connection = reading.connection, None
+        if connection is not None:
+            try:
+                self._parked.remove(connection)
+            except ValueError:
+                return None
+        return connection
+
+    def leave(self, reading: "Reading", *, is_whole: bool) -> None:
+        """It is read no more."""
+        connection = self._unparked(reading)
+        if connection is not None:
+            if not is_whole:
+                # With it goes what the owner keeps.
+                connection.close()
+            self._give_back(connection)
+
+    def _carry(self) -> _Connection:
+        connection = self._take()
+        self._carrying.add(connection)
+        if self._closed:
+            connection.hang_up()
+        return connection
 
     def _carried(self, connection: _Connection) -> None:
         self._carrying.discard(connection)
         self._give_back(connection)
 
-    def _give_back(self, connection: _Connection) -> None:
+    def _give_back(self, connection: _Connection, reading: "Reading | None" = None) -> None:
         if not connection.is_between_calls:
             connection.close()
             return
-        self._idle.append(connection)
+        if reading is not None and len(self._parked) < CONNECTIONS_MAX:
+            reading.connection = connection
+            self._parked.append(connection)
+        else:
+            self._idle.append(connection)
         # What is carried has a connection besides those of calls: they are not kept for it.
-        self._keep_idle(0 if self._closed else CONNECTIONS_MAX)
+        self._keep(self._idle, CONNECTIONS_MAX)
+        if self._closed:
+            self.close()
 
-    def _keep_idle(self, count: int) -> None:
+    def _keep(self, connections: list[_Connection], count: int) -> None:
         """Close those that were used longest ago, but for so many."""
-        while len(self._idle) > count:
+        while len(connections) > count:
             with contextlib.suppress(IndexError):
-                self._idle.pop(0).close()
+                connections.pop(0).close()
 
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosedError("this connection to the store is closed")
         if self._pid != os.getpid():
             raise StoreClosedError("this connection to the store belongs to the parent process")
+
+
+class Reading:
+    """A long read: the owner keeps its place with the connection that its last batch came by."""
+
+    def __init__(self) -> None:
+        self.connection: _Connection | None = None
 
 
 class CarriedCall:

@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 from memopt.base.config import Config
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import NotFoundError, UsageError
-from memopt.client.connection import Pool
+from memopt.base.records import JournalRecord
+from memopt.client.connection import Pool, Reading
 from memopt.client.turns import RemoteTurn, collections_are_elsewhere
 from memopt.codecs.message import encode_json, encode_message
 from memopt.codecs.wire import Json, decode
@@ -94,7 +95,7 @@ def _verbs_of(local: type) -> Callable[[C], C]:
     def add(remote: C) -> C:
         for name in VERBS[local] - vars(remote).keys():
             setattr(remote, name, _asking(getattr(local, name)))
-        for name in READS[local]:
+        for name in READS[local] - vars(remote).keys():
             setattr(remote, name, _reading(getattr(local, name)))
         return remote
 
@@ -115,14 +116,17 @@ def _asking(verb: Any) -> Any:
 def _reading(verb: Any) -> Any:
     @_as(verb)
     def read(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        return _batches(self, verb.__name__, _bind(verb, self, args, kwargs))
+        arguments = _bind(verb, self, args, kwargs)
+        return _batches(self._pool.call, self._target, verb.__name__, arguments)
 
     return read
 
 
-def _batches(remote: Any, verb: str, arguments: dict[str, Any] | None) -> Iterator[Any]:
+def _batches(
+    call: Callable[..., Any], target: Target, verb: str, arguments: dict[str, Any] | None
+) -> Iterator[Any]:
     while arguments is not None:
-        items, arguments = remote._pool.call(remote._target, verb, arguments)
+        items, arguments = call(target, verb, arguments)
         # Decoded one by one, so that a batch is held once.
         for item in items:
             yield decode(item)
@@ -207,6 +211,16 @@ class RemoteMemory(_MemoryVerbs):
     def at(self, moment: int | datetime) -> MemoryView:
         self._pool.call(self._target, "at", {"moment": moment})
         return RemoteMemoryView(self._pool, moment)
+
+    @_as(Memory.journal)
+    def journal(self, since: int | None = None) -> Iterator[JournalRecord]:
+        reading, is_whole = Reading(), False
+        call = functools.partial(self._pool.call, reading=reading)
+        try:
+            yield from _batches(call, self._target, "journal", {"since": since})
+            is_whole = True
+        finally:
+            self._pool.leave(reading, is_whole=is_whole)
 
     @_as(Memory.subscribe)
     def subscribe(

@@ -27,7 +27,7 @@ from memopt.base.records import (
 )
 from memopt.codecs.entry import at_us_of, decode_key, verify_entry
 from memopt.codecs.keys import page_key, text_key
-from memopt.codecs.message import decode_json
+from memopt.codecs.message import DECODED_FACTOR, decode_json
 from memopt.codecs.page import Page
 from memopt.codecs.record import TailRecord, open_record
 from memopt.codecs.texts import text_decoder
@@ -41,7 +41,17 @@ _PASS_BYTES: Final = 4 << 20
 _SCAN_ROWS: Final = 512
 _TAIL_ROWS: Final = 64
 _ENTRIES_AT_ONCE: Final = 1 << 16
-"""Places of entries that a reader of the journal keeps: 10 MB at most."""
+"""Places of entries that a reader of the journal keeps: 12 MB at most."""
+_PLACE_BYTES: Final = 184
+_RECORD_BYTES: Final = 1024
+"""Of a place, and of a record beside its message; measured in the tests."""
+
+
+class Held:
+    """What a reader of the journal holds until the next record: those of its pass, and places."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
 
 
 class _Found(NamedTuple):
@@ -64,7 +74,9 @@ class History:
         self._home = home
         self._compressor = compressor
 
-    def read(self, since: int | None, up_to: Callable[[], int]) -> Iterator[JournalRecord]:
+    def read(
+        self, since: int | None, up_to: Callable[[], int], held: Held | None = None
+    ) -> Iterator[JournalRecord]:
         """Records above `since` (None: from the first that is kept) up to what was committed when
         it began. Raises NotFoundError when `since` is before what retention kept."""
         with self._home.snapshot() as tables:
@@ -75,22 +87,24 @@ class History:
             )
         lsn = start if since is None else since
         end = up_to()
-        entries = _Entries()
+        entries, held = _Entries(), held or Held()
         while lsn < end:
             with self._home.snapshot() as tables:
                 entries.look(tables, lsn, end)
                 found = self._lowest(tables, lsn, entries.up_to, entries)
-                records, lsn = self._read(tables, found, entries.up_to)
+                held.size_bytes = entries.held_bytes()
+                records, lsn = self._read(tables, found, entries.up_to, held)
             yield from records
 
     def _read(
-        self, tables: Tables, found: list[_Found], end: int
+        self, tables: Tables, found: list[_Found], end: int, held: Held
     ) -> tuple[list[JournalRecord], int]:
         """What stands in these places, and up to which LSN that is everything."""
         pages: dict[int, tuple[list[TailRecord], Callable[[bytes], Message]]] = {}
         names: dict[int, SessionRow | None] = {}
         records: list[JournalRecord] = []
         size = 0
+        held.size_bytes += _RECORD_BYTES * len(found)
         for item in found:
             if item.event is not None:
                 if item.event.session < 0:
@@ -107,7 +121,7 @@ class History:
                 record, decode = open_record(item.line, item.seq, packed), decode_json
             else:
                 if item.page.page not in pages:
-                    pages[item.page.page] = self._open(tables, item.page)
+                    pages[item.page.page] = self._open(tables, item.page, held)
                     size += item.page.raw_bytes
                 page, decode = pages[item.page.page]
                 record = page[item.seq - item.page.start]
@@ -120,6 +134,7 @@ class History:
                     seq=item.seq, actor=record.actor, message=decode(record.body),
                 )
             )  # fmt: skip
+            held.size_bytes += DECODED_FACTOR * len(record.body)
             size += len(record.body)
             if size > _PASS_BYTES:
                 return records, item.lsn
@@ -166,7 +181,7 @@ class History:
         return Page(self._compressor.decode(body, key=page_key(row)))
 
     def _open(
-        self, tables: Tables, row: PageRow
+        self, tables: Tables, row: PageRow, held: Held
     ) -> tuple[list[TailRecord], Callable[[bytes], Message]]:
         page = self._raw(tables, row)
         texts = {}
@@ -174,7 +189,9 @@ class History:
             body = tables.texts.get(text)
             if body is None:
                 raise CorruptionError(f"a text of page {row.page} is missing")
-            texts[digest] = self._compressor.decode(body, key=text_key(digest)).decode()
+            raw = self._compressor.decode(body, key=text_key(digest))
+            held.size_bytes += DECODED_FACTOR * len(raw)
+            texts[digest] = raw.decode()
         return page.records(), text_decoder(texts)
 
     def _session_of_line(
@@ -206,6 +223,9 @@ class _Entries:
             self._found = tables.entry_index.since(after, _ENTRIES_AT_ONCE)
             is_all = len(self._found) < _ENTRIES_AT_ONCE
             self.up_to = end if is_all else min(end, self._found[-1][0])
+
+    def held_bytes(self) -> int:
+        return _PLACE_BYTES * len(self._found)
 
     def behind(self, after: int, end: int) -> Iterator[tuple[int, int, int]]:
         """(LSN, collection, place) in (after, end], enough for a pass."""

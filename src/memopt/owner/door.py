@@ -3,8 +3,8 @@ same user ask the one that has the store open.
 
 One thread accepts, and one thread a client answers, up to `socket_clients_max`. The owner speaks
 first, and says what protocol and settings it has; then it answers one call after the other. It
-holds nothing for a client but subscriptions: long reads travel in batches, and each answer says
-how to ask for the next one.
+holds nothing for a client but a subscription, a turn, and where it is in a journal: long reads
+travel in batches, and each answer says how to ask for the next one.
 
 Invariant: only the verbs listed here can be asked for, and nothing a client sends or fails to send
 harms the store or another client.
@@ -43,7 +43,14 @@ from memopt.codecs.wire import (
 from memopt.journal.subscription import Subscription
 from memopt.memory import Memory, MemoryView
 from memopt.owner.bell import Bell
-from memopt.owner.reads import BATCH_BYTES_MAX, next_records, read_journal, read_session, read_view
+from memopt.owner.reads import (
+    BATCH_BYTES_MAX,
+    OWNER,
+    JournalReader,
+    next_records,
+    read_session,
+    read_view,
+)
 from memopt.sessions.session import Session, SessionView
 from memopt.sessions.turns import Turn, check_change
 
@@ -234,7 +241,7 @@ class _Door:
                 raise BackpressureError(
                     f"{count} clients are connected already", limit="socket_clients_max"
                 )
-            budget.reserve("owner socket", _CLIENT_BYTES)
+            budget.reserve(OWNER, _CLIENT_BYTES)
         except MemoptError as error:
             with contextlib.suppress(OSError):
                 channel.send(["error", encode_error(error)])
@@ -253,7 +260,7 @@ class _Door:
     def _leave(self, client: "_Client") -> None:
         with self._lock:
             self._clients.discard(client)
-        self._memory._parts.budget.release("owner socket", _CLIENT_BYTES)
+        self._memory._parts.budget.release(OWNER, _CLIENT_BYTES)
 
 
 class _Client(threading.Thread):
@@ -268,6 +275,7 @@ class _Client(threading.Thread):
         self._leave = leave
         self._subscription: Subscription | None = None
         self._turn: Turn | None = None
+        self._journal = JournalReader(memory)
 
     def run(self) -> None:
         try:
@@ -284,6 +292,7 @@ class _Client(threading.Thread):
                 self._subscription.close()
             if self._turn is not None:
                 self._turn.end()
+            self._journal.close()
             self._channel.close()
             self._leave(self)
 
@@ -313,7 +322,7 @@ class _Client(threading.Thread):
             return False
         channel.connection.settimeout(_FRAME_SECONDS)
         try:
-            budget.reserve("owner socket", length)
+            budget.reserve(OWNER, length)
         except BudgetError as error:
             channel.skip(length)
             channel.send(["error", encode_error(error)])
@@ -321,7 +330,7 @@ class _Client(threading.Thread):
         try:
             answer = self._result(channel.receive_bytes(length))
         finally:
-            budget.release("owner socket", length)
+            budget.release(OWNER, length)
         try:
             channel.send(answer)
         except UsageError as error:
@@ -339,6 +348,9 @@ class _Client(threading.Thread):
             return ["error", encode_error(error)]
 
     def _carry_out(self, call: Call) -> Any:
+        if call.verb != "journal":
+            # Whoever asks for something else here has left it, or has lost its connection.
+            self._journal.close()
         if call.target.kind == "Memory" and call.verb in ("subscribe", "next"):
             return self._carry_out_here(call)
         if call.verb in _TURN_VERBS:
@@ -352,7 +364,7 @@ class _Client(threading.Thread):
         if call.verb in READS[type(target)]:
             with self._reserved(BATCH_BYTES_MAX):
                 if isinstance(target, Memory):
-                    return read_journal(target, **arguments)
+                    return self._journal.batch(**arguments)
                 if isinstance(target, Session):
                     return read_session(self._memory, target, call.verb, **arguments)
                 assert isinstance(target, SessionView)
@@ -409,11 +421,11 @@ class _Client(threading.Thread):
     @contextlib.contextmanager
     def _reserved(self, size_bytes: int) -> Iterator[None]:
         budget = self._memory._parts.budget
-        budget.reserve("owner socket", size_bytes)
+        budget.reserve(OWNER, size_bytes)
         try:
             yield
         finally:
-            budget.release("owner socket", size_bytes)
+            budget.release(OWNER, size_bytes)
 
 
 class _Progress:
