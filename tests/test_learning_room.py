@@ -64,10 +64,21 @@ def test_it_waits_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert not memory._parts.dictionaries.due()
 
 
+_OF_THE_HEAP = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")
-@pytest.mark.parametrize("settled", [{}, {"MALLOC_ARENA_MAX": "8"}])
+@pytest.mark.parametrize(
+    ("settled", "is_shared"),
+    [
+        ({}, True),
+        ({"MALLOC_ARENA_MAX": "8"}, False),
+        ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=8"}, False),
+        ({"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}, True),
+    ],
+)
 def test_threads_share_a_heap_unless_the_environment_says_otherwise(
-    settled: dict[str, str],
+    settled: dict[str, str], is_shared: bool
 ) -> None:
     script = (
         "import ctypes, threading\n"
@@ -80,14 +91,14 @@ def test_threads_share_a_heap_unless_the_environment_says_otherwise(
         "[t.start() for t in threads]; started.wait(); [t.join() for t in threads]\n"
         "ctypes.CDLL(None).malloc_stats()\n"
     )
-    environment = {k: v for k, v in os.environ.items() if k not in ("MALLOC_ARENA_MAX",)}
+    environment = {k: v for k, v in os.environ.items() if k not in _OF_THE_HEAP}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment | settled, capture_output=True, check=True,
         text=True,
     )  # fmt: skip
     if "Arena 0:" not in done.stderr:
         pytest.skip("this C library does not tell its heaps")
-    assert ("Arena 1:" in done.stderr) == bool(settled)
+    assert ("Arena 1:" not in done.stderr) == is_shared
 
 
 def test_no_count_leaves_the_heap_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,8 +100,11 @@ def limit_heap_arenas(count: int) -> None:
     By default each thread gets one of its own, up to eight for each core. All that decoding took is
     free in them once a call is through, and held: with 64 threads, 15 MB more than in one heap,
     measured by `memopt bench soak`. Under the interpreter's lock, threads rarely meet in a heap.
+    Each thread also keeps a few freed chunks of every size for itself, and their pages with them,
+    until it ends: only the environment can forbid that (docs/operations.md).
     """
-    if not count or "MALLOC_ARENA_MAX" in os.environ or "GLIBC_TUNABLES" in os.environ:
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if not count or "MALLOC_ARENA_MAX" in os.environ or "glibc.malloc.arena_max" in tunables:
         return
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None and sys.platform == "linux":
