@@ -135,6 +135,15 @@ def test_what_it_stands_for_may_be_holes_in_the_heap_which_only_trimming_gives_b
     assert process.outside.held_bytes == 0
 
 
+def test_holes_are_given_back_also_when_nothing_can_be_taken() -> None:
+    process = Process()
+    process.budget.on_shortage(lambda size_bytes: None)
+    process.outside_bytes = 30 * MIB
+    process.settle(3)
+    assert process.outside.held_bytes == 0
+    assert process.trims == 3
+
+
 def test_for_a_limit_that_nobody_asked_for_half_of_the_budget_stays() -> None:
     process = Process()
     process.outside_bytes = 2000 * MIB

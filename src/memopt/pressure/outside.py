@@ -9,6 +9,7 @@ Invariant: what it holds leaves room to read and write with: an eighth of the bu
 where nobody asked for the limit. Not here: how near is too near for levels (governor.py).
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -63,11 +64,9 @@ class Outside:
             most = min(most, int(budget.limit_bytes * _SOFT_MAX))
         size_bytes = min(size_bytes, most - held)
         if size_bytes >= _LEAST_BYTES:
-            try:
+            with contextlib.suppress(BudgetError):
                 budget.reserve(OWNER, size_bytes)
-            except BudgetError:
-                return
-            self._events.emit(OutsideCharged(size_bytes, self.held_bytes))
+                self._events.emit(OutsideCharged(size_bytes, self.held_bytes))
         # Also when nothing more may be taken: holes in the heap are what can still be given back.
         self._trim_heap()
 
