@@ -90,6 +90,19 @@ def test_it_follows_what_resists_runs_of_new_pages(
     assert mine > max(fixed) - 0.02
 
 
+@pytest.mark.parametrize(("sizes", "expected"), [([4096], "arc"), ([2048, 16384], "gdsf")])
+def test_where_sizes_differ_gdsf_leads_from_the_first_victim_on(
+    sizes: list[int], expected: str
+) -> None:
+    policy = Adaptive()
+    for key in range(100):
+        policy.admitted(key, sizes[key % len(sizes)])
+    assert policy.in_charge == "arc"
+    for _ in range(30):
+        assert policy.victim() is not None
+    assert policy.in_charge == expected
+
+
 def test_it_follows_counting_where_pages_come_round() -> None:
     """A round of more pages than there is room for: whoever stays put has hits, and ARC none."""
     keys = list(range(1_000)) * 60
@@ -289,10 +302,11 @@ def led(*, lead: int, follow: int, both: int = 500, neither: int = 1_000, pages:
     ghosts._members_max = pages
     for key in range(pages):
         ghosts.access(key, packed(4096, 1.0, 0.0), pages * 4096)
-    ghosts._weights = [float(neither), float(follow), float(lead), float(both)]
-    ghosts._squares = list(ghosts._weights)
-    ghosts._accesses = sum(ghosts._weights)
-    return ghosts.leader(0, deviations=3.0, lead_min=0.01, turns_min=0.125)
+    ghosts._epoch, ghosts._weights = 0, [0.0] * 4
+    ghosts._lately._weights = [float(neither), float(follow), float(lead), float(both)]
+    ghosts._lately._squares = list(ghosts._lately._weights)
+    ghosts._lately.accesses = ghosts._long.accesses = float(neither + follow + lead + both)
+    return ghosts.leader(0, deviations=3.0, lead_min=0.01, turns_min=0.2)
 
 
 def test_the_leader_is_ahead_by_more_than_chance() -> None:
@@ -307,6 +321,24 @@ def test_the_leader_is_ahead_by_more_than_a_trifle() -> None:
 def test_the_leader_is_ahead_by_what_a_change_may_cost() -> None:
     assert led(lead=30, follow=0, pages=40) == 1
     assert led(lead=30, follow=0, pages=400) == 0
+
+
+def test_what_is_a_little_better_all_the_time_is_found_and_what_was_better_once_is_not() -> None:
+    ghosts = ghosts_of(Lru, Lru)
+    ghosts._members_max = 40
+    for key in range(40):
+        ghosts.access(key, packed(4096, 1.0, 0.0), 40 * 4096)
+    for _ in range(60):
+        ghosts._weights, ghosts._squares = [40.0, 5.0, 7.0, 12.0], [40.0, 5.0, 7.0, 12.0]
+        leader = ghosts.leader(0, deviations=3.0, lead_min=0.01, turns_min=0.2)
+    assert leader == 1
+    lately = ghosts._lately
+    assert (lately.hits(1) - lately.hits(0)) ** 2 < 9 * lately.variance(0, 1), "not by it alone"
+    for _ in range(6):
+        ghosts._weights, ghosts._squares = [40.0, 7.0, 5.0, 12.0], [40.0, 7.0, 5.0, 12.0]
+        leader = ghosts.leader(0, deviations=3.0, lead_min=0.01, turns_min=0.2)
+    assert ghosts._long.hits(1) > ghosts._long.hits(0)
+    assert leader == 0
 
 
 def test_hits_count_what_they_save() -> None:

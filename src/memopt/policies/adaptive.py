@@ -27,6 +27,9 @@ CANDIDATES: Final[Mapping[str, Callable[[], Policy]]] = {
 """The first one is in charge until there is evidence. ARC, since of these it loses least on what is
 nothing for it: it lets runs of new pages go by, and on loads that are but recent it is LRU; LRU
 itself is nobody's leader for long, and a fifth ghost costs what the others do."""
+_FOR_SIZES: Final = "gdsf"
+"""In charge from the first victim on where sizes differ: many small pages for few large ones have
+more hits on nearly any load."""
 
 _DEVIATIONS: Final = 3.0
 """Of chance, by which a leader has to be ahead."""
@@ -34,9 +37,9 @@ _LEAD_MIN: Final = 0.01
 """Of the accesses: less is not worth handing over for. Half of what adaptive may be behind; and
 where hits are few and come in a row, as those of one conversation do, chance is larger than what
 the deviations say."""
-_TURNS_MIN: Final = 0.125
+_TURNS_MIN: Final = 0.2
 """Accesses to every page that a lead has to weigh: a change costs hits, since the new leader does
-not know what the old one did. An eighth of the pages is what it loses at most loads."""
+not know what the old one did; and what one policy loses once is no reason to leave it."""
 _MOVES_A_CALL: Final = 4
 _UNKNOWN: Final = 1 << 62
 """Bytes of a cache that never had to let a page go: its ghosts hold all that is sampled."""
@@ -168,8 +171,8 @@ class Adaptive:
         if not self._asked:
             self._asked = True
             self._capacity_bytes = self._resident_bytes
-            if self._ghosts is not None:
-                self._ghosts.filling = False
+            if self._ghosts is not None and self._ghosts.filling:
+                self._begin(self._ghosts)
         if self._old is not None:
             self._hand_over()
         self._named = self._current.victim()
@@ -213,10 +216,17 @@ class Adaptive:
             return
         if self._ghosts is None:
             self._ghosts = Ghosts([make for _, make in self._makes])
-        self._ghosts.resize(members)
-        self._limit = self._ghosts.limit
+        self._limit = self._ghosts.resize(members)
         step = min(members // 8 + 1, COMPACTION_MASK + 1)
         self._fits_above, self._fits_below = members - step, members + step
+
+    def _begin(self, ghosts: Ghosts) -> None:
+        """A page has to go for the first time: from here on there is evidence."""
+        ghosts.filling = False
+        if ghosts.sizes_differ() and self._old is None:
+            names = [name for name, _ in self._makes]
+            if _FOR_SIZES in names and names.index(_FOR_SIZES) != self._index:
+                self._switch(names.index(_FOR_SIZES))
 
     def _compare(self, key: int) -> None:
         ghosts = self._ghosts
@@ -227,6 +237,7 @@ class Adaptive:
             index = ghosts.leader(
                 self._index, deviations=_DEVIATIONS, lead_min=_LEAD_MIN, turns_min=_TURNS_MIN
             )
+            self._limit = ghosts.resize(len(self._facts))
             if index != self._index:
                 self._switch(index)
 

@@ -10,6 +10,7 @@ from math import sqrt
 from typing import Final
 
 from memopt.base.protocols import Policy
+from memopt.policies.evidence import Evidence
 from memopt.policies.facts import unpacked
 from memopt.policies.queue import COMPACTION_MASK, INT_BYTES, compacted, table_bytes
 from memopt.policies.sketch import SALT
@@ -22,24 +23,33 @@ _SAMPLED_MIN: Final = 32
 """Up to so many members, all are sampled."""
 _SAMPLED_ROOT: Final = 8
 """Of many, the root of so many times as many: of four times the members, twice the sample."""
+_EARLY_ROOT: Final = 32
+"""At first, when nothing is known yet..."""
+_EARLY_TURNS: Final = 4
+"""... for so many sampled accesses for each page a ghost cache holds."""
 _SAMPLED_MAX: Final = 8192
 _CROWD: Final = 8
 """Times its share of the members that a ghost cache may hold: among large pages there is room for
 any number of small ones, and a ghost takes as much for either."""
 _CROWD_MIN: Final = 64
 _HALF_LIFE_TURNS: Final = 8
-"""Evidence is halved after so many sampled accesses for each page a ghost cache holds."""
+"""Evidence is halved after so many sampled accesses for each page a ghost cache holds..."""
+_LONG_TURNS: Final = 64
+"""... and what is kept for long after so many."""
 _EPOCHS: Final = 32
 """Looks at the evidence within a half-life."""
 _EPOCH_MIN: Final = 64
+_VARIATION: Final = 1 / 10
+"""Standard deviation of sizes over their mean, from which on they differ."""
 _CACHE_BYTES: Final = 1024
 """A ghost cache and its policy, without what their tables hold."""
 
 
-def sample_limit(members: int) -> int:
-    """Hashes below it are sampled, so that of `members` at most the root of 8 times them are, but
-    all up to 32; in powers of two."""
-    wanted = max(_SAMPLED_MIN, min(sqrt(_SAMPLED_ROOT * members), _SAMPLED_MAX))
+def sample_limit(members: int, *, early: bool = False) -> int:
+    """Hashes below it are sampled, so that of `members` at most the root of 8 times them are, twice
+    as many at first, but all up to 32; in powers of two."""
+    root = _EARLY_ROOT if early else _SAMPLED_ROOT
+    wanted = max(_SAMPLED_MIN, min(sqrt(root * members), _SAMPLED_MAX))
     limit = HASHES
     while limit > 1 and members * limit > wanted * HASHES:
         limit //= 2
@@ -95,9 +105,9 @@ class GhostCache:
 class Ghosts:
     """The ghost caches of several policies, and which of them had what was asked for.
 
-    A sampled access is one of 2^n patterns: which of the n had the page. Weights of patterns, which
-    are halved over time, say all that is needed: each policy's hits, and for two of them how often
-    they differed, which is what chance has to be measured by (McNemar's test).
+    Evidence is kept over two spans. The short one follows a load that changes; the long one finds
+    what is a little better all the time, which the short one cannot tell from chance where few
+    pages are sampled.
 
     Source of the sampling: C. A. Waldspurger, N. Park, A. Garthwaite, I. Ahmad, "Efficient MRC
     construction with SHARDS", FAST 2015; of simulating policies on it: C. Waldspurger, T.
@@ -106,11 +116,13 @@ class Ghosts:
     """
 
     __slots__ = (
-        "_accesses",
         "_caches",
         "_charged",
         "_countdown",
+        "_early",
         "_epoch",
+        "_lately",
+        "_long",
         "_members_max",
         "_squares",
         "_stale",
@@ -121,11 +133,12 @@ class Ghosts:
 
     def __init__(self, makes: Sequence[Callable[[], Policy]]) -> None:
         self._caches = tuple(GhostCache(make()) for make in makes)
+        self._lately = Evidence(len(makes), _HALF_LIFE_TURNS)
+        self._long = Evidence(len(makes), _LONG_TURNS)
         self._weights = [0.0] * (1 << len(makes))
-        """Of sampled accesses by pattern, bit i for the i-th policy."""
+        """Of the epoch's accesses, by who had the page: bit i for the i-th policy."""
         self._squares = [0.0] * (1 << len(makes))
-        self._accesses = 0.0
-        """How many of them there were, halved over time as their weights are."""
+        self._early = True
         self._epoch = self._countdown = _EPOCH_MIN
         self._charged = 0
         self._members_max = _CROWD_MIN
@@ -136,11 +149,12 @@ class Ghosts:
         self.limit = 0
         """Keys with a hash below it are sampled."""
 
-    def resize(self, members: int) -> None:
-        """Sample as many as there should be of so many members."""
-        limit = sample_limit(members)
+    def resize(self, members: int) -> int:
+        """Sample as many as there should be of so many members; the limit."""
+        limit = sample_limit(members, early=self._early)
+        fewer = sample_limit(members * 3 // 4, early=self._early)
         # A step to and fro would empty half of the ghosts each time.
-        if limit < self.limit and sample_limit(members * 3 // 4) < self.limit:
+        if limit < self.limit and fewer < self.limit:
             for cache in self._caches:
                 for key in [key for key in cache.members if sample_hash(key) >= limit]:
                     cache.delete(key)
@@ -148,7 +162,10 @@ class Ghosts:
             self._stale = True
         elif limit > self.limit:
             self.limit = limit
-        self._members_max = max(_CROWD_MIN, _CROWD * members * self.limit // HASHES)
+        usual = members * sample_limit(members) // HASHES
+        sampled = members * self.limit // HASHES
+        self._members_max = max(_CROWD_MIN, _CROWD * usual, 2 * sampled)
+        return self.limit
 
     def access(self, key: int, facts: int, capacity_bytes: int) -> bool:
         """A sampled key is asked for, of a cache of so many bytes. Whether to look at the
@@ -177,31 +194,34 @@ class Ghosts:
             cache.delete(key)
         self._stale = True
 
+    def sizes_differ(self) -> bool:
+        """Whether the sampled pages' sizes deviate by a tenth of their mean, or more."""
+        sizes = list(self._caches[0].members.values())
+        squares = sum(size * size for size in sizes)
+        return squares * len(sizes) > (1 + _VARIATION**2) * sum(sizes) ** 2
+
     def leader(self, current: int, *, deviations: float, lead_min: float, turns_min: float) -> int:
-        """The policy with the highest weight of hits; `current` where the leader is not ahead of it
-        by so many standard deviations of chance, by `lead_min` of all accesses, and by as much as
-        `turns_min` accesses to every page weigh."""
+        """Ends an epoch. The policy with the highest weight of hits; `current` where the leader is
+        not ahead of it by so many standard deviations of chance, by `lead_min` of all accesses, and
+        by as much as `turns_min` accesses to every page weigh."""
         pages = max(len(cache.members) for cache in self._caches)
-        self._age(pages)
-        hits = [
-            sum(weight for pattern, weight in enumerate(self._weights) if pattern >> index & 1)
-            for index in range(len(self._caches))
-        ]
-        best = max(range(len(hits)), key=lambda index: (hits[index], index == current))
-        lead = hits[best] - hits[current]
-        variance = sum(
-            square
-            for pattern, square in enumerate(self._squares)
-            if (pattern >> best ^ pattern >> current) & 1
-        )
-        share = max(lead_min, turns_min * pages / self._accesses)
-        enough = lead > share * sum(self._weights) and lead * lead > deviations**2 * variance
-        return best if enough else current
+        self._end_epoch(pages)
+        for evidence in (self._lately, self._long):
+            hits = [evidence.hits(index) for index in range(len(self._caches))]
+            best = max(range(len(hits)), key=lambda index: (hits[index], index == current))
+            lead = hits[best] - hits[current]
+            floor = evidence.share(max(lead_min * evidence.accesses, turns_min * pages))
+            enough = lead > floor and lead**2 > deviations**2 * evidence.variance(best, current)
+            # What led for long and does not now is of a load that was.
+            if enough and self._lately.hits(best) >= self._lately.hits(current):
+                return best
+        return current
 
     def charged_bytes(self) -> int:
         if self._stale:
             charged = sum(cache.charged_bytes() for cache in self._caches)
             charged += table_bytes(self._weights, self._squares) + 2 * 24 * len(self._weights)
+            charged += self._lately.charged_bytes() + self._long.charged_bytes()
             charged += _CACHE_BYTES * len(self._caches)
             self._charged = max(charged, self._charged) if self.filling else charged
             self._stale = False
@@ -213,10 +233,11 @@ class Ghosts:
             assert cache.bytes == sum(cache.members.values())
             assert all(sample_hash(key) < self.limit for key in cache.members)
 
-    def _age(self, pages: int) -> None:
-        """An epoch ends."""
-        kept = 0.5 ** (self._epoch / max(1, _HALF_LIFE_TURNS * pages))
-        self._accesses = (self._accesses + self._epoch) * kept
-        self._weights = [weight * kept for weight in self._weights]
-        self._squares = [square * kept for square in self._squares]
+    def _end_epoch(self, pages: int) -> None:
+        for evidence in (self._lately, self._long):
+            evidence.add(self._weights, self._squares, self._epoch, pages)
+        self._weights = [0.0] * len(self._weights)
+        self._squares = [0.0] * len(self._squares)
+        if self._lately.accesses >= _EARLY_TURNS * pages:
+            self._early = False
         self._epoch = self._countdown = max(_EPOCH_MIN, _HALF_LIFE_TURNS * pages // _EPOCHS)
