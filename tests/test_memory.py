@@ -282,6 +282,56 @@ def test_a_child_forked_in_the_middle_of_a_commit_does_not_hang(tmp_path: Path) 
         assert session.append({"n": 2}).seq == 1
 
 
+PARENTS_LOCKS: dict[str, Callable[[memopt.Memory], Any]] = {
+    "budget": lambda memory: memory._parts.budget._lock,
+    "pages": lambda memory: memory._parts.pager._lock,
+    "peaks": lambda memory: memory._parts.sessions.admission.peaks._lock,
+    "subscriptions": lambda memory: memory._parts.subscriptions._lock,
+    "subscription": lambda memory: memory._parts.subscriptions._subscriptions[0]._changed,
+    "closing": lambda memory: memory._close_lock,
+}
+
+
+@pytest.mark.parametrize("name", PARENTS_LOCKS)
+def test_a_child_waits_for_no_lock_that_a_thread_of_its_parent_held(
+    tmp_path: Path, name: str
+) -> None:
+    with opened(tmp_path) as memory, memory.subscribe() as subscription:
+        session = memory.session("s")
+        for n in range(60):
+            session.append({"n": n, "text": "of some length " * 200})
+        session.save_state({"a": 1})
+        messages = session.messages()
+        assert next(messages)["n"] == 0
+        held, go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with PARENTS_LOCKS[name](memory):
+                held.set()
+                assert go.wait(3 * PATIENCE)
+
+        holding = threading.Thread(target=hold)
+        holding.start()
+        assert held.wait(PATIENCE)
+        try:
+            for refused in (
+                lambda: list(messages), lambda: session.save_state({"a": 2}),
+                lambda: session.append({"text": "x" * 1_000_000}),
+                lambda: session.turn().__enter__(),
+            ):  # fmt: skip
+                assert forked(lambda refused=refused: refused() and None) == "StoreClosedError"  # type: ignore[misc]
+            # What is closed with the store in its parent is closed already.
+            for harmless in (subscription.get, subscription.close, memory.close):
+                assert forked(harmless) is None
+        finally:
+            go.set()
+            holding.join(PATIENCE)
+        assert [message["n"] for message in messages] == list(range(1, 60))
+        assert subscription.get(timeout=0) is not None
+        assert session.append({"n": 60}).seq == 60
+        assert memory.check().clean
+
+
 def test_a_child_that_ends_or_closes_leaves_the_store_to_its_parent(tmp_path: Path) -> None:
     memory = opened(tmp_path)
     memory.session("s").append({"n": 0})

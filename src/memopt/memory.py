@@ -484,6 +484,7 @@ class Memory:
     def abandon(self) -> None:
         """In a forked child: everything here is the parent's."""
         self._closed = True
+        self._close_lock = threading.Lock()
         self._parts.abandon()
 
     def _ready(self) -> None:

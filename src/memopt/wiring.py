@@ -296,18 +296,23 @@ def _wire_parts(
             forgetting=forgetting, checking=checking, compaction=compaction,
             maintenance=Maintenance(config.maintenance_seconds, steps), pressure=monitor,
             serve=serve_owner, release=release,
-            abandon=_abandoning(directory, committer, monitor, turns, collections),
+            abandon=_abandoning(
+                directory, budget, subscriptions, storage, monitor, turns, collections
+            ),
         ),
         read_only=read_only,
     )  # fmt: skip
 
 
 def _abandoning(
-    directory: Directory, committer: GroupCommitter, monitor: Monitor, turns: Turns,
-    collections: Collections,
+    directory: Directory, budget: Budget, subscriptions: Subscriptions, storage: _Storage,
+    monitor: Monitor, turns: Turns, collections: Collections,
 ) -> Callable[[], None]:  # fmt: skip
     def abandon() -> None:
-        committer.fail(of_parent())
+        budget.abandon()
+        subscriptions.abandon()
+        storage.committer.fail(of_parent())
+        storage.pager.abandon()
         monitor.abandon(of_parent())
         turns.abandon()
         collections.abandon()

@@ -6,8 +6,11 @@ used_bytes. Not here: deciding what to free (policies) or when (pressure).
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 from memopt.base.errors import BudgetError
+from memopt.base.forks import LostLock
 
 
 class Budget:
@@ -19,7 +22,7 @@ class Budget:
         self.used_bytes_max = 0
         self._owners: dict[str, int] = {}
         self._reclaim: Callable[[int], None] | None = None
-        self._lock = threading.Lock()
+        self._lock: AbstractContextManager[Any] = threading.Lock()
 
     def try_reserve(self, owner: str, size_bytes: int) -> bool:
         """Take `size_bytes` for `owner`, or return False and take nothing."""
@@ -101,6 +104,10 @@ class Budget:
         """Bytes by owner, largest first."""
         with self._lock:
             return dict(sorted(self._owners.items(), key=lambda item: -item[1]))
+
+    def abandon(self) -> None:
+        """In a forked child: refuse everything."""
+        self._lock = LostLock()
 
     def check(self) -> None:
         """Assert the invariant."""

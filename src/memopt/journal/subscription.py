@@ -150,6 +150,15 @@ class Subscriptions:
         for subscription in subscriptions:
             subscription.close()
 
+    def abandon(self) -> None:
+        """In a forked child: every listener is closed, whoever held its lock in the parent."""
+        self._lock = threading.Lock()
+        self._closed = True
+        for subscription in self._subscriptions:
+            subscription._changed = threading.Condition()
+            subscription._closed = True
+            subscription._pending.clear()
+
     def _remove(self, subscription: Subscription) -> None:
         with self._lock:
             self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)

@@ -10,11 +10,13 @@ choosing victims (policies), making pages (page_writer.py), when to be idle (mai
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple
 
 from memopt.base.budget import Budget
 from memopt.base.errors import BudgetError, MemoptError
 from memopt.base.events import Demoted, Events, Evicted, Faulted, Hit, PrefetchSettled
+from memopt.base.forks import LostLock
 from memopt.base.heap import heap_bytes
 from memopt.base.interrupts import mended_by
 from memopt.base.protocols import Clock, Compressor, Policy, Reader
@@ -80,7 +82,7 @@ class Pager:
         self._l1_share = l1_share
         self._access_log = access_log
         self._keeps_l1 = True
-        self._lock = threading.RLock()
+        self._lock: AbstractContextManager[Any] = threading.RLock()
         self._table = PageTable()
         self._texts = TextCache(budget)
         self._make_policy = make_policy
@@ -365,6 +367,10 @@ class Pager:
     def fill_l1(self) -> None:
         """Pages that are brought in may be hot again."""
         self._keeps_l1 = True
+
+    def abandon(self) -> None:
+        """In a forked child: refuse everything."""
+        self._lock = LostLock()
 
     def clear(self) -> None:
         with self._lock:

@@ -162,6 +162,8 @@ class Turn:
     def _asking(self) -> Ticket:
         if self._ticket is not None:
             raise UsageError("a turn is entered once", field="turn")
+        if self._admission.is_abandoned:
+            raise of_parent()
         key = (self.session.scope, self.session.id)
         ticket = self._admission.ticket(key, self._agent, self._expected_bytes)
         # One that a Ctrl-C meets in `__enter__` or `__exit__` is ended when this is dropped.
