@@ -38,6 +38,8 @@ DATABASE: Final = "memopt.db"
 _STORE: Final = "store"
 _WAL_PASSIVE_SHARE: Final = 0.5
 _WAL_EXCESS: Final = 4
+_WAL_KEPT: Final = 2
+"""A file of more than so many limits, which one large commit leaves behind, is cut."""
 _WAL_RETRY_SHARE: Final = 1 / 16
 """A log that a reader keeps, or that found no room, is tried again after growing by this much."""
 _WAL_WAIT_SECONDS: Final = 0.05
@@ -190,7 +192,11 @@ class Directory:
             if done:
                 self.acked.update(wal_home=frames)
                 self.acked.sync()
-                done = not truncate or self.home.checkpoint_restart(truncate=True)
+                if truncate:
+                    done = self.home.checkpoint_restart(truncate=True)
+                elif size > _WAL_KEPT * self._config.wal_limit_bytes:
+                    # Where a reader came meanwhile it stays, and is written over.
+                    self.home.checkpoint_restart(truncate=True, **wait)
         self._events.emit(Checkpointed(size, self._clock.monotonic() - started, True))
         return done
 

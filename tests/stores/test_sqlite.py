@@ -56,6 +56,30 @@ def test_the_writer_keeps_the_log_within_its_limit(memory: memopt.Memory) -> Non
     assert wal_file_bytes(memory) <= WAL_LIMIT + (64 << 10)
 
 
+def test_one_commit_larger_than_the_limit_leaves_no_long_log(memory: memopt.Memory) -> None:
+    sequence = memory.sequence("s")
+    for _ in range(20):
+        sequence.extend(["x" * 200] * 500)
+    sizes: list[int] = []
+    checkpoint = home_of(memory).checkpoint_restart
+
+    def watched(**arguments: Any) -> bool:
+        sizes.append(wal_file_bytes(memory))
+        return checkpoint(**arguments)
+
+    home_of(memory).checkpoint_restart = watched  # type: ignore[method-assign]
+    for change in (lambda: sequence.insert(5000, "new"), sequence.reverse, sequence.clear):
+        sizes.clear()
+        change()
+        # It is one commit, so it is in the log as a whole; and then it is not.
+        assert max(sizes) > 4 * WAL_LIMIT
+        assert wal_file_bytes(memory) == 0
+        sequence.append("goes on")
+        assert wal_file_bytes(memory) < WAL_LIMIT
+    assert list(sequence) == ["goes on"]
+    assert memory.check().clean
+
+
 def test_a_reader_that_holds_a_snapshot_lets_the_log_grow_until_writers_are_turned_away(
     memory: memopt.Memory,
 ) -> None:
