@@ -127,9 +127,10 @@ class Monitor:
         exceed the budget by; the other half is for what nobody accounts."""
         slack = slack_bytes(reading)
         share = int(self._turn_share * reading.budget_bytes) + slack
-        # What RSS has left, with everything given back that can be: less when others hold it. Not
+        # What RSS has left, with everything given back that is taken: less when others hold it. Not
         # the last of it: RSS swings while turns are at work, and what they will take is a forecast.
-        room = outside.room_bytes(reading) + reading.evictable_bytes - int(_ROOM_KEPT * slack)
+        given_back = max(0, reading.evictable_bytes - int(outside.KEPT * reading.budget_bytes))
+        room = outside.room_bytes(reading) + given_back - int(_ROOM_KEPT * slack)
         least = _CAPACITY_MIN if outside.is_hard(reading) else _CAPACITY_SOFT_MIN
         return max(
             int(least * reading.budget_bytes), min(share, room + self.admission.used_bytes())

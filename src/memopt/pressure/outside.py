@@ -19,7 +19,8 @@ from memopt.base.events import Events, OutsideCharged
 from memopt.base.readings import Reading
 
 OWNER: Final = "outside"
-_KEPT: Final = 1 / 8
+KEPT: Final = 1 / 8
+"""Of the budget: what is never taken."""
 _SOFT_MAX: Final = 1 / 2
 _NO_SLACK: Final = 1 / 16
 """Of what RSS may grow by, where that is less than the budget."""
@@ -59,7 +60,7 @@ class Outside:
     def _take(self, size_bytes: int, reading: Reading) -> None:
         budget, held = self._budget, self.held_bytes
         unavoidable = reading.reserved_bytes - reading.evictable_bytes - held
-        most = int(budget.limit_bytes * (1 - _KEPT)) - unavoidable
+        most = int(budget.limit_bytes * (1 - KEPT)) - unavoidable
         if not is_hard(reading):
             most = min(most, int(budget.limit_bytes * _SOFT_MAX))
         size_bytes = min(size_bytes, most - held)
