@@ -21,6 +21,7 @@ from memopt.collections.cache import OWNER, EntryCache, _Row
 from memopt.collections.names import Name, name_of_key, name_of_place
 from memopt.paging.arena import Arena, extent_bytes_for
 from memopt.policies.catalog import POLICIES, make_policy
+from memopt.policies.lru import Lru
 
 
 class Heard:
@@ -337,4 +338,52 @@ def test_an_emptied_cache_leaves_nothing_mapped_when_room_is_short() -> None:
     assert len(cache) == 0
     assert budget.held_bytes("arena") == 0
     assert budget.free_bytes() >= 200_000
+    cache.check()
+
+
+class Sizes(Lru):
+    """A policy that can be asked what it was told."""
+
+    __slots__ = ("sizes",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+
+    def admitted(
+        self, key: int, size_bytes: int, cost: float = 1.0, importance: float = 0.0
+    ) -> None:
+        super().admitted(key, size_bytes, cost, importance)
+        self.sizes[key] = size_bytes
+
+    def removed(self, key: int) -> None:
+        super().removed(key)
+        del self.sizes[key]
+
+
+@pytest.mark.parametrize("later", [10, 60, 9_000, 100_000])
+def test_the_policy_knows_how_large_an_entry_became(later: int) -> None:
+    budget = Budget(64 * MIB)
+    cache = made(budget)
+    policy = cache._policy = Sizes()
+    for size in (10, later, 10, later):
+        put(cache, 1, 1, bytes(size))
+        assert list(policy.sizes.values()) == [cache.held_bytes]
+    assert policy.sizes[next(iter(cache._slots))] >= later
+    cache.check()
+
+
+def test_an_entry_that_is_overwritten_by_a_large_one_passes_no_limit() -> None:
+    budget = Budget(256 * MIB)
+    cache = made(budget)
+    for number in range(2_000):
+        put(cache, 1, number, bytes(300))
+    cache.limit(0.5)
+    limit = cache._bytes_max
+    for number in range(1_990, 2_000):
+        put(cache, 1, number, bytes(10))
+        put(cache, 1, number, bytes(200_000))
+        assert cache.held_bytes <= limit
+        # What came last is here, for others went.
+        assert cache.get(name_of_key(1, b"s%d" % number)) == bytes(200_000)
     cache.check()

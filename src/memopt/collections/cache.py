@@ -432,23 +432,31 @@ class EntryCache:
 
     def _replace(self, collection: int, slot: int, place: int, record: bytes) -> bool:
         """Another record in the place of one; False, and no change, where it does not fit there."""
-        old, handle = self._records[slot], self._handles[slot]
+        old, handle, key = self._records[slot], self._handles[slot], self._hashes[slot]
+        growth = 0
         if old is not None:
             if len(record) != len(old):
                 return False
             self._records[slot] = record
         else:
-            if not self._is_small(record):
-                return False
-            new = self._arena.try_put(_lifetime(collection), record)
+            growth = len(record) - self._arena.size(handle)
+            fits = self._is_small(record) and self.held_bytes + growth <= self._bytes_max
+            new = self._arena.try_put(_lifetime(collection), record) if fits else None
             if new is None:
                 return False
-            self._arena_bytes += len(record) - self._arena.size(handle)
+            self._arena_bytes += growth
             self._handles[slot] = new
             self._arena.delete(handle)
         self._places[slot] = place
         self._used[slot] = self.epochs.now
-        self._policy.touched(self._hashes[slot])
+        if growth:
+            # A policy knows of a member what it was told when that came.
+            self._policy.removed(key)
+            name = self._names[slot]
+            assert name is not None
+            self._policy.admitted(key, self._charge(name, None) + len(record) + _SLOT_BYTES)
+            self._changed()
+        self._policy.touched(key)
         return True
 
     def _add(self, row: _Row) -> None:
