@@ -349,6 +349,7 @@ def _wire_collections(
         config=config, events=events, admit=lambda size_bytes: None, make_room=make_room,
         turns=TurnsTold(owners.open, owners.held),
     )  # fmt: skip
+    storage.upkeep.ask_also(lambda _: of_turns.rows.shrink())
     return collections, Turns(scratch, owners, of_turns)
 
 

@@ -309,3 +309,16 @@ def test_a_ctrl_c_after_the_write_loses_nothing_of_a_turn(
         next(walking)
     cache.check()
     turn.close()
+
+
+def test_what_is_known_of_the_collections_of_turns_gives_way(memory: memopt.Memory) -> None:
+    budget = memory._parts.budget
+    turn = begin(memory)
+    mappings = [turn.mapping(f"m{number}") for number in range(300)]
+    for number, mapping in enumerate(mappings):
+        mapping["k"] = number
+    assert budget.held_bytes("collections") > 300 * 1200
+    budget.ask(budget.limit_bytes)
+    assert budget.held_bytes("collections") == 0
+    assert [mapping["k"] for mapping in mappings] == list(range(300))
+    turn.close()
