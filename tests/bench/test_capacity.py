@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from memopt.base.units import MIB
+from memopt.bench import capacity
 from memopt.bench.capacity import Task, read, write
 
 
@@ -41,3 +42,23 @@ def test_a_passage_that_was_changed_is_noticed(tmp_path: Path, book: Path) -> No
     write(task(tmp_path, book), said.append)
     book.write_text(book.read_text().replace("rather", "very"))
     assert read(task(tmp_path, book), said.append)["wrong"] > 300
+
+
+def test_two_policies_let_different_passages_go(tmp_path: Path, book: Path) -> None:
+    left = {}
+    for policy in ("lru", "lfu"):
+        wanted = msgspec.convert(
+            task(tmp_path, book, home=str(tmp_path / policy), policy=policy), Task
+        )
+        with capacity._opened(wanted) as memory:
+            shelf = capacity._shelf(memory, 0)
+            shelf.update({f"0:{at}": capacity._entry(0, at, "x" * 900) for at in range(100)})
+            for _ in range(3):
+                assert all(shelf[f"0:{at}"]["at"] == at for at in range(20))
+            assert all(shelf[f"0:{at}"]["at"] == at for at in range(20, 100))
+            cache = memory._parts.sessions.collections.cache  # type: ignore[attr-defined]
+            cache.make_free(cache.held_bytes // 2)
+            before = memory.stats().counters["entries_faulted"]
+            assert all(shelf[f"0:{at}"]["at"] == at for at in range(20))
+            left[policy] = 20 - (memory.stats().counters["entries_faulted"] - before)
+    assert left == {"lru": 0, "lfu": 20}

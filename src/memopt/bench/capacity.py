@@ -58,12 +58,12 @@ def run(options: BenchOptions) -> dict[str, Any]:
     books = options.files or tuple(sorted((data.directory() or Path()).glob("text/*.txt.gz")))
     if not books:
         raise UsageError("there are no books in text/: name text files", field="files")
-    policies = ("lru", Config().policy) if options.quick else tuple(POLICIES)
+    policies = ("lru", "adaptive") if options.quick else tuple(POLICIES)
     budgets = (8, 16) if options.quick else _BUDGETS_MIB
     task = Task(
         books=tuple(str(book) for book in books), home="", copies=2 if options.quick else 12,
-        reads=8_000 if options.quick else 120_000, budget_bytes=0, policy=Config().policy,
-        trigger=Config().collection_trigger, seed=options.seed,
+        reads=8_000 if options.quick else 120_000, budget_bytes=0,
+        policy=Config().collection_policy, trigger=Config().collection_trigger, seed=options.seed,
     )  # fmt: skip
     swept: dict[str, dict[str, Any]] = {policy: {} for policy in dict.fromkeys(policies)}
     triggers: dict[str, Any] = {}
@@ -165,8 +165,8 @@ def _opened(task: Task) -> memopt.Memory:
     return memopt.open(
         task.home,
         config=Config(
-            budget_bytes=task.budget_bytes, durability=Durability.OS, policy=task.policy,
-            collection_trigger=task.trigger,
+            budget_bytes=task.budget_bytes, durability=Durability.OS,
+            collection_policy=task.policy, collection_trigger=task.trigger,
         ),
     )  # fmt: skip
 
