@@ -388,13 +388,13 @@ class EntryCache:
                 return True
         if not row.need:
             return False
-        self._ask(self._arena.growth_bytes)
+        self._ask(self._arena.extent_bytes)
         return self._try_to_pay(row)
 
     def _ask(self, size_bytes: int) -> None:
         """For room: others up to this cache's own share, and what is here beyond it."""
         if self.excess_bytes < 0:
-            self._budget.ask(size_bytes)
+            self._budget.ask(max(size_bytes, self._arena.growth_bytes))
         else:
             self.make_free(size_bytes + _FULL_SLACK)
 
