@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -825,9 +826,19 @@ def test_a_forked_child_may_not_use_its_parents_connection(memory: memopt.Memory
 
 
 def test_the_owner_answers_a_call_that_runs_before_it_closes(
-    memory: memopt.Memory, remote: memopt.Memory
+    memory: memopt.Memory, remote: memopt.Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entered, leave = threading.Event(), threading.Event()
+    entered, leave, running = threading.Event(), threading.Event(), threading.Event()
+    queue = memory._parts.committer._queue
+
+    def put(waiting: Any) -> None:
+        queue.put(waiting)
+        running.set()
+
+    told = SimpleNamespace(
+        put=put, get=queue.get, get_nowait=queue.get_nowait, qsize=queue.qsize, empty=queue.empty
+    )
+    monkeypatch.setattr(memory._parts.committer, "_queue", told)
 
     def hold() -> None:
         entered.set()
@@ -839,7 +850,7 @@ def test_the_owner_answers_a_call_that_runs_before_it_closes(
     got: list[object] = []
     writing = threading.Thread(target=lambda: got.append(remote.session("a").append({"n": 1})))
     writing.start()
-    until(lambda: memory._parts.budget.owners()["owner socket"] > door._CLIENT_BYTES)
+    assert running.wait(WAIT_SECONDS)
     closing = threading.Thread(target=memory.close)
     closing.start()
     until(lambda: not (memory.path / door.SOCKET).exists())
