@@ -37,7 +37,7 @@ demo: $(READY)
 
 test: $(READY)
 	@echo "All tests ..."
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2
 
 check: $(READY)
 	@echo "Format ..."
@@ -49,7 +49,7 @@ check: $(READY)
 	@echo "Architecture ..."
 	@$(BIN)/python -m pytest tests/test_architecture.py
 	@echo "Fast tests ..."
-	@$(BIN)/python -m pytest -m 'not slow' --ignore=tests/test_architecture.py
+	@$(BIN)/python -m pytest -n 2 -m 'not slow' --ignore=tests/test_architecture.py
 
 bench: $(BENCH_READY)
 	@$(BIN)/memopt bench all --quick

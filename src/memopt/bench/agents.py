@@ -7,7 +7,8 @@ processes, in turn. *growth*: all agents alive at once, no model; RSS over time 
 everything is read back and compared. *steps*: agents on threads, a model that takes 500 ms, in
 interleaved rounds. *fill*: a hard limit on the whole process (a control group where one can be
 made), and agents that come and stay until it is exhausted; memopt's are stopped at so many times
-the plain ones, or when time is up.
+the plain ones, or when time is up. *accesses*: memopt's growth once more, with the touches of pages
+recorded, for `memopt simulate`.
 Baseline: a list of dicts for each agent, nothing durable; memopt's steps survive a kill (`os`).
 Not measured: models, tools, networks; many processes.
 Published for the design this follows: -52 % memory, 3.2 times the agents (12 against 4 at the
@@ -93,7 +94,17 @@ def _measure(workload: Workload, options: BenchOptions) -> dict[str, Any]:
     }
     found["steps"] = _steps(workload, options)
     found["fill"] = _fill(workload, options)
+    found["accesses"] = _record(workload, options, agents)
     return found
+
+
+def _record(workload: Workload, options: BenchOptions, agents: int) -> str:
+    """Name of a file in `options.out`."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / f"agents_{workload.name.replace(' ', '_')}.accesses"
+    file.unlink(missing_ok=True)
+    _run(grow, workload, options, system=MEMOPT, agents=agents, access_log=str(file.resolve()))
+    return file.name
 
 
 def _steps(workload: Workload, options: BenchOptions) -> dict[str, Any]:

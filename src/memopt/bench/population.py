@@ -71,6 +71,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     limit_bytes: int = 0
     """What the whole process may have."""
     seconds_max: float = 0.0
+    access_log: str | None = None
+    """Where memopt records the touches of pages."""
 
 
 class Agents(Protocol):
@@ -205,7 +207,9 @@ def housed(task: Task) -> Iterator[Agents]:
     if task.system == NAIVE:
         yield NaiveAgents()
         return
-    config = Config(budget_bytes=task.budget_bytes, durability=Durability.OS)
+    config = Config(
+        budget_bytes=task.budget_bytes, durability=Durability.OS, access_log=task.access_log
+    )
     with memopt.open(task.home, config=config) as memory:
         yield MemoptAgents(memory)
 

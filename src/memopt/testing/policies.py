@@ -101,6 +101,8 @@ class PolicyConformance(ABC):
         # Thousands of freed tuples and floats wait to be used again. Those of before would be
         # measured as nothing, and those of now as occupied: a whole collection lets them go.
         gc.collect()
+        # What was there before is not looked at again by each of the collections below.
+        gc.freeze()
         tracemalloc.start()
         try:
             start_bytes = tracemalloc.get_traced_memory()[0]
@@ -125,6 +127,7 @@ class PolicyConformance(ABC):
                     )
         finally:
             tracemalloc.stop()
+            gc.unfreeze()
 
     def test_the_charge_follows_the_members(self) -> None:
         """It rises while they come, stays bounded while they change, and falls when they go."""
