@@ -215,6 +215,10 @@ def test_cancelling_a_call_that_has_begun_keeps_its_commit(tmp_path: Path) -> No
                 await appending
             assert await session.length() == 0
         await session.append({"n": 8})
+        # The one that was cancelled is still on its way, on a thread of its own.
+        async with asyncio.timeout(20):
+            while await session.length() < 2:
+                await asyncio.sleep(0.001)
         assert sorted([m["n"] async for m in session.messages()]) == [7, 8]
 
     run(tmp_path, work)
