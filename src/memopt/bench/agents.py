@@ -40,7 +40,7 @@ _MODEL_SECONDS: Final = 0.5
 _QUICK_MODEL_SECONDS: Final = 0.05
 _TIMES: Final = 50
 """Agents of memopt's over plain ones at which filling stops."""
-_FILL_SECONDS: Final = 300.0
+_FILL_SECONDS: Final = 600.0
 _MIXED: Final = "hundreds at once"
 
 
