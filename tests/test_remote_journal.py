@@ -1,8 +1,7 @@
 """The journal through the owner's socket: what a client that reads on costs the owner."""
 
 import itertools
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from memopt.client.connection import CONNECTIONS_MAX
 from memopt.owner import door
 from memopt.owner.reads import BATCH_ITEMS_MAX, OWNER, JournalReader
 from memopt.stores.entry_tables import SqliteEntryIndex
+from waiting import until
 
-PATIENCE = 30.0
 BATCHES = 4
 
 
@@ -48,15 +47,6 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(SqliteEntryIndex, "since", since)
     return seen
-
-
-def until(condition: Callable[[], bool]) -> None:
-    waited = threading.Event()
-    for _ in range(int(PATIENCE * 1000)):
-        if condition():
-            return
-        waited.wait(0.001)
-    pytest.fail("it did not happen")
 
 
 def owner_bytes(memory: memopt.Memory) -> int:

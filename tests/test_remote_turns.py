@@ -19,8 +19,8 @@ from memopt.codecs import wire
 from memopt.owner import door
 from memopt.owner.bell import Bell
 from memopt.pressure.admission import Admission
+from waiting import PATIENCE, until
 
-PATIENCE = 30.0
 LARGE = 16 * MIB
 """Two turns of it fit, each of a session of its own."""
 FOR_EVER: dict[str, Any] = {"expected_bytes": LARGE, "wait_seconds": 3600.0}
@@ -57,15 +57,6 @@ def full(memory: memopt.Memory) -> Iterator[list[Any]]:
 
 def admission_of(memory: memopt.Memory) -> Admission:
     return memory._parts.pressure.admission
-
-
-def until(condition: Callable[[], bool]) -> None:
-    waited = threading.Event()
-    for _ in range(int(PATIENCE * 1000)):
-        if condition():
-            return
-        waited.wait(0.001)
-    pytest.fail("it did not happen")
 
 
 async def becomes(condition: Callable[[], bool]) -> None:

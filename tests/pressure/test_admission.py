@@ -21,8 +21,7 @@ from memopt.pressure.admission import Admission
 from memopt.pressure.forecast import Forecaster
 from memopt.pressure.governor import Governor
 from memopt.pressure.ticket import Ticket
-
-PATIENCE = 30.0
+from waiting import PATIENCE, until
 
 
 class Line:
@@ -319,15 +318,6 @@ def in_a_thread(action: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]
     thread = threading.Thread(target=run)
     thread.start()
     return thread, found
-
-
-def until(condition: Callable[[], bool]) -> None:
-    waited = threading.Event()
-    for _ in range(int(PATIENCE * 1000)):
-        if condition():
-            return
-        waited.wait(0.001)
-    pytest.fail("it did not happen")
 
 
 def test_whoever_waits_on_a_thread_is_woken(line: Line) -> None:

@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from memopt.base.clock import ManualClock
 from memopt.base.units import KIB, MIB
 from memopt.pressure.admission import TICKET_BYTES, Admission
 from memopt.sessions.turns import _holds
-
-PATIENCE = 30.0
+from waiting import PATIENCE, until
 
 
 def opened(path: Path, **settings: Any) -> memopt.Memory:
@@ -45,15 +44,6 @@ def memory(tmp_path: Path) -> Iterator[memopt.Memory]:
 
 def said(number: int) -> dict[str, Any]:
     return {"role": "user", "content": f"{number} " + "x" * 1000}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    waited = threading.Event()
-    for _ in range(int(PATIENCE * 1000)):
-        if condition():
-            return
-        waited.wait(0.001)
-    pytest.fail("it did not happen")
 
 
 def test_what_a_session_reads_and_appends_is_the_use_of_its_turn(memory: memopt.Memory) -> None:

@@ -48,15 +48,16 @@ _TOUCHES_MAX: Final = 2
 
 
 class Adaptive:
-    """The default. Starts as ARC; small ghost caches of several policies see a sample of the keys,
-    and the one that had the most hits lately is put in charge. They are filled as the cache is, so
-    that they differ from the first page that has to go.
+    """The default. Starts as ARC, and goes over to GDSF when a page has to go and sizes differ.
+    Small ghost caches of several policies see a sample of the keys, and the one that had the most
+    hits lately is put in charge. They are filled as the cache is, so that they differ from the
+    first page that has to go.
 
     Hits count what they save, the cost of a page; with equal costs, that is counting by page. Not
     by bytes: bringing back one large page takes one fault, and little longer than a small one.
     Evidence is halved over time, so that a load that changes is followed. A leader has to be ahead
-    by more than chance and by more than a trifle, or the choice would flutter and each change costs
-    some of what the policy in charge knew.
+    by more than chance, by more than a trifle and by what a change may cost, or the choice would
+    flutter: each change costs some of what the policy in charge knew.
 
     How often pages were asked for is counted whoever is in charge, in one sketch. W-TinyLFU reads
     it, so it knows from its first call who is popular. The others are told: on a change, the policy
