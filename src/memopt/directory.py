@@ -136,12 +136,12 @@ class Directory:
     def wal_is_excessive(self) -> bool:
         """A reader has kept the log from being begun anew for far too long, and still does. Looks
         by itself, for where writers are refused no commit will."""
-        limit = _WAL_EXCESS * self._config.wal_limit_bytes
-        if self.home.wal_bytes() <= limit:
+        writer, limit = self.home.writer, _WAL_EXCESS * self._limit_frames
+        if writer.wal_frames <= limit:
             return False
         self._copy_home()
         record = self.acked.record
-        return record.wal_home < record.wal_frames and self.home.wal_bytes() > limit
+        return record.wal_home < record.wal_frames and writer.wal_frames > limit
 
     # -- room -------------------------------------------------------------------------------------
 

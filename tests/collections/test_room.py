@@ -125,7 +125,7 @@ def test_what_is_dead_goes_before_what_somebody_may_want(memory: memopt.Memory) 
     for start in range(0, 12_000, 64):
         other.update({number: bytes(300) for number in range(start, start + 64)})
     cache = cache_of(memory)
-    entries = list(cache._slots.values())
+    entries = [slot for slot, name in enumerate(cache._names) if name is not None]
     for slot in entries[300:]:
         if slot % 2:
             cache._remove(slot)

@@ -663,6 +663,18 @@ class ArenaMachine(RuleBasedStateMachine):
             del self.model[handle]
             with pytest.raises(NotFoundError):
                 self.arena.get(handle)
+            with pytest.raises(NotFoundError):
+                self.arena.overwrite(handle, b"")
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), longer=st.integers(min_value=0, max_value=1))
+    def overwrite(self, data: st.DataObject, longer: int) -> None:
+        handle = data.draw(st.sampled_from(sorted(self.model)))
+        lifetime, value = self.model[handle]
+        other = bytes(255 - byte for byte in value)
+        assert self.arena.overwrite(handle, other + b"x" * longer) is (not longer)
+        if not longer:
+            self.model[handle] = (lifetime, other)
 
     @precondition(lambda self: self.model)
     @rule(start=st.integers(min_value=0, max_value=2), step=st.integers(min_value=2, max_value=9))

@@ -18,6 +18,8 @@ from memopt.base.records import PLACE_BITS, EntryRow
 from memopt.base.units import KIB
 
 KEY_BYTES_MAX: Final = 1024
+_SHORT_KEY: Final = 256
+"""Characters of a key that cannot be too long."""
 COMPRESSED_FROM_BYTES: Final = 1 * KIB
 """Smaller values are stored as they are."""
 
@@ -67,6 +69,9 @@ def encode_key(key: object, *, field: str = "key") -> bytes:
 def find_key(key: object) -> bytes | None:
     """The same to look for a key: None for what is no key and so is nowhere. Raises TypeError for
     what a dict could not look for either."""
+    if type(key) is str and len(key) <= _SHORT_KEY and key.isascii():
+        # Most keys: no other call.
+        return b"s" + key.encode()
     try:
         return encode_key(key)
     except UsageError:

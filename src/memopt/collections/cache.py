@@ -25,12 +25,10 @@ from memopt.base.forks import LostLock
 from memopt.base.heap import heap_bytes
 from memopt.base.interrupts import mended_by
 from memopt.base.protocols import Policy
-from memopt.base.records import Lifetime
 from memopt.base.units import KIB
 from memopt.collections.epochs import Epochs
-from memopt.collections.names import Name, collection_of
+from memopt.collections.names import Name, collection_of, lifetime_of
 from memopt.paging.arena import Arena
-from memopt.stores.entry_tables import FIRST_OF_SCRATCH
 
 OWNER: Final = "collections"
 _POLICY_OWNER: Final = "collection policies"
@@ -42,6 +40,8 @@ _RECORD_HEADER_BYTES: Final = 48
 _SLOT_BYTES: Final = 12
 """What the arena adds to a record."""
 _HASH_MASK: Final = (1 << 60) - 1
+_SHARDS: Final = 64
+_SHARD_MASK: Final = _SHARDS - 1
 _IN_NO_ARENA: Final = -1
 _POLICY_STEP: Final = 64
 """What the policy occupies is asked for once in so many changes."""
@@ -104,8 +104,8 @@ class EntryCache:
         self._start()
 
     def _start(self) -> None:
-        self._slots: dict[int, int] = {}
-        """By hash of the name."""
+        self._slots: list[dict[int, int]] = [{} for _ in range(_SHARDS)]
+        """By hash of the name. In many tables: one that grows holds the old one meanwhile."""
         self._names: list[Name | None] = []
         self._records: list[bytes | None] = []
         self._handles = array("q")
@@ -123,7 +123,7 @@ class EntryCache:
         self._arena_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return sum(map(len, self._slots))
 
     @property
     def held_bytes(self) -> int:
@@ -145,7 +145,7 @@ class EntryCache:
         try:
             with self._lock:
                 key = hash(name) & _HASH_MASK
-                slot = self._slots.get(key)
+                slot = self._slots[key & _SHARD_MASK].get(key)
                 if slot is None or self._names[slot] != name:
                     return None
                 self._policy.touched(key)
@@ -164,7 +164,8 @@ class EntryCache:
             return None if slot is None else self._places[slot]
 
     def _find(self, name: Name) -> int | None:
-        slot = self._slots.get(hash(name) & _HASH_MASK)
+        key = hash(name) & _HASH_MASK
+        slot = self._slots[key & _SHARD_MASK].get(key)
         return slot if slot is not None and self._names[slot] == name else None
 
     def ticket(self, name: Name) -> object:
@@ -176,11 +177,15 @@ class EntryCache:
     @_whole
     def fill(self, collection: int, name: Name, ticket: object, place: int, record: bytes) -> None:
         """Keep what a snapshot held, unless it was changed since the ticket."""
-        row = _Row(collection, name, place, record)
+        self._bring_in(_Row(collection, name, place, record), ticket)
+
+    def _bring_in(self, row: _Row, ticket: object | None) -> None:
+        """Ask for room, which is not done under the lock. Nothing is kept where somebody else holds
+        a ticket meanwhile: what they read is as new."""
         try:
             if self._pay(row):
                 with self._lock:
-                    if self._tickets.get(name) is ticket and self._find(name) is None:
+                    if self._tickets.get(row.name) is ticket and self._find(row.name) is None:
                         self._add(row)
         finally:
             self._throw_away(row)
@@ -193,25 +198,19 @@ class EntryCache:
 
     # -- changing ---------------------------------------------------------------------------------
 
-    @_whole
     def apply(self, collection: int, effects: Sequence[Effect]) -> None:
         """What a commit has done to entries of a collection, in order."""
-        unkept: dict[Name, tuple[int, bytes]] = {}
-        self._apply(collection, effects, unkept)
-        for name, (place, record) in unkept.items():
-            # Room has to be asked for, and not under the lock.
-            row = _Row(collection, name, place, record)
-            try:
-                if self._pay(row):
-                    with self._lock:
-                        if self._find(name) is None:
-                            self._add(row)
-            finally:
-                self._throw_away(row)
+        try:
+            for name, (place, record) in self._apply(collection, effects).items():
+                self._bring_in(_Row(collection, name, place, record), None)
+        except KeyboardInterrupt:
+            # As in `get`.
+            self.clear()
+            raise
 
-    def _apply(
-        self, collection: int, effects: Sequence[Effect], unkept: dict[Name, tuple[int, bytes]]
-    ) -> None:
+    def _apply(self, collection: int, effects: Sequence[Effect]) -> dict[Name, tuple[int, bytes]]:
+        """What there was no room for."""
+        unkept: dict[Name, tuple[int, bytes]] = {}
         with self._lock:
             for name, place, record in effects:
                 if self._tickets:
@@ -219,8 +218,9 @@ class EntryCache:
                 if unkept:
                     # The same name again in one batch: what came before is no more.
                     unkept.pop(name, None)
-                slot = self._find(name)
-                if slot is not None:
+                key = hash(name) & _HASH_MASK
+                slot = self._slots[key & _SHARD_MASK].get(key)
+                if slot is not None and self._names[slot] == name:
                     if record is not None and self._replace(collection, slot, place, record):
                         continue
                     self._remove(slot)
@@ -234,6 +234,7 @@ class EntryCache:
                         unkept[name] = (place, record)
                 finally:
                     self._throw_away(row)
+        return unkept
 
     @_whole
     def drop(self, collection: int) -> None:
@@ -242,10 +243,8 @@ class EntryCache:
             self._tickets.clear()
             if not self._counts.get(collection):
                 return
-            for slot in list(self._slots.values()):
-                name = self._names[slot]
-                assert name is not None
-                if collection_of(name) == collection:
+            for slot, name in enumerate(self._names):
+                if name is not None and collection_of(name) == collection:
                     self._remove(slot)
 
     # -- room -------------------------------------------------------------------------------------
@@ -269,7 +268,7 @@ class EntryCache:
                 key = self._policy.victim()
                 if key is None:
                     break
-                freed += self._remove(self._slots[key])
+                freed += self._remove(self._slots[key & _SHARD_MASK][key])
                 count += 1
             self._charge_policy()
         if count:
@@ -312,7 +311,7 @@ class EntryCache:
                         freed += self._remove(slot)
                         count += 1
         with self._lock:
-            if count and not self._slots:
+            if count and not len(self):
                 # The table that they were in is as large as it ever was.
                 self.clear()
         if count:
@@ -340,10 +339,13 @@ class EntryCache:
         """Assert the invariant."""
         with self._lock:
             size = in_arena = 0
-            for key, slot in self._slots.items():
-                name, record, handle = self._names[slot], self._records[slot], self._handles[slot]
-                assert name is not None
-                assert hash(name) & _HASH_MASK == key == self._hashes[slot]
+            for slot, name in enumerate(self._names):
+                record, handle = self._records[slot], self._handles[slot]
+                if name is None:
+                    assert record is None
+                    continue
+                assert self._find(name) == slot
+                assert hash(name) & _HASH_MASK == self._hashes[slot]
                 assert (record is None) == (handle != _IN_NO_ARENA)
                 if record is None:
                     in_arena += self._arena.size(handle) + _SLOT_BYTES
@@ -353,7 +355,7 @@ class EntryCache:
             assert (size, in_arena) == (self.size_bytes, self._arena_bytes)
             assert len(self._arena) == sum(handle != _IN_NO_ARENA for handle in self._handles)
             self._arena.check()
-            assert sum(self._counts.values()) == len(self._slots)
+            assert sum(self._counts.values()) == len(self)
 
     # -- rows -------------------------------------------------------------------------------------
 
@@ -414,7 +416,7 @@ class EntryCache:
         if small:
             # Under the lock: else everything might be let go of between the age and the handle.
             with self._lock:
-                handle = self._arena.try_put(_lifetime(row.collection), record)
+                handle = self._arena.try_put(lifetime_of(row.collection), record)
                 if handle is None:
                     return False
                 row.age, row.handle, row.record = self._age, handle, None
@@ -438,10 +440,10 @@ class EntryCache:
             if len(record) != len(old):
                 return False
             self._records[slot] = record
-        else:
+        elif not self._arena.overwrite(handle, record):
             growth = len(record) - self._arena.size(handle)
             fits = self._is_small(record) and self.held_bytes + growth <= self._bytes_max
-            new = self._arena.try_put(_lifetime(collection), record) if fits else None
+            new = self._arena.try_put(lifetime_of(collection), record) if fits else None
             if new is None:
                 return False
             self._arena_bytes += growth
@@ -464,7 +466,8 @@ class EntryCache:
             # Its place in the arena is gone with everything else.
             return
         key = hash(row.name) & _HASH_MASK
-        other = self._slots.get(key)
+        table = self._slots[key & _SHARD_MASK]
+        other = table.get(key)
         if other is not None:
             self._remove(other)
         if self._free:
@@ -483,7 +486,7 @@ class EntryCache:
             self._hashes.append(key)
             self._places.append(row.place)
             self._used.append(self.epochs.now)
-        self._slots[key] = slot
+        table[key] = slot
         self._counts[row.collection] = self._counts.get(row.collection, 0) + 1
         size = row.need
         # No call between these two, for a Ctrl-C comes after calls.
@@ -501,7 +504,7 @@ class EntryCache:
         name, record, handle = self._names[slot], self._records[slot], self._handles[slot]
         assert name is not None
         collection, key = collection_of(name), self._hashes[slot]
-        del self._slots[key]
+        del self._slots[key & _SHARD_MASK][key]
         self._names[slot] = self._records[slot] = None
         self._handles[slot] = _IN_NO_ARENA
         self._free.append(slot)
@@ -541,8 +544,3 @@ class EntryCache:
     def abandon(self) -> None:
         """In a forked child: refuse everything."""
         self._lock = LostLock()
-
-
-def _lifetime(collection: int) -> Lifetime:
-    ephemeral = collection >= FIRST_OF_SCRATCH
-    return Lifetime.EPHEMERAL if ephemeral else Lifetime.PERSISTENT

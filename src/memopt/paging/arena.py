@@ -157,6 +157,27 @@ class Arena:
             pass
         raise _not_found(handle)
 
+    def overwrite(self, handle: int, value: bytes) -> bool:
+        """Put a value in the place of one of the same size; False, and no change, where that has
+        another. Raises NotFoundError."""
+        try:
+            with self._lock:
+                entries, local = self._tables[handle >> TABLE_BITS].words, handle & TABLE_MASK
+                while handle >= 0:
+                    entry = entries[local]
+                    extent = self._extents[entry >> SLOT_BITS]
+                    slot = self._top - ((entry & SLOT_MASK) << 1)
+                    where = slice(extent.words[slot], extent.words[slot - 2])
+                    if where.stop - where.start != len(value):
+                        return False
+                    # To make that slice may have let a finaliser run, which may have moved it.
+                    if entries[local] == entry:
+                        extent.map[where] = value
+                        return True
+        except IndexError:
+            pass
+        raise _not_found(handle)
+
     def size(self, handle: int) -> int:
         """The length of a value in bytes. Raises NotFoundError."""
         try:

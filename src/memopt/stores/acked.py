@@ -24,6 +24,7 @@ _MAGIC: Final = b"mAck"
 _VERSION: Final = 1
 _RECORD: Final = struct.Struct("<4sHHQQQQQQIIIqq")
 _CRC: Final = struct.Struct("<I")
+_PLACES: Final = [slice(at, at + _RECORD.size + _CRC.size) for at in _COPIES]
 
 
 class Acked(NamedTuple):
@@ -133,8 +134,8 @@ class AckedPage:
     def _write(self) -> None:
         self._generation += 1
         packed = _pack(self._generation, self.record)
-        for offset in _COPIES:
-            self._map[offset : offset + len(packed)] = packed
+        for place in _PLACES:
+            self._map[place] = packed
 
 
 def _pack(generation: int, record: Acked) -> bytes:
