@@ -72,9 +72,12 @@ class Mapping(StoredMapping):
         return encoded is not None and self._store.has(self._ref, encoded)
 
     def __setitem__(self, key: Key, value: Any) -> None:
+        store, limits = self._store, self._store.limits
         encoded = encode_key(key)
-        raw = self._encoded(value, "value", None)[0]
-        self._store.put_one(self._ref, self._agent, encoded, raw)
+        raw, _ = encode_value(
+            value, bytes_max=limits.value_bytes_max, depth_max=limits.depth_max, field="value"
+        )
+        store.put_one(self._ref, self._agent, encoded, raw)
 
     def put(self, key: Key, value: Any, *, encoding: str | None = None) -> Stored:
         """Set a key, saying how. `encoding` "int8" or "int4" rounds an array of floats to integers,

@@ -71,6 +71,7 @@ class SqliteHome:
         on_repair: Callable[[int], None] = lambda page: None,
     ) -> None:
         self.path = path
+        self._folder = str(path.parent)
         self._budget = budget
         self._vfs = vfs or checksum_vfs()
         self.page_checksums = self._vfs == _CHECKSUM_VFS
@@ -191,7 +192,7 @@ class SqliteHome:
         return total
 
     def disk_free_bytes(self) -> int:
-        stat = os.statvfs(self.path.parent)
+        stat = os.statvfs(self._folder)
         return stat.f_bavail * stat.f_frsize
 
     def integrity(self) -> list[str]:
