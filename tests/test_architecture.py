@@ -16,12 +16,12 @@ PACKAGE = SOURCE / "memopt"
 
 FLOORS = {
     "base": 0,
-    **dict.fromkeys(("codecs", "policies", "stores", "embedding"), 1),
+    **dict.fromkeys(("codecs", "policies", "stores", "text", "embedding"), 1),
     **dict.fromkeys(("paging", "pressure", "journal"), 2),
     **dict.fromkeys(("sessions", "collections", "recall", "answers", "kvcache"), 3),
     **dict.fromkeys(("context", "learn"), 4),
     **dict.fromkeys(("memory", "wiring", "directory", "maintenance", "upkeep"), 5),
-    **dict.fromkeys(("aio", "client", "owner"), 5),
+    **dict.fromkeys(("aio", "client", "owner", "parts", "figures", "recalling"), 5),
     **dict.fromkeys(("server", "adapters", "bench", "testing"), 6),
     "cli": 7,
 }

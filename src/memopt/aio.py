@@ -194,7 +194,7 @@ def _coroutines(sync: type) -> Callable[[C], C]:
 
     def add(handle: C) -> C:
         made: dict[str, Any] = {}
-        for name, verb in vars(sync).items():
+        for name, verb in _members(sync).items():
             if name in _INTERNAL.get(sync, ()):
                 continue
             if name == "__len__":
@@ -210,6 +210,14 @@ def _coroutines(sync: type) -> Callable[[C], C]:
         return handle
 
     return add
+
+
+def _members(sync: type) -> dict[str, Any]:
+    """What a class has of its own, and of the classes that it is put together from."""
+    found: dict[str, Any] = {}
+    for one in reversed(sync.__mro__[:-1]):
+        found |= vars(one)
+    return found
 
 
 def _verb(name: str, verb: Any) -> Any:

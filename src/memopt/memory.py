@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
-from memopt.base.budget import Budget
 from memopt.base.config import Config
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import (
@@ -20,9 +19,7 @@ from memopt.base.errors import (
     StoreClosedError,
     UsageError,
 )
-from memopt.base.events import Events
-from memopt.base.metrics import Metrics
-from memopt.base.protocols import Clock
+from memopt.base.moments import NOW, Bound, bound_of
 from memopt.base.records import (
     BackupReport,
     CheckReport,
@@ -36,68 +33,30 @@ from memopt.base.records import (
     SessionInfo,
     Stats,
     to_datetime,
-    to_us,
 )
-from memopt.directory import Directory
-from memopt.journal.commit import GroupCommitter
+from memopt.figures import figures
 from memopt.journal.deleting import deleting
-from memopt.journal.history import History, journal_start, journal_start_us
-from memopt.journal.subscription import Subscription, Subscriptions
-from memopt.maintenance import Maintenance
-from memopt.paging.dictionaries import Dictionaries
-from memopt.paging.pager import Pager
-from memopt.paging.prefetch import Prefetcher
-from memopt.pressure.monitor import Monitor
-from memopt.sessions.checking import LOST, Checking
-from memopt.sessions.compaction import Compaction
-from memopt.sessions.forgetting import BACKUPS, Forgetting
+from memopt.journal.history import journal_start, journal_start_us
+from memopt.journal.subscription import Subscription
+from memopt.parts import Parts
+from memopt.recalling import Recalling, RecallingView
+from memopt.sessions.checking import LOST
+from memopt.sessions.forgetting import BACKUPS
 from memopt.sessions.listing import describe, list_sessions, scope_numbers
 from memopt.sessions.names import SessionKey, check_count, check_name, check_scope
-from memopt.sessions.reading import NOW, SEQ_STOP, Bound, line_as_of, segments_of
-from memopt.sessions.residents import Residents
-from memopt.sessions.session import Session, Sessions, SessionView
+from memopt.sessions.reading import SEQ_STOP, line_as_of, segments_of
+from memopt.sessions.session import Session, SessionView
 from memopt.sessions.transcripts import QUARANTINE
 from memopt.stores.copying import copy_store
 from memopt.upkeep import trim_heap
 
 T = TypeVar("T")
 
-_SCOPES_SHOWN: Final = 50
 _VACUUM_PAGES: Final = 256
 _RESTORE_ROWS: Final = 256
 
 
-class Parts(NamedTuple):
-    """Everything a Memory works with, made by wiring.py."""
-
-    config: Config
-    clock: Clock
-    budget: Budget
-    metrics: Metrics
-    events: Events
-    directory: Directory
-    committer: GroupCommitter
-    subscriptions: Subscriptions
-    history: History
-    pager: Pager
-    prefetcher: Prefetcher
-    dictionaries: Dictionaries
-    residents: Residents
-    sessions: Sessions
-    forgetting: Forgetting
-    checking: Checking
-    compaction: Compaction
-    maintenance: Maintenance
-    pressure: Monitor
-    serve: Callable[["Memory"], Callable[[], None]]
-    """Starts the owner's socket; returns how to stop it."""
-    release: Callable[[], None]
-    """Gives back what the parts reserved."""
-    abandon: Callable[[], None]
-    """In a forked child: they refuse everything, and leave the parent's files alone."""
-
-
-class Memory:
+class Memory(Recalling):
     """A store, opened. Thread-safe; close it, or use it in a `with` block."""
 
     def __init__(self, parts: Parts, *, read_only: bool) -> None:
@@ -202,14 +161,7 @@ class Memory:
         """Everything as it was at an LSN or at an aware datetime: read-only. What was deleted,
         redacted or forgotten since is not in it."""
         self._ready()
-        if isinstance(moment, datetime):
-            if moment.utcoffset() is None:
-                raise UsageError(f"expected an aware datetime, got {moment!r}", field="moment")
-            bound = Bound(NOW.lsn, to_us(moment))
-        elif isinstance(moment, int) and not isinstance(moment, bool) and moment >= 0:
-            bound = Bound(moment, NOW.at_us)
-        else:
-            raise UsageError(f"expected an LSN or a datetime, got {moment!r}", field="moment")
+        bound = bound_of(moment, field="moment")
         with self._parts.directory.home.snapshot() as tables:
             start, start_us = journal_start(tables), journal_start_us(tables)
         if bound.lsn < start:
@@ -389,62 +341,7 @@ class Memory:
     def stats(self) -> Stats:
         """Figures of now; cheap enough to ask every second."""
         self._ready()
-        parts = self._parts
-        home, metrics, budget = parts.directory.home, parts.metrics, parts.budget
-        counters, acked = metrics.counters, parts.directory.acked.record
-        touches = counters["page_hits"] + counters["faults_minor"] + counters["faults_major"]
-        tiers = parts.pager.tiers()
-        tiers["l1"]["hits"] = counters["page_hits"]
-        tiers["l2"]["hits"] = counters["faults_minor"]
-        tiers["l3"] = {"bytes": home.disk_bytes(), "hits": counters["faults_major"]}
-        with home.snapshot() as tables:
-            sizes = sorted(parts.pager.scopes().items(), key=lambda item: -item[1][0])
-            scopes = {
-                tables.scopes.path(number) or str(number): {"bytes": size, "objects": count}
-                for number, (size, count) in sizes[:_SCOPES_SHOWN]
-            }
-            quarantined = len(tables.meta.names(QUARANTINE))
-            lost = tables.meta.get(LOST)
-        pressure = parts.pressure.stats()
-        appends, syncs = metrics.histograms["append_seconds"], metrics.histograms["commit_seconds"]
-        return Stats(
-            lsn=self.lsn,
-            budget_bytes=budget.limit_bytes,
-            reserved_bytes=budget.used_bytes,
-            reserved_bytes_max=budget.used_bytes_max,
-            owners=budget.owners(),
-            rss_bytes=pressure.rss_bytes,
-            resident_sessions=len(parts.residents),
-            tiers=tiers,
-            scopes=scopes,
-            faults={"minor": counters["faults_minor"], "major": counters["faults_major"]},
-            thrashing=parts.pager.sets.refaults.is_thrashing,
-            refault_distance_p50=parts.pager.sets.refaults.distance_p50(),
-            working_sets={
-                one.agent or "": {
-                    "resident": one.resident_bytes,
-                    "touched": one.touched_bytes,
-                    "predicted": one.predicted_bytes,
-                }
-                for one in parts.pager.working_sets()
-            },
-            hit_ratio=counters["page_hits"] / touches if touches else 0.0,
-            compression_ratio=_ratio(counters["sealed_raw_bytes"], counters["sealed_stored_bytes"]),
-            delta_ratio=_ratio(counters["state_raw_bytes"], counters["state_stored_bytes"]),
-            wal_bytes=home.wal_bytes(),
-            unsealed_bytes=acked.unsealed_bytes,
-            oldest_reader_seconds=home.oldest_reader_seconds(),
-            sync_seconds_p99=syncs.quantile(0.99),
-            append_seconds_p50=appends.quantile(0.5),
-            append_seconds_p99=appends.quantile(0.99),
-            disk_bytes=home.disk_bytes(),
-            disk_free_bytes=home.disk_free_bytes(),
-            pressure=pressure,
-            lost_records=int(lost) if lost else 0,
-            quarantined_sessions=quarantined,
-            counters=dict(counters),
-            notes=tuple(parts.directory.notes),
-        )
+        return figures(self._parts)
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -501,8 +398,10 @@ class Memory:
         return deleting(action, lambda: parts.committer.exclusive(parts.directory.make_room))
 
 
-class MemoryView:
+class MemoryView(RecallingView):
     """A store as it was. Read-only; sees through the same code."""
+
+    _memory: Memory
 
     def __init__(self, memory: Memory, bound: Bound) -> None:
         self._memory = memory
@@ -528,10 +427,6 @@ def _reach(reach: Reach | str) -> Reach:
         raise UsageError(
             f"expected one of {', '.join(Reach)}, got {reach!r}", field="reach"
         ) from None
-
-
-def _ratio(raw: int, stored: int) -> float:
-    return raw / stored if stored else 0.0
 
 
 _open_memories: "weakref.WeakSet[Memory]" = weakref.WeakSet()

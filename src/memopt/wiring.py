@@ -38,7 +38,7 @@ from memopt.journal.commit import GroupCommitter
 from memopt.journal.history import History
 from memopt.journal.subscription import Subscriptions
 from memopt.maintenance import Maintenance
-from memopt.memory import Memory, Parts
+from memopt.memory import Memory
 from memopt.owner import serve_owner
 from memopt.paging.access_log import AccessLog
 from memopt.paging.arena import Arena, extent_bytes_for
@@ -48,6 +48,7 @@ from memopt.paging.pager import Pager
 from memopt.paging.pools import Pools
 from memopt.paging.prefetch import Prefetcher
 from memopt.paging.working_set import WorkingSets
+from memopt.parts import Parts
 from memopt.policies.catalog import make_policy
 from memopt.pressure.admission import Admission
 from memopt.pressure.collector import Collector

@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
 from memopt.base.errors import CorruptionError, NotFoundError
+from memopt.base.moments import NOW as NOW
+from memopt.base.moments import Bound as Bound
 from memopt.base.protocols import Tables
 from memopt.base.records import SEQ_MASK, LineRow, Message, PageRow, SessionRow
 from memopt.codecs.message import decode_array, decode_json
@@ -23,19 +25,6 @@ from memopt.sessions.names import SessionKey, naming
 SEQ_STOP: Final = SEQ_MASK + 1
 _WINDOW_MESSAGES: Final = 8192
 _REPLANS_MAX: Final = 16
-
-
-class Bound(NamedTuple):
-    """How far a reader sees: records up to an LSN, and up to a time of commit."""
-
-    lsn: int
-    at_us: int
-
-    def sees(self, lsn: int, at_us: int) -> bool:
-        return lsn <= self.lsn and at_us <= self.at_us
-
-
-NOW: Final = Bound(2**63 - 1, 2**63 - 1)
 
 
 class Segment(NamedTuple):

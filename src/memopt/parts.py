@@ -1,0 +1,54 @@
+"""What a Memory works with: a name for each of its parts. wiring.py makes them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from memopt.base.budget import Budget
+from memopt.base.config import Config
+from memopt.base.events import Events
+from memopt.base.metrics import Metrics
+from memopt.base.protocols import Clock
+from memopt.directory import Directory
+from memopt.journal.commit import GroupCommitter
+from memopt.journal.history import History
+from memopt.journal.subscription import Subscriptions
+from memopt.maintenance import Maintenance
+from memopt.paging.dictionaries import Dictionaries
+from memopt.paging.pager import Pager
+from memopt.paging.prefetch import Prefetcher
+from memopt.pressure.monitor import Monitor
+from memopt.sessions.checking import Checking
+from memopt.sessions.compaction import Compaction
+from memopt.sessions.forgetting import Forgetting
+from memopt.sessions.residents import Residents
+from memopt.sessions.session import Sessions
+
+
+class Parts(NamedTuple):
+    """Everything a Memory works with, made by wiring.py."""
+
+    config: Config
+    clock: Clock
+    budget: Budget
+    metrics: Metrics
+    events: Events
+    directory: Directory
+    committer: GroupCommitter
+    subscriptions: Subscriptions
+    history: History
+    pager: Pager
+    prefetcher: Prefetcher
+    dictionaries: Dictionaries
+    residents: Residents
+    sessions: Sessions
+    forgetting: Forgetting
+    checking: Checking
+    compaction: Compaction
+    maintenance: Maintenance
+    pressure: Monitor
+    serve: Callable[[Any], Callable[[], None]]
+    """Starts the owner's socket for a Memory; returns how to stop it."""
+    release: Callable[[], None]
+    """Gives back what the parts reserved."""
+    abandon: Callable[[], None]
+    """In a forked child: they refuse everything, and leave the parent's files alone."""
