@@ -1,0 +1,1 @@
+"""Finding messages, stated memories and documents again, in one scope, exactly, without a model."""
