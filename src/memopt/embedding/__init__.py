@@ -1,0 +1,1 @@
+"""Texts to vectors: static, local or remote embedders, and what `embedder=` means."""
