@@ -85,4 +85,6 @@ def test_a_store_without_collections_gets_them_and_keeps_its_sessions(
         memory.session("a", scope="acme").delete()
     with memopt.open(tmp_path, maintenance_seconds=0) as memory:
         assert list(memory.sequence("l", scope="acme")) == [2]
-        assert memory._parts.directory.home.writer.connection.pragma("user_version") == 2
+        assert (
+            memory._parts.directory.home.writer.connection.pragma("user_version") == SCHEMA_VERSION
+        )

@@ -1,4 +1,5 @@
-"""Every plug point, on one page. Each is narrow: at most five methods.
+"""Every plug point, on one page but for recall's, which has its own. Each is narrow: at most five
+methods.
 
 A home is many narrow tables (`…Table`) behind one `Tables` value, so a second home can be written
 and proven table by table. All tables of one `Tables` see one snapshot; those of a write
@@ -11,6 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.readings import Reading
+from memopt.base.recall_protocols import MaskTable, ScopeLines, SegmentTable, UnindexedTable
 from memopt.base.records import (
     ArenaUsage,
     CollectionRow,
@@ -356,6 +358,10 @@ class Tables(NamedTuple):
     collections: CollectionTable
     entries: EntryTable
     entry_index: EntryIndex
+    segments: SegmentTable
+    unindexed: UnindexedTable
+    masked: MaskTable
+    scope_lines: ScopeLines
 
 
 class Reader(Protocol):

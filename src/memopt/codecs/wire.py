@@ -1,9 +1,9 @@
 """What travels over the owner's socket: frames, the values in them, and errors.
 
 A frame is a four-byte length and so many bytes of msgpack. Plain values travel as themselves; what
-msgpack has no word for (tuples, enums, datetimes with their offset, records of base/records.py) is
-an extension that names its type, so it comes out as what went in. Only types listed here can be
-named: nothing that arrives chooses what code runs.
+msgpack has no word for (tuples, enums, datetimes with their offset, records of base/records.py and
+base/recall_records.py) is an extension that names its type, so it comes out as what went in. Only
+types listed here can be named: nothing that arrives chooses what code runs.
 
 Invariant: a declared length is checked against a limit before anything is allocated for it.
 Not here: who may ask for what (owner), and who asks (client).
@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from memopt.base import errors, records
+from memopt.base import errors, recall_records, records
 from memopt.base.errors import MemoptError, StoreError, UsageError
 from memopt.base.units import MIB
 
@@ -181,8 +181,9 @@ _decoder: Final = msgspec.msgpack.Decoder(ext_hook=_unpacked)
 def _of_records(base: type) -> Mapping[str, Any]:
     found = {
         name: kind
-        for name, kind in vars(records).items()
-        if isinstance(kind, type) and issubclass(kind, base) and kind.__module__ == records.__name__
+        for module in (records, recall_records)
+        for name, kind in vars(module).items()
+        if isinstance(kind, type) and issubclass(kind, base) and kind.__module__ == module.__name__
     }
     return MappingProxyType(found)
 

@@ -9,8 +9,9 @@ from typing import Final
 import apsw
 
 from memopt.base.errors import StoreVersionError
+from memopt.stores.recall_tables import ALL_UNINDEXED, SEGMENT_TABLES
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 APPLICATION_ID: Final = 0x6D656D6F  # "memo", so that file(1) and check() know whose it is
 
 COLLECTION_TABLES: Final = """
@@ -70,6 +71,7 @@ _MIGRATIONS: Final = {
         crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
     """,
     2: COLLECTION_TABLES,
+    3: SEGMENT_TABLES + ALL_UNINDEXED,
 }
 
 

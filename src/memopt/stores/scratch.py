@@ -207,5 +207,6 @@ def _tables(connection: apsw.Connection, numbers: Iterator[int]) -> Tables:
         scopes=absent, sessions=absent, lines=absent, tail=absent, pages=absent, texts=absent,
         states=absent, events=_NoEvents(), keys=absent, dictionaries=absent, meta=absent,
         collections=_Collections(connection, numbers), entries=SqliteEntries(connection),
-        entry_index=SqliteEntryIndex(connection),
+        entry_index=SqliteEntryIndex(connection), segments=absent, unindexed=absent,
+        masked=absent, scope_lines=absent,
     )  # fmt: skip

@@ -23,6 +23,12 @@ from memopt.base.records import (
     StateRow,
 )
 from memopt.stores.entry_tables import SqliteCollections, SqliteEntries, SqliteEntryIndex
+from memopt.stores.recall_tables import (
+    SqliteMasked,
+    SqliteScopeLines,
+    SqliteSegments,
+    SqliteUnindexed,
+)
 from memopt.stores.table import Table, crc_of
 
 
@@ -43,6 +49,10 @@ def bind_tables(connection: apsw.Connection) -> Tables:
         collections=SqliteCollections(connection),
         entries=SqliteEntries(connection),
         entry_index=SqliteEntryIndex(connection),
+        segments=SqliteSegments(connection),
+        unindexed=SqliteUnindexed(connection),
+        masked=SqliteMasked(connection),
+        scope_lines=SqliteScopeLines(connection),
     )
 
 

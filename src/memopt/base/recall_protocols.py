@@ -1,0 +1,84 @@
+"""The plug points of recall: its tables in a home, and what seals and heads tell its index.
+
+As in protocols.py, each is narrow: at most five methods. An entry's place is (source, seq): of a
+message its line and number, of what was stated minus its item number and its version.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from memopt.base.recall_records import ScopeLine, SegmentRow, UnindexedRow
+
+
+class SegmentTable(Protocol):
+    """Index segments by scope."""
+
+    def put(self, row: SegmentRow) -> int:
+        """Store a new one, whose number is given by the table and returned."""
+        ...
+
+    def get(self, segment: int) -> SegmentRow | None: ...
+    def of_scope(self, scope_number: int) -> list[SegmentRow]:
+        """All of a scope, in the order of their numbers."""
+        ...
+
+    def heads(self, after: tuple[int, int], limit: int) -> list[SegmentRow]:
+        """Up to `limit` behind (scope number, segment), in that order, without bodies."""
+        ...
+
+    def delete(self, segment: int) -> None: ...
+
+
+class UnindexedTable(Protocol):
+    """Sealed messages that have no index entries yet."""
+
+    def put(self, row: UnindexedRow) -> None: ...
+    def of_line(self, line: int) -> list[UnindexedRow]: ...
+    def first(self, limit: int) -> list[UnindexedRow]: ...
+    def delete(self, row: UnindexedRow) -> None: ...
+
+
+class MaskTable(Protocol):
+    """Places whose entries must not be found, until a compaction has taken them out of the
+    segments: where a message is still there, but what it said is not."""
+
+    def put(self, scope_number: int, source: int, seq: int) -> None: ...
+    def of_scope(self, scope_number: int) -> list[tuple[int, int]]: ...
+    def scopes(self) -> list[int]: ...
+    def delete(self, scope_number: int, source: int, seq: int) -> None: ...
+
+
+class ScopeLines(Protocol):
+    """What is visible of a scope's messages, in few statements."""
+
+    def current(self, scope_number: int) -> list[ScopeLine]: ...
+    def tails(self, scope_number: int) -> list[tuple[int, int, bytes]]:
+        """(line, seq, record) of what its sessions have not sealed, in that order."""
+        ...
+
+
+class Indexer(Protocol):
+    """Makes index entries of messages, in the commit that seals them."""
+
+    def prepare(self, scope_number: int, line: int, start: int, records: Sequence[Any]) -> Any:
+        """What `write` needs of the tail records of messages from `start` on. Does the work that
+        takes long, outside a commit where the caller can help it."""
+        ...
+
+    def write(self, transaction: Any, prepared: Any) -> None:
+        """In the commit that seals them."""
+        ...
+
+    def appended(
+        self, transaction: Any, scope_number: int, line: int, start: int, stop: int
+    ) -> None:
+        """In the commit that appends messages [start, stop)."""
+        ...
+
+    def changed(self, transaction: Any, scope_number: int) -> None:
+        """In a commit that changes what is visible of a scope other than by appending."""
+        ...
+
+    def redacted(self, transaction: Any, scope_number: int, line: int, seq: int) -> None:
+        """In a commit that takes a message's words away."""
+        ...
