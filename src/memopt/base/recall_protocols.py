@@ -1,4 +1,5 @@
-"""The plug points of recall: its tables in a home, and what seals and heads tell its index.
+"""The plug points of recall: what makes vectors, its tables in a home, and what seals and heads
+tell its index.
 
 As in protocols.py, each is narrow: at most five methods. An entry's place is (source, seq): of a
 message its line and number, of what was stated minus its item number and its version.
@@ -8,6 +9,47 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from memopt.base.recall_records import ScopeLine, SegmentRow, UnindexedRow
+
+
+class Embedder(Protocol):
+    """Texts to vectors. Thread-safe."""
+
+    @property
+    def space(self) -> str:
+        """Names the vectors: those of two embedders may be compared where it is the same."""
+        ...
+
+    @property
+    def dimensions(self) -> int: ...
+    def embed(self, texts: Sequence[str]) -> Any:
+        """A numpy array, float32 (len(texts), dimensions), of unit length; zeros for a text that
+        says nothing, such as an empty one."""
+        ...
+
+
+class PieceEmbedder(Embedder, Protocol):
+    """One whose vectors are sums over word pieces. Arrays: pieces u16, starts i64 (texts + 1)."""
+
+    def pieces(self, texts: Sequence[str], *, limit: int | None = None) -> tuple[Any, Any]:
+        """(pieces, starts): all texts' pieces in order, and where each text begins among them. Of
+        each text, at most its first `limit`."""
+        ...
+
+    def pooled(self, pieces: Any, starts: Any) -> Any:
+        """What embed() returns for the texts of these pieces."""
+        ...
+
+    def piece_vectors(self, pieces: Any) -> Any:
+        """float32 (len(pieces), dimensions): each piece's own direction, of unit length or 0."""
+        ...
+
+    def piece_weights(self, pieces: Any) -> Any:
+        """float32 (len(pieces)), from 0 to 1: how much each says."""
+        ...
+
+    def charged_bytes(self) -> int:
+        """What it occupies, table and vocabulary."""
+        ...
 
 
 class SegmentTable(Protocol):

@@ -1,0 +1,202 @@
+"""The default embedder: one int8 vector for each word piece, no model, no network.
+
+Owns: the table, mapped from its file, and the cutting of texts. Invariant: the vector of a text
+depends on that text and the table alone, not on what is embedded beside it. Not here: how a table
+is made (tools/distill_static.py), and its licence and limits (MODEL_CARD.md).
+
+A text's vector is the sum of its pieces' vectors, made unit length. How little a frequent piece
+says is in the length of its vector already. A text is gathered and summed by itself: its rows fit
+the processor's cache, so that is faster than a batch in one go.
+"""
+
+import mmap
+import struct
+import threading
+import zlib
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from memopt.base.errors import CorruptionError, StoreVersionError, UsageError
+from memopt.embedding.pieces import WordPieces
+
+SHIPPED: Final = Path(__file__).with_name("static-minilm-256.bin")
+TAG: Final = b"mSte"
+VERSION: Final = 1
+HEADER: Final = struct.Struct("<4sHHIIII40s")
+"""Tag, version, dimensions, pieces, bytes of the vocabulary packed and unpacked, CRC-32 of all but
+itself, space."""
+CHECKSUM_AT: Final = 20
+_DIMENSIONS_MAX: Final = 4096
+_VOCABULARY_BYTES_MAX: Final = 4 << 20
+_READ_BYTES: Final = 1 << 18
+_ROWS_AT_ONCE: Final = 32
+"""Products of so many rows are within what BLAS does on one thread, so they do not depend on how
+many there are."""
+
+
+class StaticTable(NamedTuple):
+    """What a file holds. A piece's vector is its row times its scale; its weight is in that."""
+
+    space: str
+    rows: Any
+    """int8 (pieces, dimensions)."""
+    scales: Any
+    """float32 (pieces): 0 where a piece says nothing."""
+    weights: Any
+    """float32 (pieces): how much a piece says, from 0 to 1."""
+    vocabulary: tuple[str, ...]
+
+
+class StaticEmbedder:
+    """Embeds by a table. Thread-safe; the file is read when it is first needed.
+
+    Raises CorruptionError for a damaged file, StoreVersionError for one of a later version.
+    """
+
+    def __init__(self, path: str | Path = SHIPPED) -> None:
+        self._path = Path(path)
+        self._table = open_table(self._path)
+        self._pieces: WordPieces | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def space(self) -> str:
+        return self._table.space
+
+    @property
+    def dimensions(self) -> int:
+        return int(self._table.rows.shape[1])
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """float32 (len(texts), dimensions), of unit length; zeros for a text without a piece that
+        says something."""
+        return self.pooled(*self.pieces(texts))
+
+    def pieces(self, texts: Sequence[str], *, limit: int | None = None) -> tuple[Any, Any]:
+        """(pieces, starts): u16 numbers of all texts' pieces in order, and where each text begins
+        among them, i64 (len(texts) + 1). Of each text, at most its first `limit`."""
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise UsageError("expected a sequence of texts", field="texts")
+        return self._word_pieces().cut(texts, limit=limit)
+
+    def pooled(self, pieces: Any, starts: Any) -> Any:
+        """What embed() returns, from pieces() of the same texts without a limit."""
+        _, rows, scales, _, _ = self._table
+        sums = np.zeros((len(starts) - 1, rows.shape[1]), np.float32)
+        for text, (start, stop) in enumerate(pairwise(starts.tolist())):
+            for first in range(start, stop, _ROWS_AT_ONCE):
+                some = pieces[first : min(first + _ROWS_AT_ONCE, stop)]
+                sums[text] += scales[some] @ rows[some].astype(np.float32)
+        lengths = np.sqrt(np.einsum("ij,ij->i", sums, sums))
+        sums /= np.where(lengths > 0, lengths, 1)[:, None]
+        return sums
+
+    def piece_vectors(self, pieces: Any) -> Any:
+        """float32 (len(pieces), dimensions): each piece's own direction, of unit length or 0."""
+        vectors = self._table.rows[pieces].astype(np.float32)
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        return vectors / np.where(lengths > 0, lengths, 1)[:, None]
+
+    def piece_weights(self, pieces: Any) -> Any:
+        """float32 (len(pieces)): how much each says, near 0 where all texts have it."""
+        return self._table.weights[pieces]
+
+    def charged_bytes(self) -> int:
+        """The table, as if all of it were resident, and the vocabulary."""
+        _, rows, scales, weights, vocabulary = self._table
+        words = WordPieces.bytes_of(len(vocabulary))
+        return int(rows.nbytes + scales.nbytes + weights.nbytes) + words
+
+    def _word_pieces(self) -> WordPieces:
+        if self._pieces is None:
+            with self._lock:
+                if self._pieces is None:
+                    self._pieces = WordPieces(self._table.vocabulary)
+        return self._pieces
+
+
+def open_table(path: Path) -> StaticTable:
+    """Verify a file, without making it resident, and map it. Raises UsageError where there is
+    none, CorruptionError where it is damaged, StoreVersionError for another version."""
+    try:
+        with path.open("rb") as file:
+            size_bytes = path.stat().st_size
+            header = file.read(HEADER.size)
+            if len(header) < HEADER.size or not header.startswith(TAG):
+                raise CorruptionError(f"{path} is no table of static vectors")
+            fields = HEADER.unpack(header)
+            _check_layout(path, fields, size_bytes)
+            _check_sum(path, file, header, fields[6])
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error}", field="embedder") from error
+    return _mapped(path, mapped, fields)
+
+
+def pack_table(table: StaticTable) -> bytes:
+    """The file of a table."""
+    names = "\n".join(table.vocabulary).encode()
+    packed = zlib.compress(names, 9)
+    pieces, dimensions = table.rows.shape
+    tail = b"".join(
+        (
+            np.ascontiguousarray(table.scales, "<f4").tobytes(),
+            np.ascontiguousarray(table.weights, "<f4").tobytes(),
+            np.ascontiguousarray(table.rows, "i1").tobytes(),
+            packed,
+        )
+    )
+    counts = (dimensions, pieces, len(packed), len(names))
+    space = table.space.encode()
+    bare = HEADER.pack(TAG, VERSION, *counts, 0, space)
+    return HEADER.pack(TAG, VERSION, *counts, zlib.crc32(tail, zlib.crc32(bare)), space) + tail
+
+
+def _check_layout(path: Path, fields: tuple[Any, ...], size_bytes: int) -> None:
+    """Before anything is allocated."""
+    _, version, dimensions, pieces, packed_bytes, names_bytes, _, _ = fields
+    if version != VERSION:
+        raise StoreVersionError(f"{path} has version {version}, this release reads {VERSION}")
+    if not (0 < dimensions <= _DIMENSIONS_MAX and 0 < pieces <= 1 << 16):
+        raise CorruptionError(f"{path} declares {pieces} pieces of {dimensions} dimensions")
+    if names_bytes > _VOCABULARY_BYTES_MAX:
+        raise CorruptionError(f"{path} declares a vocabulary of {names_bytes} bytes")
+    expected = HEADER.size + pieces * (8 + dimensions) + packed_bytes
+    if size_bytes != expected:
+        raise CorruptionError(f"{path} has {size_bytes} bytes, its header says {expected}")
+
+
+def _check_sum(path: Path, file: Any, header: bytes, expected: int) -> None:
+    """By reading: what is read is not resident afterwards, what is looked at in a mapping is."""
+    found = zlib.crc32(header[:CHECKSUM_AT] + bytes(4) + header[CHECKSUM_AT + 4 :])
+    while block := file.read(_READ_BYTES):
+        found = zlib.crc32(block, found)
+    if found != expected:
+        raise CorruptionError(f"the checksum of {path} is {found:#010x}, expected {expected:#010x}")
+
+
+def _mapped(path: Path, mapped: mmap.mmap, fields: tuple[Any, ...]) -> StaticTable:
+    _, _, dimensions, pieces, packed_bytes, names_bytes, _, space = fields
+    at = HEADER.size
+    scales = np.frombuffer(mapped, "<f4", pieces, at)
+    weights = np.frombuffer(mapped, "<f4", pieces, at + 4 * pieces)
+    rows = np.frombuffer(mapped, "i1", pieces * dimensions, at + 8 * pieces)
+    packed = mapped[-packed_bytes:] if packed_bytes else b""
+    try:
+        names = zlib.decompressobj().decompress(packed, names_bytes + 1).decode()
+        table = StaticTable(
+            space.rstrip(b"\0").decode(),
+            rows.reshape(pieces, dimensions),
+            scales,
+            weights,
+            tuple(names.split("\n")),
+        )
+    except (zlib.error, ValueError) as error:
+        raise CorruptionError(f"the names in {path} cannot be read: {error}") from error
+    if len(table.vocabulary) != pieces or len(names.encode()) != names_bytes or not table.space:
+        raise CorruptionError(f"{path} names {len(table.vocabulary)} pieces and has {pieces}")
+    return table
