@@ -94,6 +94,8 @@ class Role:
     ASSISTANT: Final = 2
     TOOL: Final = 3
     SYSTEM: Final = 4
+    HEADING: Final = 5
+    """Names what follows it in its run, such as the title of a page."""
 
     @staticmethod
     def of(name: object) -> int:

@@ -1,0 +1,178 @@
+"""One scope's entries in RAM, ready to be searched by words, by vectors and by neighbourhood.
+
+Owns: postings, lengths, neighbours and session runs, made from Entries. Invariant: what a search
+sees of an entry is the same whether it came with the others or was added later; an index never
+changes, so a reader needs no lock. Not here: weights and features (features, ranking), who may be
+in RAM (resident), what is visible of it.
+
+Entries lie ordered by (source, seq); those that were added since lie behind them in their order of
+coming, with postings of their own, and are linked to their neighbours. When they are many, all of
+it is made anew: one sort of (term, entry) is 3 ms for 6,000 messages.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from memopt.recall.entries import Entries
+
+Array = np.ndarray[Any, Any]
+
+K1: Final = 1.2
+B: Final = 0.75
+RUN_GAP_US: Final = 6 * 3_600_000_000
+"""A longer silence ends a run: what is said after it is another occasion."""
+FRESH_MIN: Final = 256
+FRESH_SHARE: Final = 8
+"""Added entries beyond FRESH_MIN, and beyond one in so many, are sorted in."""
+VECTORS_AT_ONCE: Final = 512
+"""Rows that are widened to float together: they stay in the processor's second cache."""
+NONE: Final = -1
+
+
+class Postings(NamedTuple):
+    """Which entries have a term, and how often. Numbers are those of the whole index."""
+
+    table: Array
+    """u32, sorted: the terms."""
+    starts: Array
+    """u32 (terms + 1)."""
+    entries: Array
+    """i32."""
+    counts: Array
+    """u16."""
+
+    @classmethod
+    def of(cls, entries: Entries, first: int) -> "Postings":
+        """Of these entries, which are numbered from `first`."""
+        lengths = entries.terms_start[1:].astype(np.int64) - entries.terms_start[:-1]
+        owners = np.repeat(np.arange(first, first + len(entries), dtype=np.uint64), lengths)
+        keys = np.sort(entries.terms.astype(np.uint64) << np.uint64(32) | owners)
+        new = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.empty(0, int)
+        counts = np.diff(np.r_[new, len(keys)])
+        pairs = keys[new]
+        terms = (pairs >> np.uint64(32)).astype(np.uint32)
+        begins = np.flatnonzero(np.r_[True, terms[1:] != terms[:-1]]) if len(terms) else new
+        return cls(
+            table=terms[begins],
+            starts=np.r_[begins, len(terms)].astype(np.uint32),
+            entries=(pairs & np.uint64(0xFFFFFFFF)).astype(np.int32),
+            counts=np.minimum(counts, 0xFFFF).astype(np.uint16),
+        )
+
+    def find(self, term: int) -> tuple[Array, Array]:
+        """(entries, counts) of one term."""
+        at = int(np.searchsorted(self.table, term))
+        if at == len(self.table) or int(self.table[at]) != term:
+            return self.entries[:0], self.counts[:0]
+        span = slice(int(self.starts[at]), int(self.starts[at + 1]))
+        return self.entries[span], self.counts[span]
+
+
+class ScopeIndex:
+    """All entries of one scope. Entry numbers are places in its arrays."""
+
+    def __init__(self, entries: Entries, postings: tuple[Postings, ...], sealed: int) -> None:
+        """`of` and `adding` make one; `sealed` entries are ordered and covered by the first
+        postings."""
+        self.entries = entries
+        self.sealed = sealed
+        self._postings = postings
+        self.lengths = np.diff(entries.terms_start.astype(np.int64)).astype(np.int32)
+        """Terms of each entry."""
+        order = np.arange(len(entries))
+        if sealed < len(entries):
+            order = np.lexsort((entries.seq, entries.source))
+        self.before, self.after, self.run, self.run_first = _linked(entries, order)
+        mean = float(self.lengths.mean()) if len(entries) else 0.0
+        self._slack = (K1 * (1 - B + B * self.lengths / max(mean, 1e-9))).astype(np.float32)
+
+    @classmethod
+    def of(cls, parts: Sequence[Entries]) -> "ScopeIndex":
+        """Of segments in any order."""
+        entries = Entries.concat(parts)
+        order = np.lexsort((entries.seq, entries.source))
+        if len(order) and not np.array_equal(order, np.arange(len(order))):
+            entries = entries.take(order)
+        return cls(entries, (Postings.of(entries, 0),), len(entries))
+
+    def adding(self, fresh: Entries) -> "ScopeIndex":
+        """This index and `fresh`, which shares what is large with it where it can."""
+        entries = Entries.concat([self.entries, fresh]) if len(self.entries) else fresh
+        count = len(entries) - self.sealed
+        if not self.sealed or count > max(FRESH_MIN, self.sealed // FRESH_SHARE):
+            return ScopeIndex.of([entries])
+        added = entries.take(np.arange(self.sealed, len(entries)))
+        postings = (self._postings[0], Postings.of(added, self.sealed))
+        return ScopeIndex(entries, postings, self.sealed)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def charged_bytes(self) -> int:
+        """Bytes of all arrays, those of the entries among them."""
+        own = (self.lengths, self.before, self.after, self.run, self.run_first, self._slack)
+        arrays = [*own, *(array for part in self._postings for array in part)]
+        return self.entries.charged_bytes + sum(array.nbytes + 112 for array in arrays) + 512
+
+    @functools.cached_property
+    def speakers(self) -> frozenset[int]:
+        """Who speaks here, as name_of numbers them."""
+        return frozenset(np.unique(self.entries.speaker).tolist()) - {0}
+
+    def find(self, term: int) -> tuple[Array, Array]:
+        """(entries, counts) of one term."""
+        found = [part.find(term) for part in self._postings]
+        if len(found) == 1:
+            return found[0]
+        return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+
+    def weigh(self, terms: Sequence[int]) -> tuple[Array, Array]:
+        """(weights, idf): BM25's part of each term in each entry, float32 (terms, entries), and
+        each term's inverse document frequency. A term that nobody has gets the highest idf.
+
+        Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009; idf as in Lucene,
+        which is never negative.
+        """
+        weights = np.zeros((len(terms), len(self)), np.float32)
+        idf = np.zeros(len(terms), np.float32)
+        for row, term in enumerate(terms):
+            places, counts = self.find(term)
+            idf[row] = np.log(1 + (len(self) - len(places) + 0.5) / (len(places) + 0.5))
+            many = counts.astype(np.float32)
+            weights[row, places] = idf[row] * many * (K1 + 1) / (many + self._slack[places])
+        return weights, idf
+
+    def cosines(self, vector: Array) -> Array:
+        """float32 (entries): with a vector of unit length."""
+        entries = self.entries
+        products = np.empty(len(self), np.float32)
+        if not entries.dimensions:
+            products[:] = 0
+            return products
+        for at in range(0, len(self), VECTORS_AT_ONCE):
+            rows = entries.vectors[at : at + VECTORS_AT_ONCE].astype(np.float32)
+            products[at : at + VECTORS_AT_ONCE] = rows @ vector
+        products *= entries.scales
+        return products
+
+
+def _linked(entries: Entries, order: Array) -> tuple[Array, Array, Array, Array]:
+    """(before, after, run, run_first) from the order of (source, seq): each entry's neighbours in
+    its run, or NONE; the number of its run; each run's first entry."""
+    count = len(order)
+    before = np.full(count, NONE, np.int32)
+    after = np.full(count, NONE, np.int32)
+    run = np.empty(count, np.int32)
+    if not count:
+        return before, after, run, np.empty(0, np.int32)
+    source, at_us = entries.source[order], entries.at_us[order]
+    breaks = (source[1:] != source[:-1]) | (np.abs(at_us[1:] - at_us[:-1]) > RUN_GAP_US)
+    joined = np.flatnonzero(~breaks)
+    before[order[joined + 1]] = order[joined]
+    after[order[joined]] = order[joined + 1]
+    run[order] = np.cumsum(np.r_[0, breaks])
+    return before, after, run, order[np.flatnonzero(np.r_[True, breaks])].astype(np.int32)
