@@ -21,7 +21,9 @@ FLOORS = {
     **dict.fromkeys(("sessions", "collections", "recall", "answers", "kvcache"), 3),
     **dict.fromkeys(("context", "learn"), 4),
     **dict.fromkeys(("memory", "wiring", "directory", "maintenance", "upkeep"), 5),
-    **dict.fromkeys(("aio", "client", "owner", "parts", "figures", "recalling"), 5),
+    **dict.fromkeys(
+        ("aio", "client", "owner", "parts", "figures", "recalling", "wiring_recall"), 5
+    ),
     **dict.fromkeys(("server", "adapters", "bench", "testing"), 6),
     "cli": 7,
 }

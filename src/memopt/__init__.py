@@ -19,6 +19,8 @@ from memopt.base.errors import (
     StoreVersionError,
     UsageError,
 )
+from memopt.base.item_records import Contradiction, Decision, Item, Reason
+from memopt.base.recall_records import Interval, Kind
 from memopt.base.records import (
     BackupReport,
     CheckReport,
@@ -62,15 +64,20 @@ __all__ = [
     "CompactReport",
     "Config",
     "ConflictError",
+    "Contradiction",
     "CorruptionError",
     "Damage",
+    "Decision",
     "DiskFullError",
     "Durability",
     "Entry",
     "ForgetPlan",
     "ForgetReceipt",
     "ForgetTarget",
+    "Interval",
+    "Item",
     "JournalRecord",
+    "Kind",
     "MemoptError",
     "Memory",
     "NotFoundError",
@@ -80,6 +87,7 @@ __all__ = [
     "PressureStats",
     "QuotaError",
     "Reach",
+    "Reason",
     "Receipt",
     "RecordKind",
     "Seal",

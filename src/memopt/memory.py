@@ -39,7 +39,7 @@ from memopt.journal.deleting import deleting
 from memopt.journal.history import journal_start, journal_start_us
 from memopt.journal.subscription import Subscription
 from memopt.parts import Parts
-from memopt.recalling import Recalling, RecallingView
+from memopt.recalling import Recalling, RecallingView, check_reach
 from memopt.sessions.checking import LOST
 from memopt.sessions.forgetting import BACKUPS
 from memopt.sessions.listing import describe, list_sessions, scope_numbers
@@ -110,7 +110,7 @@ class Memory(Recalling):
         bound: Bound,
     ) -> list[SessionInfo]:  # fmt: skip
         self._ready()
-        reach = _reach(reach)
+        reach = check_reach(reach)
         if scope is not None:
             check_scope(scope)
         with self._parts.directory.home.snapshot() as tables:
@@ -202,7 +202,7 @@ class Memory(Recalling):
         self._writable()
         view = self.at(lsn)
         with self._parts.directory.home.snapshot() as tables:
-            numbers = scope_numbers(tables, check_scope(scope), _reach(reach))
+            numbers = scope_numbers(tables, check_scope(scope), check_reach(reach))
         changed = 0
         for number in numbers:
             after = 0
@@ -418,15 +418,6 @@ class MemoryView(RecallingView):
     ) -> list[SessionInfo]:  # fmt: skip
         """Sessions that were there then."""
         return self._memory._list(scope, reach, after, limit, self.bound)
-
-
-def _reach(reach: Reach | str) -> Reach:
-    try:
-        return Reach(reach)
-    except ValueError:
-        raise UsageError(
-            f"expected one of {', '.join(Reach)}, got {reach!r}", field="reach"
-        ) from None
 
 
 _open_memories: "weakref.WeakSet[Memory]" = weakref.WeakSet()

@@ -17,11 +17,20 @@ from memopt.paging.dictionaries import Dictionaries
 from memopt.paging.pager import Pager
 from memopt.paging.prefetch import Prefetcher
 from memopt.pressure.monitor import Monitor
+from memopt.recall.items import Items
+from memopt.recall.listing import Listing
 from memopt.sessions.checking import Checking
 from memopt.sessions.compaction import Compaction
 from memopt.sessions.forgetting import Forgetting
 from memopt.sessions.residents import Residents
 from memopt.sessions.session import Sessions
+
+
+class RecallParts(NamedTuple):
+    """What the verbs of recall work with, made by wiring_recall.py."""
+
+    items: Items
+    listing: Listing
 
 
 class Parts(NamedTuple):
@@ -42,6 +51,7 @@ class Parts(NamedTuple):
     residents: Residents
     sessions: Sessions
     forgetting: Forgetting
+    recall: RecallParts
     checking: Checking
     compaction: Compaction
     maintenance: Maintenance

@@ -72,6 +72,7 @@ from memopt.sessions.transcripts import Transcripts
 from memopt.sessions.turns import collecting
 from memopt.stores.scratch import Scratch
 from memopt.upkeep import Upkeep, limit_heap_arenas, trim_heap
+from memopt.wiring_recall import wire_recall
 
 _EVICTABLE = (
     "pages", "texts", "policies", "sessions", "collections", "collection policies", "arena"
@@ -233,7 +234,6 @@ def _wire_parts(
     subscriptions = Subscriptions(budget)
     storage = _wire_storage(directory, config, clock, events, budget, subscriptions)
     committer, dictionaries, compressor, pager, prefetcher, residents, pages, _, *_ = storage
-    access_log = storage.access_log
     monitor = _wire_pressure(directory, config, clock, events, budget, storage, start, probe)
     admit = _admission(directory, config, events, monitor.governor, read_only=read_only)
     transcripts = Transcripts(
@@ -264,25 +264,13 @@ def _wire_parts(
         home, committer, branches, reader, states, compressor, collections.keeper,
         config.state_keyframe_versions,
     )  # fmt: skip
+    recall = wire_recall(
+        home, committer, Owners(transcripts), compressor, config, clock, budget, admit
+    )
     steps = _steps(
         directory, config, clock, events, storage, transcripts, collections, monitor,
         read_only=read_only,
     )  # fmt: skip
-
-    def release() -> None:
-        if access_log is not None:
-            access_log.close()
-        monitor.release()
-        pager.clear()
-        turns.close()
-        collections.close()
-        storage.arena.close()
-        budget.release_all("working sets")
-        states.close()
-        compressor.close()
-        residents.close()
-        dictionaries.close()
-        budget.release("runtime", _FIXED_BYTES)
 
     return Memory(
         Parts(
@@ -294,15 +282,38 @@ def _wire_parts(
                 config, min(config.message_bytes_max, config.budget_bytes // 4), transcripts,
                 branches, reader, states, collections, turns, monitor.admission,
             ),
-            forgetting=forgetting, checking=checking, compaction=compaction,
+            forgetting=forgetting, recall=recall, checking=checking, compaction=compaction,
             maintenance=Maintenance(config.maintenance_seconds, steps), pressure=monitor,
-            serve=serve_owner, release=release,
+            serve=serve_owner,
+            release=_releasing(budget, storage, monitor, turns, collections, states),
             abandon=_abandoning(
                 directory, budget, subscriptions, storage, monitor, turns, collections
             ),
         ),
         read_only=read_only,
     )  # fmt: skip
+
+
+def _releasing(
+    budget: Budget, storage: _Storage, monitor: Monitor, turns: Turns, collections: Collections,
+    states: States,
+) -> Callable[[], None]:  # fmt: skip
+    def release() -> None:
+        if storage.access_log is not None:
+            storage.access_log.close()
+        monitor.release()
+        storage.pager.clear()
+        turns.close()
+        collections.close()
+        storage.arena.close()
+        budget.release_all("working sets")
+        states.close()
+        storage.compressor.close()
+        storage.residents.close()
+        storage.dictionaries.close()
+        budget.release("runtime", _FIXED_BYTES)
+
+    return release
 
 
 def _abandoning(

@@ -60,6 +60,8 @@ class Config:
     message_bytes_max: int = 32 * MIB
     message_depth_max: int = 64
     state_bytes_max: int = 64 * MIB
+    item_bytes_max: int = 64 * KIB
+    """Of the text of a stated memory."""
     state_keyframe_versions: int = 16
     """One version in so many is a keyframe: a delta of the keyframe before, not of the version."""
     state_versions_max: int | None = None
@@ -237,6 +239,7 @@ _SMALLEST = {
 _LARGEST = {
     "message_bytes_max": 512 * MIB,
     "state_bytes_max": 512 * MIB,
+    "item_bytes_max": 16 * MIB,
     "message_depth_max": 200,
     "page_target_bytes": 4 * MIB,
     "dictionary_bytes": 1 * MIB,

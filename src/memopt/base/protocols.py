@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from memopt.base.containers import StoredMapping, StoredSequence
+from memopt.base.item_protocols import ItemTable, ItemTextTable, ItemTopics, MarkTable
 from memopt.base.readings import Reading
 from memopt.base.recall_protocols import MaskTable, ScopeLines, SegmentTable, UnindexedTable
 from memopt.base.records import (
@@ -249,7 +250,11 @@ class EventTable(Protocol):
 class KeyTable(Protocol):
     def find(self, session: int, key: str) -> KeyRow | None: ...
     def put(self, row: KeyRow) -> None: ...
-    def delete(self, session: int) -> None: ...
+    def delete(self, session: int, head: int | None = None) -> None:
+        """Of a session, or those that were answered with this head. A scope's own keys, of what is
+        stated in it, are under minus its number, with an item's number as their head."""
+        ...
+
     def trim(self, made_before_us: int, limit: int) -> int: ...
 
 
@@ -362,6 +367,10 @@ class Tables(NamedTuple):
     unindexed: UnindexedTable
     masked: MaskTable
     scope_lines: ScopeLines
+    items: ItemTable
+    item_topics: ItemTopics
+    item_texts: ItemTextTable
+    item_marks: MarkTable
 
 
 class Reader(Protocol):

@@ -145,6 +145,14 @@ class RecordKind(enum.StrEnum):
     ENTRY_DELETED = "entry_deleted"
     """Of a collection, the last time it lost entries; which ones is not said."""
     COLLECTION_DELETED = "collection_deleted"
+    ITEM_STATED = "item_stated"
+    ITEM_REVISED = "item_revised"
+    ITEM_PINNED = "item_pinned"
+    ITEM_UNPINNED = "item_unpinned"
+    ITEM_ENDED = "item_ended"
+    ITEM_DECIDED = "item_decided"
+    ITEM_RATED = "item_rated"
+    ITEM_FORGOTTEN = "item_forgotten"
     GAP = "gap"
     """Not stored: a subscriber fell behind, and records up to this LSN were dropped for it."""
 
@@ -334,6 +342,9 @@ class JournalRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The name of a mapping or a sequence."""
     key: str | int | bytes | None = None
     """Of an entry that was set in a mapping; in a sequence, `seq` is its position."""
+    item: str | None = None
+    """The id of a stated memory; `seq` is the version of its text, which is in `text`."""
+    text: str | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

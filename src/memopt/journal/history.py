@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from memopt.base.errors import CorruptionError, NotFoundError
+from memopt.base.item_records import item_id_of
 from memopt.base.protocols import Compressor, Reader, Tables
 from memopt.base.records import (
     CollectionRow,
@@ -26,6 +27,7 @@ from memopt.base.records import (
     to_datetime,
 )
 from memopt.codecs.entry import at_us_of, decode_key, verify_entry
+from memopt.codecs.item_text import open_text
 from memopt.codecs.keys import page_key, text_key
 from memopt.codecs.message import DECODED_FACTOR, decode_json
 from memopt.codecs.page import Page
@@ -45,6 +47,10 @@ _ENTRIES_AT_ONCE: Final = 1 << 16
 _PLACE_BYTES: Final = 184
 _RECORD_BYTES: Final = 1024
 """Of a place, and of a record beside its message; measured in the tests."""
+
+
+_WITH_TEXT: Final = frozenset({RecordKind.ITEM_STATED, RecordKind.ITEM_REVISED})
+_OF_ITEMS: Final = frozenset(kind for kind in RecordKind if kind.startswith("item_"))
 
 
 class Held:
@@ -109,6 +115,10 @@ class History:
             if item.event is not None:
                 if item.event.session < 0:
                     records.append(_collection_event(tables, item.event))
+                    continue
+                if item.event.kind in _OF_ITEMS:
+                    records.append(self._item_event(tables, item.event))
+                    size += len(records[-1].text or "")
                     continue
                 records.append(_event(item.event, self._session(tables, item.event.session, names)))
                 continue
@@ -193,6 +203,22 @@ class History:
             held.size_bytes += DECODED_FACTOR * len(raw)
             texts[digest] = raw.decode()
         return page.records(), text_decoder(texts)
+
+    def _item_event(self, tables: Tables, event: EventRow) -> JournalRecord:
+        """What happened to an item, and its text where it got one; only its number once it is
+        forgotten."""
+        row = tables.items.get(event.line)
+        text = None
+        if row is not None and event.kind in _WITH_TEXT:
+            record = tables.item_texts.get(row.item, event.seq)
+            if record is None:
+                raise CorruptionError(f"version {event.seq} of item {row.item} is missing")
+            text = open_text(self._compressor, row.item, event.seq, record).text
+        return JournalRecord(
+            lsn=event.lsn, at=to_datetime(event.at_us), kind=RecordKind(event.kind),
+            scope=tables.scopes.path(row.scope_number) if row is not None else None,
+            seq=event.seq, item=item_id_of(event.line), text=text,
+        )  # fmt: skip
 
     def _session_of_line(
         self, tables: Tables, line: int, names: dict[int, SessionRow | None]

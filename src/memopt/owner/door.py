@@ -60,10 +60,11 @@ VERBS: Final[dict[type, frozenset[str]]] = {
     Memory: frozenset(
         {
             "accept_damage", "at", "backup", "check", "compact", "forget", "pages", "plan_forget",
-            "restore", "sessions", "stats",
+            "restore", "sessions", "stats", "contradictions", "decide", "end", "feedback",
+            "history", "item", "items", "pin", "remember", "revise", "unpin",
         }
     ),
-    MemoryView: frozenset({"sessions"}),
+    MemoryView: frozenset({"item", "items", "sessions"}),
     Session: frozenset(
         {
             "append", "delete", "extend", "fork", "load_state", "pop", "redact", "save_state",

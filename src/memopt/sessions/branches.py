@@ -309,8 +309,8 @@ class Branches:
 
 
 def drop_scope_if_empty(tables: Tables, number: int, scope: str) -> None:
-    """In a commit: a scope without sessions and collections leaves nothing behind, not even its
-    name, unless it is the tenant of others; its dictionaries are for compact() to delete."""
+    """In a commit: a scope without sessions, collections and items leaves nothing behind, not even
+    its name, unless it is the tenant of others; its dictionaries are for compact() to delete."""
     if _is_used(tables, number):
         return
     tenant = tenant_of(scope)
@@ -324,7 +324,7 @@ def drop_scope_if_empty(tables: Tables, number: int, scope: str) -> None:
 
 def _is_used(tables: Tables, scope_number: int) -> bool:
     owned = tables.sessions.page(scope_number, 0, 1) or tables.collections.owned(scope_number, 0)
-    return bool(owned)
+    return bool(owned or tables.items.page(scope_number, 0, 1))
 
 
 def _find(tables: Tables, key: SessionKey) -> tuple[SessionRow, LineRow]:

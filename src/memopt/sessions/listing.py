@@ -1,25 +1,16 @@
 """Which sessions there are, by scope, a page at a time."""
 
-from collections.abc import Iterator
 from typing import Final
 
 from memopt.base.errors import CorruptionError, UsageError
 from memopt.base.protocols import Tables
+from memopt.base.reaching import scope_numbers as scope_numbers
+from memopt.base.reaching import scopes_from
 from memopt.base.records import SEQ_BITS, Reach, SessionInfo, SessionRow, to_datetime
 from memopt.sessions.names import ancestors_of, check_count, check_name, check_scope
 from memopt.sessions.reading import NOW, Bound, LineReader
 
 LIMIT_MAX: Final = 10_000
-_SCOPES_AT_ONCE: Final = 256
-
-
-def scope_numbers(tables: Tables, scope: str, reach: Reach) -> list[int]:
-    """The scopes that `reach` looks at, nearest first; those that exist."""
-    if reach is Reach.SUBTREE:
-        return [number for number, _ in tables.scopes.subtree(scope)]
-    paths = [scope] if reach is Reach.EXACT else list(reversed(ancestors_of(scope)))
-    numbers = (tables.scopes.number(path) for path in paths)
-    return [number for number in numbers if number is not None]
 
 
 def list_sessions(
@@ -39,7 +30,7 @@ def list_sessions(
             if after[0] not in reached:
                 raise UsageError(f"{after[0]!r} is not among the listed scopes", field="after[0]")
     found: list[SessionRow] = []
-    for number, path in _scopes(tables, scope, reach, None if after is None else after[0]):
+    for number, path in scopes_from(tables, scope, reach, None if after is None else after[0]):
         last = after[1] if after is not None and path == after[0] else ""
         while len(found) < limit:
             rows = tables.sessions.by_id(number, last, limit - len(found))
@@ -50,25 +41,6 @@ def list_sessions(
         if len(found) == limit:
             break
     return found
-
-
-def _scopes(
-    tables: Tables, scope: str | None, reach: Reach, start: str | None
-) -> Iterator[tuple[int, str]]:
-    """The scopes that are looked at, from `start` on: by path, or nearest first."""
-    if scope is None:
-        path = start or ""
-        while rows := tables.scopes.page(path, _SCOPES_AT_ONCE):
-            yield from rows
-            path = rows[-1][1] + "\0"
-    elif reach is Reach.SUBTREE:
-        yield from ((n, path) for n, path in tables.scopes.subtree(scope) if path >= (start or ""))
-    else:
-        paths = [scope] if reach is Reach.EXACT else reversed(ancestors_of(scope))
-        for path in paths:
-            number = tables.scopes.number(path)
-            if number is not None and (start is None or len(path) <= len(start)):
-                yield number, path
 
 
 def describe(reader: LineReader, row: SessionRow, bound: Bound = NOW) -> SessionInfo:

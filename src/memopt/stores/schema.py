@@ -9,9 +9,10 @@ from typing import Final
 import apsw
 
 from memopt.base.errors import StoreVersionError
+from memopt.stores.item_tables import ITEM_TABLES
 from memopt.stores.recall_tables import ALL_UNINDEXED, SEGMENT_TABLES
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 APPLICATION_ID: Final = 0x6D656D6F  # "memo", so that file(1) and check() know whose it is
 
 COLLECTION_TABLES: Final = """
@@ -72,6 +73,7 @@ _MIGRATIONS: Final = {
     """,
     2: COLLECTION_TABLES,
     3: SEGMENT_TABLES + ALL_UNINDEXED,
+    4: ITEM_TABLES,
 }
 
 

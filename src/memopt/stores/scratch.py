@@ -208,5 +208,6 @@ def _tables(connection: apsw.Connection, numbers: Iterator[int]) -> Tables:
         states=absent, events=_NoEvents(), keys=absent, dictionaries=absent, meta=absent,
         collections=_Collections(connection, numbers), entries=SqliteEntries(connection),
         entry_index=SqliteEntryIndex(connection), segments=absent, unindexed=absent,
-        masked=absent, scope_lines=absent,
+        masked=absent, scope_lines=absent, items=absent, item_topics=absent, item_texts=absent,
+        item_marks=absent,
     )  # fmt: skip

@@ -23,6 +23,12 @@ from memopt.base.records import (
     StateRow,
 )
 from memopt.stores.entry_tables import SqliteCollections, SqliteEntries, SqliteEntryIndex
+from memopt.stores.item_tables import (
+    SqliteItems,
+    SqliteItemTexts,
+    SqliteItemTopics,
+    SqliteMarks,
+)
 from memopt.stores.recall_tables import (
     SqliteMasked,
     SqliteScopeLines,
@@ -53,6 +59,10 @@ def bind_tables(connection: apsw.Connection) -> Tables:
         unindexed=SqliteUnindexed(connection),
         masked=SqliteMasked(connection),
         scope_lines=SqliteScopeLines(connection),
+        items=SqliteItems(connection),
+        item_topics=SqliteItemTopics(connection),
+        item_texts=SqliteItemTexts(connection),
+        item_marks=SqliteMarks(connection),
     )
 
 
@@ -380,8 +390,10 @@ class SqliteKeys(Table):
     def put(self, row: KeyRow) -> None:
         self._execute("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, crc_of(*row)))
 
-    def delete(self, session: int) -> None:
-        self._execute("DELETE FROM keys WHERE session = ?", (session,))
+    def delete(self, session: int, head: int | None = None) -> None:
+        self._execute(
+            "DELETE FROM keys WHERE session = ?1 AND (?2 IS NULL OR head = ?2)", (session, head)
+        )
 
     def trim(self, made_before_us: int, limit: int) -> int:
         self._execute(
