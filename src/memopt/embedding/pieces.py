@@ -66,10 +66,10 @@ class WordPieces:
         find, pieces_of = _RUNS.findall, self._words.__getitem__
         parts = []
         for text in texts:
-            read = text[:TEXT_CHARACTERS_MAX]
-            # Lower case of the whole text would be another for a sigma that ends a word.
-            runs = find(read.lower() if read.isascii() else read)
-            parts.append(b"".join(map(pieces_of, runs)))
+            # Python has another lower case for a sigma that ends a word; nothing else depends on
+            # its place.
+            read = text[:TEXT_CHARACTERS_MAX].replace("\u03a3", "\u03c3").lower()
+            parts.append(b"".join(map(pieces_of, find(read))))
             self._words.trim()
         if limit is not None:
             parts = [part[: 2 * limit] for part in parts]
@@ -140,8 +140,10 @@ class _Words(dict[str, bytes]):
 
 
 def _words_of(run: str) -> list[str]:
-    """The words in a run of letters: control characters and accents removed, in lower case, divided
+    """The words in a run of letters in lower case: control characters and accents removed, divided
     at white space, marks and Chinese characters."""
+    if run.isascii() and run.isprintable():
+        return [run]
     clean = "".join(" " if letter.isspace() else letter for letter in run if _is_kept(letter))
     apart = unicodedata.normalize("NFD", _IDEOGRAPHS.sub(r" \1 ", clean))
     bare = (letter for letter in apart if unicodedata.category(letter) != "Mn")

@@ -33,9 +33,8 @@ CHECKSUM_AT: Final = 20
 _DIMENSIONS_MAX: Final = 4096
 _VOCABULARY_BYTES_MAX: Final = 4 << 20
 _READ_BYTES: Final = 1 << 18
-_ROWS_AT_ONCE: Final = 32
-"""Products of so many rows are within what BLAS does on one thread, so they do not depend on how
-many there are."""
+_ROWS_AT_ONCE: Final = 256
+"""Of a long text: what they need besides stays in a core's cache."""
 
 
 class StaticTable(NamedTuple):
@@ -86,11 +85,15 @@ class StaticEmbedder:
     def pooled(self, pieces: Any, starts: Any) -> Any:
         """What embed() returns, from pieces() of the same texts without a limit."""
         _, rows, scales, _, _ = self._table
+        # Numpy takes rows by its own integers, and several times as fast.
+        places = pieces.astype(np.intp)
+        lengths_of = scales.take(places)
         sums = np.zeros((len(starts) - 1, rows.shape[1]), np.float32)
         for text, (start, stop) in enumerate(pairwise(starts.tolist())):
             for first in range(start, stop, _ROWS_AT_ONCE):
-                some = pieces[first : min(first + _ROWS_AT_ONCE, stop)]
-                sums[text] += scales[some] @ rows[some].astype(np.float32)
+                last = min(first + _ROWS_AT_ONCE, stop)
+                some = rows.take(places[first:last], 0).astype(np.float32)
+                sums[text] += lengths_of[first:last].dot(some)
         lengths = np.sqrt(np.einsum("ij,ij->i", sums, sums))
         sums /= np.where(lengths > 0, lengths, 1)[:, None]
         return sums
