@@ -26,6 +26,7 @@ NAMES: Final = (
     "capacity",
     "arena",
     "density",
+    "embedding",
     "forecast",
     "imports",
     "latency",
@@ -39,6 +40,7 @@ NAMES: Final = (
     "shares",
     "states",
     "tiers",
+    "vectors",
 )
 """Every benchmark with a `run`; `replay` and `demo` have options of their own."""
 
