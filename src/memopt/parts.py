@@ -17,6 +17,7 @@ from memopt.paging.dictionaries import Dictionaries
 from memopt.paging.pager import Pager
 from memopt.paging.prefetch import Prefetcher
 from memopt.pressure.monitor import Monitor
+from memopt.recall.engine import RecallEngine
 from memopt.recall.items import Items
 from memopt.recall.listing import Listing
 from memopt.sessions.checking import Checking
@@ -29,6 +30,7 @@ from memopt.sessions.session import Sessions
 class RecallParts(NamedTuple):
     """What the verbs of recall work with, made by wiring_recall.py."""
 
+    engine: RecallEngine
     items: Items
     listing: Listing
 

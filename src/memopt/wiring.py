@@ -59,6 +59,7 @@ from memopt.pressure.monitor import Acting, Monitor
 from memopt.pressure.outside import Outside
 from memopt.pressure.probe import Start, SystemProbe, read_start
 from memopt.pressure.triggers import make_trigger
+from memopt.recall.engine import RecallEngine
 from memopt.sessions.branches import Branches
 from memopt.sessions.checking import Checking
 from memopt.sessions.compaction import Compaction, install_learnt
@@ -72,10 +73,11 @@ from memopt.sessions.transcripts import Transcripts
 from memopt.sessions.turns import collecting
 from memopt.stores.scratch import Scratch
 from memopt.upkeep import Upkeep, limit_heap_arenas, trim_heap
-from memopt.wiring_recall import wire_recall
+from memopt.wiring_recall import wire_engine, wire_recall
 
 _EVICTABLE = (
-    "pages", "texts", "policies", "sessions", "collections", "collection policies", "arena"
+    "pages", "texts", "policies", "sessions", "collections", "collection policies", "arena",
+    "recall", "recall policies",
 )  # fmt: skip
 """Owners of the budget whose bytes can be given back at once: all of it is at home."""
 _PROBE_SECONDS = 0.25
@@ -112,6 +114,7 @@ def open_memory(
         whole = Config.load(config, **given)
     make_policy(whole.policy, admission=whole.admission_policy)
     make_policy(whole.collection_policy, field="collection_policy")
+    make_policy(whole.recall_policy, field="recall_policy")
     make_trigger(whole.collection_trigger, Random())
     return _wire(
         Path(path), whole, clock or SystemClock(), vfs, probe, create=create and not read_only,
@@ -236,13 +239,14 @@ def _wire_parts(
     committer, dictionaries, compressor, pager, prefetcher, residents, pages, _, *_ = storage
     monitor = _wire_pressure(directory, config, clock, events, budget, storage, start, probe)
     admit = _admission(directory, config, events, monitor.governor, read_only=read_only)
+    engine = wire_engine(directory, committer, pager, storage.upkeep, config, clock, budget, events)
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
-        events=events, admit=admit, budget=budget,
+        events=events, admit=admit, budget=budget, indexer=engine.indexer,
     )  # fmt: skip
     branches = Branches(
         committer, transcripts, residents, pages, pager,
-        lambda: committer.exclusive(directory.make_room),
+        lambda: committer.exclusive(directory.make_room), engine.indexer,
     )  # fmt: skip
     reader = LineReader(home.snapshot, pager)
     states = States(
@@ -265,7 +269,7 @@ def _wire_parts(
         config.state_keyframe_versions,
     )  # fmt: skip
     recall = wire_recall(
-        home, committer, Owners(transcripts), compressor, config, clock, budget, admit
+        home, committer, Owners(transcripts), compressor, config, clock, budget, admit, engine
     )
     steps = _steps(
         directory, config, clock, events, storage, transcripts, collections, monitor,
@@ -285,9 +289,9 @@ def _wire_parts(
             forgetting=forgetting, recall=recall, checking=checking, compaction=compaction,
             maintenance=Maintenance(config.maintenance_seconds, steps), pressure=monitor,
             serve=serve_owner,
-            release=_releasing(budget, storage, monitor, turns, collections, states),
+            release=_releasing(budget, storage, monitor, turns, collections, states, engine),
             abandon=_abandoning(
-                directory, budget, subscriptions, storage, monitor, turns, collections
+                directory, budget, subscriptions, storage, monitor, turns, collections, engine
             ),
         ),
         read_only=read_only,
@@ -296,7 +300,7 @@ def _wire_parts(
 
 def _releasing(
     budget: Budget, storage: _Storage, monitor: Monitor, turns: Turns, collections: Collections,
-    states: States,
+    states: States, engine: RecallEngine,
 ) -> Callable[[], None]:  # fmt: skip
     def release() -> None:
         if storage.access_log is not None:
@@ -306,6 +310,7 @@ def _releasing(
         turns.close()
         collections.close()
         storage.arena.close()
+        engine.close()
         budget.release_all("working sets")
         states.close()
         storage.compressor.close()
@@ -318,7 +323,7 @@ def _releasing(
 
 def _abandoning(
     directory: Directory, budget: Budget, subscriptions: Subscriptions, storage: _Storage,
-    monitor: Monitor, turns: Turns, collections: Collections,
+    monitor: Monitor, turns: Turns, collections: Collections, engine: RecallEngine,
 ) -> Callable[[], None]:  # fmt: skip
     def abandon() -> None:
         budget.abandon()
@@ -328,6 +333,7 @@ def _abandoning(
         monitor.abandon(of_parent())
         turns.abandon()
         collections.abandon()
+        engine.abandon()
         directory.abandon()
 
     return abandon
@@ -351,7 +357,8 @@ def _wire_collections(
         config=config, events=events, admit=admit, make_room=make_room,
         turns=TurnsTold(admission.open_turns, collecting(admission)),
     )  # fmt: skip
-    storage.pager.ask_first = cache.make_free_of_excess
+    ask_first = storage.pager.ask_first
+    storage.pager.ask_first = lambda size: cache.make_free_of_excess(size) or ask_first(size)
     storage.upkeep.ask_also(collections.make_free)
     storage.upkeep.shrink_also(cache.limit, lambda: cache.freed_bytes)
     scratch = Scratch(directory.path / "scratch", budget, config.scratch_bytes_max)

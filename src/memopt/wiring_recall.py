@@ -4,16 +4,49 @@ from collections.abc import Callable
 
 from memopt.base.budget import Budget
 from memopt.base.config import Config
+from memopt.base.events import Events
 from memopt.base.protocols import Clock, CollectionOwners, Compressor, Reader
+from memopt.base.recall_protocols import Embedder
+from memopt.directory import Directory
 from memopt.journal.commit import GroupCommitter
+from memopt.paging.pager import Pager
 from memopt.parts import RecallParts
+from memopt.policies.catalog import make_policy
+from memopt.recall.engine import EngineParts, RecallEngine
 from memopt.recall.items import Items
 from memopt.recall.listing import Listing
+from memopt.upkeep import Upkeep
 
 
 def wire_recall(
     home: Reader, committer: GroupCommitter, owners: CollectionOwners, compressor: Compressor,
     config: Config, clock: Clock, budget: Budget, admit: Callable[[int], None],
+    engine: RecallEngine,
 ) -> RecallParts:  # fmt: skip
     items = Items(committer, owners, compressor, bytes_max=config.item_bytes_max, admit=admit)
-    return RecallParts(items=items, listing=Listing(home, compressor, budget, clock))
+    return RecallParts(items=items, listing=Listing(home, compressor, budget, clock), engine=engine)
+
+
+def wire_engine(
+    directory: Directory, committer: GroupCommitter, pager: Pager, upkeep: Upkeep, config: Config,
+    clock: Clock, budget: Budget, events: Events,
+) -> RecallEngine:  # fmt: skip
+    """The index, which everything that seals has to know."""
+
+    def make_embedder() -> Embedder:
+        from memopt.embedding.static import StaticEmbedder
+
+        return StaticEmbedder()
+
+    engine = RecallEngine(
+        EngineParts(
+            home=directory.home, committer=committer, pager=pager, budget=budget, config=config,
+            clock=clock, events=events, make_embedder=make_embedder,
+            make_policy=lambda: make_policy(config.recall_policy, now=clock.monotonic),
+            note=directory.notes.append,
+        )
+    )  # fmt: skip
+    pager.ask_first = engine.scopes.make_free_of_excess
+    upkeep.ask_also(engine.scopes.make_free)
+    upkeep.shrink_also(engine.scopes.limit, lambda: engine.scopes.freed_bytes)
+    return engine

@@ -8,6 +8,7 @@ import pytest
 
 from memopt.base.config import Config
 from memopt.base.errors import UsageError
+from memopt.base.recall_records import Indexing
 from memopt.base.records import Durability, PoolShares, Prefetch, Seal
 from memopt.base.units import GIB, KIB, MIB
 
@@ -28,11 +29,13 @@ MAY_BE_ZERO = {
 WORDS = {
     "durability",
     "seal",
+    "indexing",
     "policy",
     "admission_policy",
     "access_log",
     "collection_trigger",
     "collection_policy",
+    "recall_policy",
 }
 NUMBERS = [name for name in NAMES if name not in WORDS]
 every_name = pytest.mark.parametrize("name", NAMES)
@@ -111,6 +114,9 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
     values: dict[str, tuple[str, Any]] = {
         "durability": ("os", Durability.OS),
         "seal": ("full", Seal.FULL),
+        "indexing": ("off", Indexing.OFF),
+        "vector_bits": ("4", 4),
+        "recall_policy": ("sieve", "sieve"),
         "policy": ("clock", "clock"),
         "admission_policy": ("size", "size"),
         "access_log": ("here/accesses", "here/accesses"),
@@ -155,6 +161,7 @@ def test_a_bad_value_names_its_setting(name: str, value: object) -> None:
         "admission_policy",
         "collection_trigger",
         "collection_policy",
+        "recall_policy",
     ) and isinstance(value, str):
         # Whether there is one of that name is asked on the floor where they are known.
         assert getattr(having(name, value), name) == value

@@ -91,6 +91,18 @@ EMITTED: list[tuple[Any, dict[str, int], str | None]] = [
     ),
     (events.TurnWaited(seconds=0.1), {"turns_waited": 1}, "turn_wait_seconds"),
     (
+        events.Recalled(hits=3, candidates=200, seconds=0.1),
+        {"recalls": 1, "recall_hits": 3},
+        "recall_seconds",
+    ),
+    (
+        events.ScopeFaulted(entries=9, size_bytes=900, seconds=0.1),
+        {"scopes_faulted": 1},
+        "scope_fault_seconds",
+    ),
+    (events.ScopesEvicted(scopes=2, size_bytes=900), {"scopes_evicted": 2}, None),
+    (events.SegmentsMerged(segments=4, entries=90, seconds=0.1), {"segments_merged": 4}, None),
+    (
         events.Committed(members=4, records=7, size_bytes=900, seconds=0.1),
         {"commits": 1, "commit_members": 4, "records": 7},
         "commit_seconds",

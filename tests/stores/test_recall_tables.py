@@ -66,12 +66,13 @@ def test_a_segment_whose_row_was_changed_is_damage(
 
 
 def test_what_is_unindexed_and_what_is_masked_comes_back(tables: Tables) -> None:
-    for line, start in ((5, 9), (5, 0), (4, 2)):
-        tables.unindexed.put(UnindexedRow(line, start, start + 3))
-    assert tables.unindexed.of_line(5) == [UnindexedRow(5, 0, 3), UnindexedRow(5, 9, 12)]
-    assert tables.unindexed.first(2) == [UnindexedRow(4, 2, 5), UnindexedRow(5, 0, 3)]
-    tables.unindexed.delete(UnindexedRow(4, 2, 5))
-    assert tables.unindexed.of_line(4) == []
+    rows = [UnindexedRow(scope, 5, start, start + 3) for scope, start in ((0, 7), (7, 9), (7, 0))]
+    for row in (*rows, UnindexedRow(8, -4, 2, 3)):
+        tables.unindexed.put(row)
+    assert tables.unindexed.of_scope(7) == [rows[2], rows[0], rows[1]]
+    assert tables.unindexed.first(2) == [rows[0], rows[2]]
+    tables.unindexed.delete(rows[0])
+    assert tables.unindexed.of_scope(8) == [UnindexedRow(8, -4, 2, 3)]
     for place in ((1, 5, 2), (1, -3, 1), (2, 5, 2), (1, 5, 2)):
         tables.masked.put(*place)
     assert tables.masked.of_scope(1) == [(-3, 1), (5, 2)]

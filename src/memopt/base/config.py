@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from memopt.base.errors import UsageError
+from memopt.base.recall_records import Indexing
 from memopt.base.records import Durability, PoolShares, Prefetch, Seal
 from memopt.base.units import GIB, KIB, MIB, parse_bytes, parse_seconds
 
@@ -30,6 +31,15 @@ class Config:
     collection_policy: str = "lru"
     """Who leaves the cache of collections' entries. Others than LRU know more of each entry, which
     costs as much as a small value does."""
+    indexing: Indexing = Indexing.ON
+    """Whether messages are indexed as they are sealed, so that recall finds them: on or off."""
+    vector_bits: int = 8
+    """Of each number of a vector on disk: 8 or 4. With 4, an index takes a third less room, and
+    recall is a little less sure."""
+    tool_text_chars_max: int = 1000
+    """Of a tool's output, so many characters are indexed."""
+    recall_policy: str = "lru"
+    """Who leaves when the indexes of scopes need room."""
     seal: Seal = Seal.IDLE
     page_target_bytes: int = 16 * KIB
     """A tail of this many encoded bytes becomes a page."""
@@ -138,6 +148,8 @@ class Config:
                 raise UsageError(
                     f"expected a share in (0, 1], got {getattr(self, name)}", field=name
                 )
+        if self.vector_bits not in (4, 8):
+            raise UsageError(f"expected 8 or 4, got {self.vector_bits}", field="vector_bits")
         if not self.pressure_guarded_share < self.pressure_high_share < 1:
             raise UsageError(
                 f"expected a share above pressure_guarded_share ({self.pressure_guarded_share}) "
@@ -219,6 +231,7 @@ _NAMES = {
     "policy": "policy",
     "admission_policy": "admission policy",
     "collection_policy": "policy",
+    "recall_policy": "policy",
     "collection_trigger": "trigger",
 }
 _SHARES = (
@@ -241,6 +254,8 @@ _LARGEST = {
     "state_bytes_max": 512 * MIB,
     "item_bytes_max": 16 * MIB,
     "message_depth_max": 200,
+    "tool_text_chars_max": 32_768,
+    "vector_bits": 8,
     "page_target_bytes": 4 * MIB,
     "dictionary_bytes": 1 * MIB,
     "promotion_batch_pages": 1024,
@@ -262,6 +277,8 @@ def _checked(name: str, value: Any) -> Any:
         return _member(Durability, name, value)
     if name == "seal":
         return _member(Seal, name, value)
+    if name == "indexing":
+        return _member(Indexing, name, value)
     if name == "pool_shares":
         return _member(PoolShares, name, value)
     if name == "prefetch":
@@ -294,8 +311,9 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _member(
-    kind: type[Durability] | type[Seal] | type[Prefetch] | type[PoolShares], name: str, value: Any
-) -> Durability | Seal | Prefetch | PoolShares:
+    kind: type[Durability] | type[Seal] | type[Prefetch] | type[PoolShares] | type[Indexing],
+    name: str, value: Any,
+) -> Durability | Seal | Prefetch | PoolShares | Indexing:  # fmt: skip
     try:
         return kind(value)
     except ValueError:

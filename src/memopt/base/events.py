@@ -132,6 +132,32 @@ class EntriesEvicted(Event, frozen=True):
     size_bytes: int
 
 
+class ScopeFaulted(Event, frozen=True):
+    """The index of a scope was brought in."""
+
+    entries: int
+    size_bytes: int
+    seconds: float
+
+
+class ScopesEvicted(Event, frozen=True):
+    scopes: int
+    size_bytes: int
+
+
+class Recalled(Event, frozen=True):
+    hits: int
+    candidates: int
+    seconds: float
+
+
+class SegmentsMerged(Event, frozen=True):
+    segments: int
+    """That became one."""
+    entries: int
+    seconds: float
+
+
 class Checkpointed(Event, frozen=True):
     wal_bytes: int
     seconds: float

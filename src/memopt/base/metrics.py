@@ -30,9 +30,13 @@ from memopt.base.events import (
     PrefetchSettled,
     PressureChanged,
     Quarantined,
+    Recalled,
     RecordsLost,
     Refused,
+    ScopeFaulted,
+    ScopesEvicted,
     Sealed,
+    SegmentsMerged,
     StateSaved,
     StepTaken,
     StepUndone,
@@ -72,6 +76,11 @@ METRICS: Final = {
     "entries_written": "values set in collections",
     "entry_bytes": "encoded bytes of those values",
     "entries_evicted": "values of collections dropped from RAM",
+    "recalls": "queries answered from memory",
+    "recall_hits": "hits that they got",
+    "scopes_faulted": "indexes of scopes brought into RAM",
+    "scopes_evicted": "indexes of scopes dropped from RAM",
+    "segments_merged": "index segments that became part of a larger one",
     "checkpoints": "write-ahead log checkpoints",
     "checkpoints_forced": "checkpoints the writer had to wait for",
     "dictionaries_trained": "compression dictionaries trained",
@@ -95,6 +104,8 @@ METRICS: Final = {
     "fault_seconds": "histogram: one fault",
     "entry_fault_seconds": "histogram: one read of a collection from the home",
     "entry_write_seconds": "histogram: one write to a collection, commit included",
+    "recall_seconds": "histogram: one recall, bringing in what was not in RAM included",
+    "scope_fault_seconds": "histogram: one index of a scope brought into RAM",
     "checkpoint_seconds": "histogram: one checkpoint",
     "collection_seconds": "histogram: one slice of the arena's cleaner, its pause",
     "turn_seconds": "histogram: one turn, from when it was let in",
@@ -221,6 +232,21 @@ class Metrics:
     def _entries_evicted(self, event: EntriesEvicted) -> None:
         self.counters["entries_evicted"] += event.entries
 
+    def _recalled(self, event: Recalled) -> None:
+        self.counters["recalls"] += 1
+        self.counters["recall_hits"] += event.hits
+        self.histograms["recall_seconds"].add(event.seconds)
+
+    def _scope_faulted(self, event: ScopeFaulted) -> None:
+        self.counters["scopes_faulted"] += 1
+        self.histograms["scope_fault_seconds"].add(event.seconds)
+
+    def _scopes_evicted(self, event: ScopesEvicted) -> None:
+        self.counters["scopes_evicted"] += event.scopes
+
+    def _segments_merged(self, event: SegmentsMerged) -> None:
+        self.counters["segments_merged"] += event.segments
+
     def _checkpointed(self, event: Checkpointed) -> None:
         self.counters["checkpoints"] += 1
         self.counters["checkpoints_forced"] += event.forced
@@ -284,6 +310,10 @@ _COUNTING: Final[dict[type, Callable[[Metrics, Any], None]]] = {
     EntriesFaulted: Metrics._entries_faulted,
     EntriesWritten: Metrics._entries_written,
     EntriesEvicted: Metrics._entries_evicted,
+    Recalled: Metrics._recalled,
+    ScopeFaulted: Metrics._scope_faulted,
+    ScopesEvicted: Metrics._scopes_evicted,
+    SegmentsMerged: Metrics._segments_merged,
     Checkpointed: Metrics._checkpointed,
     Collected: Metrics._collected,
     DictionaryTrained: Metrics._trained,

@@ -72,10 +72,13 @@ class SegmentTable(Protocol):
 
 
 class UnindexedTable(Protocol):
-    """Sealed messages that have no index entries yet."""
+    """What has no index entries yet."""
 
     def put(self, row: UnindexedRow) -> None: ...
-    def of_line(self, line: int) -> list[UnindexedRow]: ...
+    def of_scope(self, scope_number: int) -> list[UnindexedRow]:
+        """Also those whose scope is not known."""
+        ...
+
     def first(self, limit: int) -> list[UnindexedRow]: ...
     def delete(self, row: UnindexedRow) -> None: ...
 
@@ -96,6 +99,10 @@ class ScopeLines(Protocol):
     def current(self, scope_number: int) -> list[ScopeLine]: ...
     def tails(self, scope_number: int) -> list[tuple[int, int, bytes]]:
         """(line, seq, record) of what its sessions have not sealed, in that order."""
+        ...
+
+    def tail_bytes(self, scope_number: int) -> int:
+        """Of those records."""
         ...
 
 

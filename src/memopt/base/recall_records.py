@@ -61,9 +61,12 @@ class SegmentRow(NamedTuple):
 
 
 class UnindexedRow(NamedTuple):
-    """Messages [start, stop) of a line are sealed and have no index entries yet."""
+    """What has no index entries yet: messages [start, stop) of a line, which are sealed; or, with
+    a negative source, versions of what was stated."""
 
-    line: int
+    scope_number: int
+    """0 where it is not known: of what was sealed before there were segments."""
+    source: int
     start: int
     stop: int
 

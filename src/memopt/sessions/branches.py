@@ -20,6 +20,7 @@ from memopt.base.errors import (
     UsageError,
 )
 from memopt.base.protocols import CollectionKeeper, Tables
+from memopt.base.recall_protocols import Indexer
 from memopt.base.records import (
     SEQ_BITS,
     EventRow,
@@ -79,7 +80,9 @@ class Branches:
         pages: PageWriter,
         pager: Pager,
         make_room: Callable[[], bool],
+        indexer: Indexer,
     ) -> None:
+        self._indexer = indexer
         self.keeper: CollectionKeeper | None = None
         """Of the sessions' collections: they need sessions themselves, so it comes later."""
         self._make_room = make_room
@@ -131,6 +134,7 @@ class Branches:
             lsn = transaction.next_lsn()
             tables.sessions.put(self._transcripts.session_row(transaction, new, row.agent, lsn))
             tables.lines.put(LineRow(lsn, lsn, parent, stop, lsn, transaction.at_us))
+            self._indexer.changed(transaction, row.scope_number)
             kind = RecordKind.FORKED
             tables.events.put(EventRow(lsn, transaction.at_us, kind, lsn, lsn, stop, None))
             publish_event(transaction, lsn, kind, new, seq=stop)
@@ -146,6 +150,7 @@ class Branches:
         lsn = transaction.next_lsn()
         tables.lines.put(LineRow(lsn, row.session, parent, at, lsn, transaction.at_us))
         tables.sessions.put(row._replace(line=lsn))
+        self._indexer.changed(transaction, row.scope_number)
         kind = RecordKind.HEAD_MOVED
         tables.events.put(EventRow(lsn, transaction.at_us, kind, row.session, lsn, at, None))
         publish_event(transaction, lsn, kind, key, seq=at)
@@ -204,6 +209,7 @@ class Branches:
         lsn = transaction.lsn
         for line, seq in sorted(places):
             if self._redact(transaction, row, line, seq):
+                self._indexer.redacted(transaction, row.scope_number, line, seq)
                 lsn = transaction.next_lsn()
                 self._note(transaction, RecordKind.REDACTED, key, row.session, seq, lsn)
         _suspect(transaction.tables, row, transaction.lsn)
@@ -264,6 +270,7 @@ class Branches:
         tables.states.delete(row.session, None, None)
         tables.keys.delete(row.session)
         tables.events.purge(row.session)
+        self._indexer.changed(transaction, row.scope_number)
         lsn = transaction.next_lsn()
         self._note(transaction, RecordKind.SESSION_DELETED, None, row.session, -1, lsn)
         _suspect(tables, row, lsn)

@@ -18,6 +18,7 @@ from memopt.base.config import Config
 from memopt.base.errors import BudgetError, CapacityError, ConflictError, CorruptionError
 from memopt.base.events import Appended, Events, Sealed
 from memopt.base.protocols import Clock, Reader, Tables
+from memopt.base.recall_protocols import Indexer
 from memopt.base.records import (
     SEQ_BITS,
     SEQ_MASK,
@@ -79,8 +80,10 @@ class Transcripts:
         events: Events,
         admit: Callable[[int], None],
         budget: Budget,
+        indexer: Indexer,
     ) -> None:
         self._home = home
+        self._indexer = indexer
         self._budget = budget
         self._large = threading.RLock()
         """Held while a large message is written. A signal handler that appends one meanwhile gets
@@ -168,6 +171,7 @@ class Transcripts:
                 size = _RECORD_BYTES + DECODED_FACTOR * len(body)
                 transaction.publish(_record_of(transaction, key, seq, lsn, said, body), size)
             seq += 1
+        self._indexer.appended(transaction, resident.scope_number, line, resident.next_seq, seq)
         resident.next_seq = seq
         resident.touched = self._clock.monotonic()
         receipt = Receipt(lsn=lsn, seq=seq - 1, head=line << SEQ_BITS | seq)
@@ -309,13 +313,16 @@ class Transcripts:
         with self._home.snapshot() as tables:
             tail = tables.tail.range(line, start, SEQ_MASK + 1)
         new: list[NewPage] = []
+        taken: list[TailRecord] = []
         taken_bytes = 0
         for chunk, size in self._chunks(line, tail, all_of_it):
             new.append(self._pages.make(owner, line, start, chunk, sealed=False))
             start += len(chunk)
+            taken += chunk
             taken_bytes += size
         if not new:
             return True
+        indexed = self._indexer.prepare(owner.scope, line, new[0].row.start, taken)
 
         def member(transaction: CommitTransaction) -> bool:
             if self._residents.peek(key) is not resident or resident.generation != generation:
@@ -325,6 +332,7 @@ class Transcripts:
             tables = transaction.tables
             for page in new:
                 self._pages.write(tables, owner, page, ())
+            self._indexer.write(transaction, indexed)
             tables.tail.delete(line, new[0].row.start, start)
             transaction.on_rollback(self._residents.drop, key)
             transaction.unsealed_delta -= taken_bytes
@@ -351,6 +359,8 @@ class Transcripts:
         for chunk, size in self._chunks(line.line, tail, all_of_it=True):
             new = self._pages.make(owner, line.line, tail[0][0], chunk, sealed=False)
             self._pages.write(tables, owner, new, ())
+            indexed = self._indexer.prepare(owner.scope, line.line, new.row.start, chunk)
+            self._indexer.write(transaction, indexed)
             tables.tail.delete(line.line, new.row.start, new.row.stop)
             transaction.unsealed_delta -= size
             tail = tail[len(chunk) :]

@@ -18,13 +18,18 @@ SEGMENT_TABLES: Final = """
         space TEXT NOT NULL, entries INTEGER NOT NULL, first_lsn INTEGER NOT NULL,
         bytes INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
     CREATE INDEX segments_by_scope ON segments (scope, segment);
-    CREATE TABLE unindexed (line INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
-        PRIMARY KEY (line, start)) WITHOUT ROWID, STRICT;
+    CREATE TABLE unindexed (scope INTEGER NOT NULL, source INTEGER NOT NULL,
+        start INTEGER NOT NULL, stop INTEGER NOT NULL, PRIMARY KEY (scope, source, start))
+        WITHOUT ROWID, STRICT;
     CREATE TABLE masked (scope INTEGER NOT NULL, source INTEGER NOT NULL, seq INTEGER NOT NULL,
         PRIMARY KEY (scope, source, seq)) WITHOUT ROWID, STRICT;
     """
-ALL_UNINDEXED: Final = "INSERT INTO unindexed SELECT line, start, stop FROM page_map;"
+ALL_UNINDEXED: Final = "INSERT INTO unindexed SELECT 0, line, start, stop FROM page_map;"
 """For a store whose messages were sealed before there were segments."""
+_TAILS: Final = (
+    f"FROM sessions s JOIN tail t ON t.key >= s.line << {SEQ_BITS} "
+    f"AND t.key <= (s.line << {SEQ_BITS} | {SEQ_MASK}) WHERE s.scope = ?"
+)
 _HEAD: Final = "segment, scope, space, entries, first_lsn, bytes"
 
 
@@ -78,18 +83,20 @@ def _verified(
 
 class SqliteUnindexed(Table):
     def put(self, row: UnindexedRow) -> None:
-        self._execute("INSERT OR REPLACE INTO unindexed VALUES (?, ?, ?)", row)
+        self._execute("INSERT OR REPLACE INTO unindexed VALUES (?, ?, ?, ?)", row)
 
-    def of_line(self, line: int) -> list[UnindexedRow]:
-        rows = self._execute("SELECT * FROM unindexed WHERE line = ? ORDER BY start", (line,))
+    def of_scope(self, scope_number: int) -> list[UnindexedRow]:
+        rows = self._execute(
+            "SELECT * FROM unindexed WHERE scope IN (0, ?) ORDER BY source, start", (scope_number,)
+        )
         return [UnindexedRow(*row) for row in rows]
 
     def first(self, limit: int) -> list[UnindexedRow]:
-        rows = self._execute("SELECT * FROM unindexed ORDER BY line, start LIMIT ?", (limit,))
+        rows = self._execute("SELECT * FROM unindexed LIMIT ?", (limit,))
         return [UnindexedRow(*row) for row in rows]
 
     def delete(self, row: UnindexedRow) -> None:
-        self._execute("DELETE FROM unindexed WHERE line = ? AND start = ?", (row.line, row.start))
+        self._execute("DELETE FROM unindexed WHERE scope = ? AND source = ? AND start = ?", row[:3])
 
 
 class SqliteMasked(Table):
@@ -125,8 +132,12 @@ class SqliteScopeLines(Table):
 
     def tails(self, scope_number: int) -> list[tuple[int, int, bytes]]:
         rows = self._execute(
-            f"SELECT t.key, t.record FROM sessions s JOIN tail t ON t.key >= s.line << {SEQ_BITS} "
-            f"AND t.key <= (s.line << {SEQ_BITS} | {SEQ_MASK}) WHERE s.scope = ? ORDER BY t.key",
-            (scope_number,),
+            f"SELECT t.key, t.record {_TAILS} ORDER BY t.key", (scope_number,)
         ).fetchall()
         return [(key >> SEQ_BITS, key & SEQ_MASK, record) for key, record in rows]
+
+    def tail_bytes(self, scope_number: int) -> int:
+        row = self._execute(
+            f"SELECT ifnull(sum(length(t.record)), 0) {_TAILS}", (scope_number,)
+        ).fetchone()
+        return int(row[0])

@@ -1,0 +1,70 @@
+"""Recall of a store, put together: what is told of messages, what is asked, what it occupies.
+
+numpy and the embedder are brought in by the first seal or the first recall, not by opening a store.
+Not here: each part's own work (indexing.py, resident.py, recaller.py, merging.py).
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from memopt.base.budget import Budget
+from memopt.base.config import Config
+from memopt.base.events import Events
+from memopt.base.protocols import Clock, Policy, Reader
+from memopt.base.recall_protocols import Embedder
+from memopt.journal.commit import GroupCommitter
+from memopt.paging.pager import Pager
+from memopt.recall.embedder import EmbedderInUse
+from memopt.recall.indexing import EntryMaker, MessageIndexer
+from memopt.recall.places import PlaceReader
+from memopt.recall.resident import ResidentScopes
+
+if TYPE_CHECKING:
+    from memopt.recall.loading import ScopeLoader
+
+
+class EngineParts(NamedTuple):
+    """What recall works with."""
+
+    home: Reader
+    committer: GroupCommitter
+    pager: Pager
+    budget: Budget
+    config: Config
+    clock: Clock
+    events: Events
+    make_embedder: Callable[[], Embedder]
+    make_policy: Callable[[], Policy]
+    note: Callable[[str], None]
+    """Is told, in words, what is done less well."""
+
+
+class RecallEngine:
+    """Thread-safe."""
+
+    def __init__(self, parts: EngineParts) -> None:
+        self._parts = parts
+        self._embedder = EmbedderInUse(parts.make_embedder, parts.budget, parts.note)
+        self._maker = EntryMaker(self._embedder, parts.config)
+        self._reader = PlaceReader(
+            parts.home, lambda row, scope_number: next(parts.pager.open([row], scope_number))
+        )
+        self.indexer = MessageIndexer(self._maker, parts.budget, parts.config)
+        self.scopes = ResidentScopes(
+            self._make_loader, parts.budget, make_policy=parts.make_policy, clock=parts.clock,
+            events=parts.events,
+        )  # fmt: skip
+        self.indexer.watch = self.scopes
+
+    def _make_loader(self) -> "ScopeLoader":
+        from memopt.recall.loading import ScopeLoader
+
+        return ScopeLoader(self._parts.home, self._maker, self._reader)
+
+    def close(self) -> None:
+        self.scopes.close()
+        self._embedder.close()
+
+    def abandon(self) -> None:
+        """In a forked child: refuse everything."""
+        self.scopes.abandon()

@@ -1,0 +1,176 @@
+"""Makes index entries of messages, in the commit that seals them.
+
+Entries are made outside the commit and written in it, so a message is found exactly when it can be
+read. Where entries cannot be made now, the messages are listed as unindexed in the same commit:
+they are looked through until maintenance has indexed them. So indexing is never why a write fails.
+
+Not here: what an entry is (entries.py), who keeps them in RAM (resident.py), and making few
+segments of many (merging.py).
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from memopt.base.budget import Budget
+from memopt.base.config import Config
+from memopt.base.errors import BudgetError, MemoptError
+from memopt.base.protocols import Transaction
+from memopt.base.recall_protocols import Embedder
+from memopt.base.recall_records import Indexing, SegmentRow, UnindexedRow
+from memopt.base.records import Message
+from memopt.codecs.message import decode_json
+from memopt.codecs.record import TailRecord
+from memopt.recall.message_text import said_in
+
+if TYPE_CHECKING:
+    # They need numpy, which whoever opens a store and seals nothing does not pay for.
+    from memopt.recall.entries import Draft, Entries
+
+OWNER: Final = "indexing"
+"""What is there while entries are made."""
+ENTRY_BYTES: Final = 4096
+"""Of one entry on its way, but for its text: its vector as floats and as a code, its terms as
+Python integers, its columns twice."""
+_TEXT_FACTOR: Final = 2
+_log: Final = logging.getLogger("memopt")
+
+
+class Appended(NamedTuple):
+    """Messages [start, stop) of a line were committed."""
+
+    scope_number: int
+    line: int
+    start: int
+    stop: int
+
+
+class Watch:
+    """What happens to scopes that are in RAM, told after the commit. Nobody, until there is one."""
+
+    def appended(self, places: Appended) -> None: ...
+    def changed(self, scope_number: int) -> None: ...
+
+
+class Prepared(NamedTuple):
+    """What is to be written for a run of sealed messages."""
+
+    segment: SegmentRow | None
+    unindexed: UnindexedRow | None
+
+
+class EntryMaker:
+    """Texts to entries, with one embedder and one analyser. Thread-safe."""
+
+    def __init__(self, embedder: Callable[[], Embedder | None], config: Config) -> None:
+        """`embedder` is asked when it is first needed; None: words alone."""
+        self._embedder = embedder
+        self._analyser: Any = None
+        self._tool_chars_max = config.tool_text_chars_max
+        self._vector_bits = config.vector_bits
+
+    @property
+    def space(self) -> str:
+        embedder = self._embedder()
+        return embedder.space if embedder is not None else ""
+
+    @property
+    def embedder(self) -> Embedder | None:
+        return self._embedder()
+
+    @property
+    def analyser(self) -> Any:
+        if self._analyser is None:
+            from memopt.text.analysis import Analyser
+
+            self._analyser = Analyser()
+        return self._analyser
+
+    def draft(self, source: int, seq: int, record: TailRecord, message: Message) -> "Draft | None":
+        """Of a message; None where it has no text. `source` is what its entry is to be under."""
+        from memopt.recall.entries import Draft, Role
+
+        said = said_in(message, record.actor, tool_chars_max=self._tool_chars_max)
+        if said is None:
+            return None
+        at_us = record.committed_us if record.said_us is None else record.said_us
+        return Draft(
+            source=source, seq=seq, at_us=at_us, text=said.text, role=Role.of(said.role),
+            speaker=said.speaker,
+        )  # fmt: skip
+
+    def entries(self, drafts: "Sequence[Draft]") -> "Entries":
+        """An embedder that fails is done without: its vectors are made later."""
+        from memopt.recall.entries import Entries
+
+        try:
+            embedder: Any = self._embedder()
+            return Entries.of(drafts, embedder=embedder, analyser=self.analyser)
+        except (MemoptError, OSError) as error:
+            _log.warning("texts are indexed by their words alone for now: %s", error)
+            return Entries.of(drafts, embedder=None, analyser=self.analyser)
+
+    def row(self, scope_number: int, entries: "Entries", first_lsn: int) -> SegmentRow:
+        body = entries.encode(vector_bits=self._vector_bits)
+        return SegmentRow(0, scope_number, entries.space, len(entries), first_lsn, len(body), body)
+
+
+def need_bytes(drafts: "Iterable[Draft]") -> int:
+    """What making their entries takes."""
+    return sum(ENTRY_BYTES + _TEXT_FACTOR * len(draft.text) for draft in drafts)
+
+
+class MessageIndexer:
+    """The Indexer of a store. Thread-safe."""
+
+    def __init__(self, maker: EntryMaker, budget: Budget, config: Config) -> None:
+        self._maker = maker
+        self._budget = budget
+        self._is_on = config.indexing is Indexing.ON
+        self.watch = Watch()
+
+    def prepare(
+        self, scope_number: int, line: int, start: int, records: Sequence[TailRecord]
+    ) -> Prepared:
+        later = Prepared(None, UnindexedRow(scope_number, line, start, start + len(records)))
+        if not self._is_on:
+            return later
+        drafts = [
+            draft
+            for seq, record in enumerate(records, start)
+            if (draft := self._maker.draft(line, seq, record, decode_json(record.body)))
+        ]
+        if not drafts:
+            return Prepared(None, None)
+        need = need_bytes(drafts)
+        try:
+            self._budget.reserve(OWNER, need)
+        except BudgetError:
+            return later
+        try:
+            entries = self._maker.entries(drafts)
+            return Prepared(self._maker.row(scope_number, entries, records[0].lsn), None)
+        except MemoptError as error:
+            _log.warning("messages could not be indexed yet: %s", error)
+            return later
+        finally:
+            self._budget.release(OWNER, need)
+
+    def write(self, transaction: Transaction, prepared: Prepared) -> None:
+        if prepared.segment is not None:
+            transaction.tables.segments.put(prepared.segment)
+        if prepared.unindexed is not None:
+            transaction.tables.unindexed.put(prepared.unindexed)
+
+    def appended(
+        self, transaction: Transaction, scope_number: int, line: int, start: int, stop: int
+    ) -> None:
+        places = Appended(scope_number, line, start, stop)
+        transaction.after_commit(lambda: self.watch.appended(places))
+
+    def changed(self, transaction: Transaction, scope_number: int) -> None:
+        transaction.after_commit(lambda: self.watch.changed(scope_number))
+
+    def redacted(self, transaction: Transaction, scope_number: int, line: int, seq: int) -> None:
+        transaction.tables.masked.put(scope_number, line, seq)
+        self.changed(transaction, scope_number)

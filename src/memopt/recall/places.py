@@ -1,0 +1,123 @@
+"""Reads messages by their places: a line and a number on it.
+
+Where messages are is looked up in one snapshot, which is closed before the first page is opened. A
+message that is damaged or gone is left out: what cannot be read cannot be found. Not here: which
+places are visible (visibility.py), and what a message says (message_text.py).
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from memopt.base.errors import CorruptionError, UsageError
+from memopt.base.protocols import Reader, Tables
+from memopt.base.records import SEQ_MASK, Message, PageRow
+from memopt.codecs.message import decode_json
+from memopt.codecs.record import TailRecord, open_record
+from memopt.paging.fetching import PageGoneError
+from memopt.paging.pager import OpenPage
+
+Opener = Callable[[PageRow, int], OpenPage]
+"""Opens a page for a scope. Raises PageGoneError, CorruptionError."""
+_REPLANS_MAX: Final = 16
+
+
+class Place(NamedTuple):
+    line: int
+    seq: int
+
+
+class Read(NamedTuple):
+    place: Place
+    record: TailRecord
+    message: Message
+
+
+class PlaceReader:
+    """Holds nothing between calls."""
+
+    def __init__(self, home: Reader, open_page: Opener) -> None:
+        self._home = home
+        self._open_page = open_page
+        self.damaged = 0
+        """Pages and records that could not be read so far."""
+
+    def read(self, scope_number: int, places: Iterable[Place]) -> Iterator[Read]:
+        """Those of `places` that are there, in the order of their lines."""
+        wanted = sorted(set(places))
+        for _ in range(_REPLANS_MAX):
+            if not wanted:
+                return
+            with self._home.snapshot() as tables:
+                pages, tail = self._plan(tables, wanted)
+            yield from tail
+            gone: list[Place] = []
+            for row, inside in pages:
+                try:
+                    yield from self._of_page(scope_number, row, inside)
+                except PageGoneError:
+                    # Rewritten since: the same messages are elsewhere now.
+                    gone += inside
+            wanted = gone
+
+    def _plan(
+        self, tables: Tables, wanted: Sequence[Place]
+    ) -> tuple[list[tuple[PageRow, list[Place]]], list[Read]]:
+        pages: list[tuple[PageRow, list[Place]]] = []
+        tail: list[Read] = []
+        for place in wanted:
+            line, seq = place
+            if pages and pages[-1][0].line == line and seq < pages[-1][0].stop:
+                pages[-1][1].append(place)
+                continue
+            found = tables.pages.map(line, seq, seq + 1)
+            if found:
+                pages.append((found[0], [place]))
+                continue
+            for _, record in tables.tail.range(line, seq, seq + 1):
+                tail += self.opened(place, record)
+        return pages, tail
+
+    def _of_page(self, scope_number: int, row: PageRow, inside: list[Place]) -> Iterator[Read]:
+        try:
+            page = self._open_page(row, scope_number)
+            records = page.page.records()
+            for place in inside:
+                record = records[place.seq - row.start]
+                yield Read(place, record, page.decode(record.body))
+        except CorruptionError:
+            self.damaged += 1
+
+    def opened(self, place: Place, record: bytes) -> list[Read]:
+        """The message of a tail record; none where that is damaged."""
+        with contextlib.suppress(CorruptionError):
+            opened = open_record(*place, record)
+            return [Read(place, opened, decode_json(opened.body))]
+        self.damaged += 1
+        return []
+
+
+# -- item ids -------------------------------------------------------------------------------------
+
+_PREFIX: Final = "m"
+
+
+def id_of(scope_number: int, place: Place) -> str:
+    """What a message is called as an item: the same for as long as it is there."""
+    return f"{_PREFIX}{scope_number}.{place.line}.{place.seq}"
+
+
+def place_in(item_id: str) -> tuple[int, Place] | None:
+    """The scope and the place that an item id names; None for the id of something else. Raises
+    UsageError for what no id looks like."""
+    if not isinstance(item_id, str) or not item_id:
+        raise UsageError(f"expected an item id, got {item_id!r}", field="item_id")
+    if not item_id.startswith(_PREFIX):
+        return None
+    parts = item_id[len(_PREFIX) :].split(".")
+    if len(parts) != 3 or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise UsageError(f"expected an item id, got {item_id[:80]!r}", field="item_id")
+    scope, line, seq = map(int, parts)
+    if not 0 < line < 2**39 or seq > SEQ_MASK:
+        raise UsageError(f"expected an item id, got {item_id[:80]!r}", field="item_id")
+    return scope, Place(line, seq)
