@@ -1,5 +1,5 @@
-"""Every plug point, on one page but for recall's, which has its own. Each is narrow: at most five
-methods.
+"""Every plug point, on one page but for those of recall and of answers, which have their own. Each
+is narrow: at most five methods.
 
 A home is many narrow tables (`…Table`) behind one `Tables` value, so a second home can be written
 and proven table by table. All tables of one `Tables` see one snapshot; those of a write
@@ -10,6 +10,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+from memopt.base.answer_protocols import (
+    AnswerCategoryTable,
+    AnswerEntryTable,
+    AnswerOrder,
+    AnswerTable,
+    AnswerUseTable,
+)
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.item_protocols import ItemTable, ItemTextTable, ItemTopics, MarkTable
 from memopt.base.readings import Reading
@@ -371,6 +378,11 @@ class Tables(NamedTuple):
     item_topics: ItemTopics
     item_texts: ItemTextTable
     item_marks: MarkTable
+    answers: AnswerTable
+    answer_order: AnswerOrder
+    answer_entries: AnswerEntryTable
+    answer_uses: AnswerUseTable
+    answer_categories: AnswerCategoryTable
 
 
 class Reader(Protocol):

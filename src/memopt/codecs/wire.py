@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from memopt.base import errors, item_records, recall_records, records
+from memopt.base import answer_records, errors, item_records, recall_records, records
 from memopt.base.errors import MemoptError, StoreError, UsageError
 from memopt.base.units import MIB
 
@@ -181,7 +181,7 @@ _decoder: Final = msgspec.msgpack.Decoder(ext_hook=_unpacked)
 def _of_records(base: type) -> Mapping[str, Any]:
     found = {
         name: kind
-        for module in (records, recall_records, item_records)
+        for module in (records, recall_records, item_records, answer_records)
         for name, kind in vars(module).items()
         if isinstance(kind, type) and issubclass(kind, base) and kind.__module__ == module.__name__
     }

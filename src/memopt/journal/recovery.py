@@ -91,4 +91,4 @@ def highest_lsn(tables: Tables) -> int:
     while pages := tables.pages.scan(at, _SCAN_ROWS, last_lsn_above=highest):
         highest = max(highest, *(page.last_lsn for page in pages))
         at = (pages[-1].line, pages[-1].start)
-    return max(highest, tables.entry_index.highest_lsn())
+    return max(highest, tables.entry_index.highest_lsn(), tables.answer_order.highest_lsn())

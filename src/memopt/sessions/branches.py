@@ -316,8 +316,9 @@ class Branches:
 
 
 def drop_scope_if_empty(tables: Tables, number: int, scope: str) -> None:
-    """In a commit: a scope without sessions, collections and items leaves nothing behind, not even
-    its name, unless it is the tenant of others; its dictionaries are for compact() to delete."""
+    """In a commit: a scope without sessions, collections, items and answers leaves nothing behind,
+    not even its name, unless it is the tenant of others; its dictionaries are for compact() to
+    delete."""
     if _is_used(tables, number):
         return
     tenant = tenant_of(scope)
@@ -330,8 +331,12 @@ def drop_scope_if_empty(tables: Tables, number: int, scope: str) -> None:
 
 
 def _is_used(tables: Tables, scope_number: int) -> bool:
-    owned = tables.sessions.page(scope_number, 0, 1) or tables.collections.owned(scope_number, 0)
-    return bool(owned or tables.items.page(scope_number, 0, 1))
+    return bool(
+        tables.sessions.page(scope_number, 0, 1)
+        or tables.collections.owned(scope_number, 0)
+        or tables.items.page(scope_number, 0, 1)
+        or tables.answer_categories.of_scope(scope_number)
+    )
 
 
 def _find(tables: Tables, key: SessionKey) -> tuple[SessionRow, LineRow]:

@@ -9,10 +9,11 @@ from typing import Final
 import apsw
 
 from memopt.base.errors import StoreVersionError
+from memopt.stores.answer_tables import ANSWER_TABLES
 from memopt.stores.item_tables import ITEM_TABLES
 from memopt.stores.recall_tables import ALL_UNINDEXED, SEGMENT_TABLES
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 APPLICATION_ID: Final = 0x6D656D6F  # "memo", so that file(1) and check() know whose it is
 
 COLLECTION_TABLES: Final = """
@@ -74,6 +75,7 @@ _MIGRATIONS: Final = {
     2: COLLECTION_TABLES,
     3: SEGMENT_TABLES + ALL_UNINDEXED,
     4: ITEM_TABLES,
+    5: ANSWER_TABLES,
 }
 
 

@@ -209,5 +209,6 @@ def _tables(connection: apsw.Connection, numbers: Iterator[int]) -> Tables:
         collections=_Collections(connection, numbers), entries=SqliteEntries(connection),
         entry_index=SqliteEntryIndex(connection), segments=absent, unindexed=absent,
         masked=absent, scope_lines=absent, items=absent, item_topics=absent, item_texts=absent,
-        item_marks=absent,
+        item_marks=absent, answers=absent, answer_order=absent, answer_entries=absent,
+        answer_uses=absent, answer_categories=absent,
     )  # fmt: skip

@@ -22,6 +22,13 @@ from memopt.base.records import (
     SessionRow,
     StateRow,
 )
+from memopt.stores.answer_tables import (
+    SqliteAnswerCategories,
+    SqliteAnswerEntries,
+    SqliteAnswerOrder,
+    SqliteAnswers,
+    SqliteAnswerUses,
+)
 from memopt.stores.entry_tables import SqliteCollections, SqliteEntries, SqliteEntryIndex
 from memopt.stores.item_tables import (
     SqliteItems,
@@ -63,6 +70,11 @@ def bind_tables(connection: apsw.Connection) -> Tables:
         item_topics=SqliteItemTopics(connection),
         item_texts=SqliteItemTexts(connection),
         item_marks=SqliteMarks(connection),
+        answers=SqliteAnswers(connection),
+        answer_order=SqliteAnswerOrder(connection),
+        answer_entries=SqliteAnswerEntries(connection),
+        answer_uses=SqliteAnswerUses(connection),
+        answer_categories=SqliteAnswerCategories(connection),
     )
 
 

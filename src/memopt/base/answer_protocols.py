@@ -1,0 +1,106 @@
+"""The plug points of the answer cache: its tables in a home, and what others tell it.
+
+As in protocols.py, each is narrow: at most five methods.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from memopt.base.answer_records import AnswerRow, CategoryRow, UseRow
+
+
+class AnswerTable(Protocol):
+    """Answers by number and by key."""
+
+    def get(self, answer: int) -> AnswerRow | None: ...
+    def find(self, scope_number: int, context: bytes, question: bytes) -> AnswerRow | None: ...
+    def put(self, row: AnswerRow) -> None:
+        """Store a new one, whose key no other has."""
+        ...
+
+    def delete(self, answer: int) -> None: ...
+    def page(self, scope_number: int, after: int, limit: int) -> list[AnswerRow]:
+        """Up to `limit` of a scope with numbers above `after`, in order, without bodies."""
+        ...
+
+
+class AnswerOrder(Protocol):
+    """The same answers by their age."""
+
+    def oldest(self, category: int, after: int, limit: int) -> list[int]:
+        """Up to `limit` of a category with numbers above `after`, in order."""
+        ...
+
+    def expired(self, at_us: int, limit: int) -> list[int]:
+        """Up to `limit` of any scope that expired before a time, the longest first."""
+        ...
+
+    def highest_lsn(self) -> int:
+        """Of any answer, and of any change of a category."""
+        ...
+
+
+class AnswerEntryTable(Protocol):
+    """What is compared of the questions of a scope, apart from the answers."""
+
+    def get(self, scope_number: int, answer: int) -> bytes | None: ...
+    def put(self, scope_number: int, answer: int, record: bytes) -> None: ...
+    def delete(self, scope_number: int, answer: int) -> None: ...
+    def range(self, scope_number: int, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Up to `limit` (answer, record) with numbers above `after`, in order."""
+        ...
+
+
+class AnswerUseTable(Protocol):
+    """What answers hang on."""
+
+    def put(self, row: UseRow) -> None: ...
+    def of(self, kind: int, source: int, seq: int | None, limit: int) -> list[int]:
+        """Up to `limit` answers that hang on it; `seq` None: on anything of that source."""
+        ...
+
+    def delete(self, answer: int) -> None: ...
+
+
+class AnswerCategoryTable(Protocol):
+    """Kinds of questions by scope."""
+
+    def get(self, category: int) -> CategoryRow | None: ...
+    def find(self, scope_number: int, name: str) -> CategoryRow | None: ...
+    def put(self, row: CategoryRow) -> int:
+        """Store it, in the place of what was there; 0 asks for the next number. The number."""
+        ...
+
+    def of_scope(self, scope_number: int) -> list[CategoryRow]:
+        """By name."""
+        ...
+
+    def delete(self, category: int) -> None: ...
+
+
+class AnswerKeeper(Protocol):
+    """What others ask of answers in a commit of theirs: whatever is taken away takes the answers
+    with it that were made of it."""
+
+    def drop_of(
+        self, transaction: Any, kind: int, sources: Iterable[tuple[int, int | None]]
+    ) -> int:
+        """Those that hang on any of these (source, seq); seq None: on anything of the source. How
+        many there were."""
+        ...
+
+    def drop_history(self, transaction: Any, scope_number: int) -> int:
+        """Those of a scope that answer within a conversation: what it said may be in them."""
+        ...
+
+    def drop_holding(self, transaction: Any, scope_number: int, text: str) -> int:
+        """Those that may hold a text: it is in question or answer, or anything was said before."""
+        ...
+
+    def drop_all(self, transaction: Any, scope_number: int) -> int:
+        """Everything of a scope, with what was learnt of it."""
+        ...
+
+    def count(self, tables: Any, scope_number: int, text: str | None = None) -> int:
+        """How many answers a scope has; with `text`, how many `drop_holding` would take."""
+        ...
