@@ -20,7 +20,7 @@ from memopt.base.errors import (
     UsageError,
 )
 from memopt.base.item_records import Contradiction, Decision, Item, Reason
-from memopt.base.recall_records import Interval, Kind
+from memopt.base.recall_records import Hit, Indexing, Interval, Kind, Recall, Span
 from memopt.base.records import (
     BackupReport,
     CheckReport,
@@ -74,6 +74,8 @@ __all__ = [
     "ForgetPlan",
     "ForgetReceipt",
     "ForgetTarget",
+    "Hit",
+    "Indexing",
     "Interval",
     "Item",
     "JournalRecord",
@@ -88,12 +90,14 @@ __all__ = [
     "QuotaError",
     "Reach",
     "Reason",
+    "Recall",
     "Receipt",
     "RecordKind",
     "Seal",
     "Selector",
     "Session",
     "SessionInfo",
+    "Span",
     "State",
     "StateVersion",
     "Stats",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from memopt.base.errors import UsageError
 from memopt.base.item_records import Contradiction, Decision, Item
 from memopt.base.moments import NOW, Bound, bound_of
-from memopt.base.recall_records import Kind
+from memopt.base.recall_records import Kind, Recall
 from memopt.base.records import Reach
 from memopt.parts import Parts
 from memopt.recall.listing import wanted
@@ -30,6 +30,32 @@ class Recalling:
         def _ready(self) -> None: ...
         def _writable(self) -> None: ...
         def _with_room(self, action: Callable[[], T]) -> T: ...
+
+    # -- recalling --------------------------------------------------------------------------------
+
+    def recall(
+        self, query: str, *, scope: str, reach: Reach | str = Reach.EXACT,
+        limit: int | None = None, max_tokens: int | None = None,
+        kinds: Iterable[Kind | str] | None = None, tags: Iterable[str] | None = None,
+        min_score: float | None = None, valid_at: datetime | None = None,
+        known_at: int | datetime | None = None, now: datetime | None = None,
+    ) -> Recall:  # fmt: skip
+        """What answers a query, best first: messages, stated memories and pieces of documents of a
+        scope, or of those that `reach` says.
+
+        Up to `limit` hits (10, unless `max_tokens` is given), whose texts have up to `max_tokens`
+        tokens together, taken as four characters each. `kinds`: any of them; `tags`: all of them,
+        which messages have none of. Stated memories are left out that were not so at `valid_at`
+        (now), and whatever was not known at `known_at`, an LSN or a time. Times in the query, such
+        as "last week", are relative to `now`. Raises UsageError that names the argument, and
+        BudgetError where the index of a scope does not fit into the budget.
+        """
+        self._ready()
+        return self._parts.recall.engine.recall(
+            query, scope=scope, reach=check_reach(reach), limit=limit, max_tokens=max_tokens,
+            kinds=kinds, tags=tags, min_score=min_score, valid_at=valid_at, bound=_known(known_at),
+            now=now,
+        )  # fmt: skip
 
     # -- stating ----------------------------------------------------------------------------------
 
@@ -144,6 +170,21 @@ class RecallingView:
 
     _memory: Recalling
     bound: Bound
+
+    def recall(
+        self, query: str, *, scope: str, reach: Reach | str = Reach.EXACT,
+        limit: int | None = None, max_tokens: int | None = None,
+        kinds: Iterable[Kind | str] | None = None, tags: Iterable[str] | None = None,
+        min_score: float | None = None, valid_at: datetime | None = None,
+        now: datetime | None = None,
+    ) -> Recall:  # fmt: skip
+        """What answered a query then, of what is still there."""
+        self._memory._ready()
+        return self._memory._parts.recall.engine.recall(
+            query, scope=scope, reach=check_reach(reach), limit=limit, max_tokens=max_tokens,
+            kinds=kinds, tags=tags, min_score=min_score, valid_at=valid_at, bound=self.bound,
+            now=now,
+        )  # fmt: skip
 
     def item(self, item_id: str, *, scope: str | None = None) -> Item:
         """A stated memory as it was known then."""

@@ -61,10 +61,10 @@ VERBS: Final[dict[type, frozenset[str]]] = {
         {
             "accept_damage", "at", "backup", "check", "compact", "forget", "pages", "plan_forget",
             "restore", "sessions", "stats", "contradictions", "decide", "end", "feedback",
-            "history", "item", "items", "pin", "remember", "revise", "unpin",
+            "history", "item", "items", "pin", "recall", "remember", "revise", "unpin",
         }
     ),
-    MemoryView: frozenset({"item", "items", "sessions"}),
+    MemoryView: frozenset({"item", "items", "recall", "sessions"}),
     Session: frozenset(
         {
             "append", "delete", "extend", "fork", "load_state", "pop", "redact", "save_state",

@@ -5,13 +5,14 @@ Not here: each part's own work (indexing.py, resident.py, recaller.py, merging.p
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memopt.base.budget import Budget
 from memopt.base.config import Config
 from memopt.base.events import Events
 from memopt.base.protocols import Clock, Policy, Reader
 from memopt.base.recall_protocols import Embedder
+from memopt.base.recall_records import Recall
 from memopt.journal.commit import GroupCommitter
 from memopt.paging.pager import Pager
 from memopt.recall.embedder import EmbedderInUse
@@ -21,6 +22,7 @@ from memopt.recall.resident import ResidentScopes
 
 if TYPE_CHECKING:
     from memopt.recall.loading import ScopeLoader
+    from memopt.recall.recaller import Recaller
 
 
 class EngineParts(NamedTuple):
@@ -55,11 +57,24 @@ class RecallEngine:
             events=parts.events,
         )  # fmt: skip
         self.indexer.watch = self.scopes
+        self._recaller: Recaller | None = None
 
     def _make_loader(self) -> "ScopeLoader":
         from memopt.recall.loading import ScopeLoader
 
         return ScopeLoader(self._parts.home, self._maker, self._reader)
+
+    def recall(self, query: object, **how: Any) -> Recall:
+        """The hits of a query. Arguments as `asked` of recaller.py takes them."""
+        from memopt.recall.recaller import Recaller, asked
+
+        parts = self._parts
+        if self._recaller is None:
+            self._recaller = Recaller(
+                parts.home, self.scopes, self._maker, self._reader, clock=parts.clock,
+                events=parts.events, tool_chars_max=parts.config.tool_text_chars_max,
+            )  # fmt: skip
+        return self._recaller.recall(asked(query, **how))
 
     def close(self) -> None:
         self.scopes.close()

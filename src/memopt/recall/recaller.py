@@ -1,0 +1,272 @@
+"""Answers a query: opens the scopes, has their entries ranked, and reads what the best ones say.
+
+Invariant: a hit's text is what can be read at its place now. What is visible is decided when a
+scope is opened, and once more when its texts are read: a hit whose text is gone is no hit. Nothing
+of one scope is counted in another. Not here: what is in RAM (resident.py), ranking (ranking.py).
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from memopt.base.errors import UsageError
+from memopt.base.events import Events, Recalled
+from memopt.base.moments import Bound, check_time
+from memopt.base.names import check_count, check_scope
+from memopt.base.protocols import Clock, Reader
+from memopt.base.reaching import scopes_from
+from memopt.base.recall_records import Hit, Kind, Recall, Span
+from memopt.base.records import Reach, to_datetime
+from memopt.recall.indexing import EntryMaker
+from memopt.recall.listing import check_kinds
+from memopt.recall.loading import ScopeInRam
+from memopt.recall.message_text import said_in
+from memopt.recall.places import Place, PlaceReader, Read, id_of
+from memopt.recall.query import Query
+from memopt.recall.resident import ResidentScopes
+from memopt.recall.stating import check_tags
+
+LIMIT_MAX: Final = 1000
+SCOPES_MAX: Final = 1000
+"""That one recall may look at."""
+CANDIDATES: Final = 200
+"""Of a scope, so many entries are looked at closely."""
+_LIMIT: Final = 10
+_CHARS_A_TOKEN: Final = 4
+_READ_MORE: Final = 4
+
+
+class Asked(NamedTuple):
+    """One question, checked."""
+
+    query: str
+    scope: str
+    reach: Reach
+    limit: int
+    max_tokens: int | None
+    kinds: frozenset[Kind] | None
+    tags: frozenset[str]
+    min_score: float | None
+    valid_us: int | None
+    bound: Bound
+    now: datetime | None
+
+
+def asked(
+    query: Any, *, scope: Any, reach: Reach, limit: Any, max_tokens: Any, kinds: Any, tags: Any,
+    min_score: Any, valid_at: Any, bound: Bound, now: Any,
+) -> Asked:  # fmt: skip
+    """Raises UsageError that names the argument."""
+    if not isinstance(query, str):
+        raise UsageError(f"expected text, got {type(query).__name__}", field="query")
+    if limit is None:
+        limit = _LIMIT if max_tokens is None else LIMIT_MAX
+    if max_tokens is not None:
+        check_count(max_tokens, field="max_tokens", least=1)
+    if min_score is not None and not _is_number(min_score):
+        raise UsageError(f"expected a number, got {min_score!r}", field="min_score")
+    if now is not None:
+        check_time(now, field="now")
+    return Asked(
+        query=query, scope=check_scope(scope), reach=reach,
+        limit=check_count(limit, field="limit", least=1, most=LIMIT_MAX), max_tokens=max_tokens,
+        kinds=None if kinds is None else frozenset(check_kinds(kinds)),
+        tags=frozenset(() if tags is None else check_tags(tags)), min_score=min_score,
+        valid_us=None if valid_at is None else check_time(valid_at, field="valid_at"),
+        bound=bound, now=now,
+    )  # fmt: skip
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+class _Candidate(NamedTuple):
+    score: float
+    number: int
+    """Of the scope."""
+    source: int
+    seq: int
+    chars: int
+    entry: int
+
+
+class _Opened(NamedTuple):
+    number: int
+    path: str
+    scope: ScopeInRam
+
+
+class Recaller:
+    """Thread-safe. Holds nothing between calls."""
+
+    def __init__(
+        self, home: Reader, scopes: ResidentScopes, maker: EntryMaker, reader: PlaceReader,
+        *, clock: Clock, events: Events, tool_chars_max: int,
+    ) -> None:  # fmt: skip
+        self._home = home
+        self._scopes = scopes
+        self._maker = maker
+        self._reader = reader
+        self._clock = clock
+        self._events = events
+        self._tool_chars_max = tool_chars_max
+
+    def recall(self, question: Asked) -> Recall:
+        """Raises BudgetError where the index of a scope does not fit, CorruptionError where it is
+        damaged."""
+        started = time.perf_counter()
+        with self._home.snapshot() as tables:
+            reached = list(scopes_from(tables, question.scope, question.reach, None))
+        notes: list[str] = []
+        if not reached:
+            notes.append(f"there is nothing in scope {question.scope!r}")
+        if len(reached) > SCOPES_MAX:
+            raise UsageError(
+                f"{len(reached)} scopes are below it, at most {SCOPES_MAX}", field="reach"
+            )
+        opened: dict[int, _Opened] = {}
+        candidates: list[_Candidate] = []
+        entries = 0
+        for number, path in reached:
+            scope = self._scopes.open(number)
+            entries += len(scope.index)
+            found = self._candidates(question, number, scope)
+            if found:
+                opened[number] = _Opened(number, path, scope)
+                candidates += found
+        candidates.sort(key=lambda one: (-one.score, one.number, one.source, one.seq))
+        hits = self._hits(question, candidates, opened)
+        if reached and not hits:
+            notes.append(_why_none(entries, len(candidates)))
+        recall = Recall(
+            hits=tuple(hits), query=question.query, candidates=len(candidates), entries=entries,
+            tokens=sum(hit.tokens for hit in hits), notes=tuple(notes),
+        )  # fmt: skip
+        self._events.emit(Recalled(len(hits), len(candidates), time.perf_counter() - started))
+        return recall
+
+    # -- ranking ----------------------------------------------------------------------------------
+
+    def _candidates(self, question: Asked, number: int, scope: ScopeInRam) -> list[_Candidate]:
+        index = scope.index
+        if not len(index):
+            return []
+        embedder: Any = self._maker.embedder
+        query = Query.of(
+            question.query, analyser=self._maker.analyser, embedder=embedder,
+            speakers=index.speakers,
+        )  # fmt: skip
+        weights, _ = index.weigh(query.terms)
+        scores = weights.sum(axis=0)
+        scores /= max(float(scores.max(initial=0.0)), 1e-9)
+        if query.vector is not None:
+            scores += index.cosines(query.vector)
+        elif not query.terms:
+            return []
+        taken = index.entries.source > 0 if self._takes_episodes(question) else np.zeros(0, bool)
+        places = np.flatnonzero(taken)
+        best = places[np.argsort(-scores[places], kind="stable")[:CANDIDATES]]
+        found = index.entries
+        return [
+            _Candidate(
+                float(scores[at]), number, int(found.source[at]), int(found.seq[at]),
+                int(found.chars[at]), int(at),
+            )
+            for at in best.tolist()
+        ]  # fmt: skip
+
+    def _takes_episodes(self, question: Asked) -> bool:
+        return not question.tags and (question.kinds is None or Kind.EPISODE in question.kinds)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def _hits(
+        self, question: Asked, candidates: list[_Candidate], opened: dict[int, _Opened]
+    ) -> list[Hit]:
+        """The best that can be read, as many as were asked for and as fit."""
+        hits: list[Hit] = []
+        left = question.max_tokens
+        rest = iter(candidates)
+        while len(hits) < question.limit:
+            some = list(_fitting(rest, question.limit - len(hits) + _READ_MORE, left))
+            if not some:
+                break
+            texts = self._read(some, opened)
+            for one in some:
+                hit = self._hit(question, one, opened[one.number], texts)
+                if hit is None or len(hits) == question.limit:
+                    continue
+                if question.min_score is not None and hit.score < question.min_score:
+                    return hits
+                if left is not None:
+                    if hit.tokens > left:
+                        continue
+                    left -= hit.tokens
+                hits.append(hit)
+        return hits
+
+    def _read(
+        self, some: list[_Candidate], opened: dict[int, _Opened]
+    ) -> dict[tuple[int, Place], Read]:
+        places: dict[int, list[Place]] = {}
+        for one in some:
+            visible = opened[one.number].scope.visible
+            line = visible.line(one.source, one.seq)
+            places.setdefault(one.number, []).append(Place(line, one.seq))
+        return {
+            (number, read.place): read
+            for number, wanted in places.items()
+            for read in self._reader.read(number, wanted)
+        }
+
+    def _hit(
+        self, question: Asked, one: _Candidate, opened: _Opened,
+        texts: dict[tuple[int, Place], Read],
+    ) -> Hit | None:  # fmt: skip
+        place = Place(opened.scope.visible.line(one.source, one.seq), one.seq)
+        read = texts.get((one.number, place))
+        if read is None or not question.bound.sees(read.record.lsn, read.record.committed_us):
+            return None
+        record = read.record
+        said = said_in(read.message, record.actor, tool_chars_max=self._tool_chars_max)
+        if said is None:
+            return None
+        with self._home.snapshot() as tables:
+            session = tables.sessions.get(one.source)
+        if session is None:
+            return None
+        at_us = record.committed_us if record.said_us is None else record.said_us
+        return Hit(
+            item_id=id_of(one.number, place), text=said.text, tokens=tokens_of(said.text),
+            score=one.score, why="", kind=Kind.EPISODE, role=said.role, scope=opened.path,
+            spans=(Span(session=session.id, start=one.seq, stop=one.seq + 1),),
+            at=to_datetime(at_us),
+        )  # fmt: skip
+
+
+def tokens_of(text: str) -> int:
+    """An estimate that needs no tokenizer: characters by four, rounded up."""
+    return -(-len(text) // _CHARS_A_TOKEN)
+
+
+def _fitting(rest: Iterator[_Candidate], count: int, tokens: int | None) -> Iterable[_Candidate]:
+    """The next `count` that are not too long by themselves."""
+    for one in rest:
+        if tokens is None or -(-one.chars // _CHARS_A_TOKEN) <= tokens:
+            yield one
+            count -= 1
+            if not count:
+                return
+
+
+def _why_none(entries: int, candidates: int) -> str:
+    if not entries:
+        return "nothing that was said there has text"
+    if not candidates:
+        return "the query has no word that says anything, or nothing there is of that kind"
+    return "nothing there is good enough, short enough, or was known then"
