@@ -247,6 +247,10 @@ def everything_public(memory: Memory) -> str:
             ]
             if moment is None:
                 seen.append(memory.pages(info.id, scope=info.scope))
+        items = view.items(limit=1000)
+        seen += [items, [item.why for item in items]]
+        if moment is None:
+            seen += [memory.history(item.item_id) for item in items]
     return repr(seen)
 
 
@@ -259,6 +263,105 @@ def assert_hidden(memory: Memory, planted: Planted) -> None:
     assert session.load_state() is None
     with pytest.raises(NotFoundError):
         memory.plan_forget(Selector(scope=planted.scope, session=planted.canaries["id"]))
+
+
+# -- memories -------------------------------------------------------------------------------------
+
+ITEM_PLACES = {
+    "text": "row of item_texts",
+    "revised": "row of item_texts",
+    "long": "row of item_texts, decoded",
+    "subject": "row of items",
+    "attribute": "row of items",
+    "source": "row of items",
+    "tag": "row of items",
+    "key": "row of keys",
+}
+
+
+class Remembered:
+    """A memory with a canary wherever a user can put a text, among others that stay."""
+
+    def __init__(self, memory: Memory, scope: str = VICTIM) -> None:
+        self.memory = memory
+        self.canaries = c = {name: canary(name) for name in ITEM_PLACES}
+        item = memory.remember(
+            f"said {c['text']}", scope=scope, subject=c["subject"], attribute=c["attribute"],
+            source=c["source"], tags=["a", c["tag"]], key=c["key"],
+        )  # fmt: skip
+        memory.revise(item.item_id, f"{words(600)} {c['long']} {words(60)}")
+        memory.pin(item.item_id)
+        memory.unpin(item.item_id)
+        self.item = memory.revise(item.item_id, f"in other words {c['revised']}")
+        memory.feedback([item.item_id], 1)
+        self.others = [
+            memory.remember(words(8), scope=where, tags=["a"], source="s", key="k")
+            for where in (scope, "acme/u1", f"{scope}/below")
+        ]
+
+    def check_others(self) -> None:
+        for other in self.others:
+            assert self.memory.item(other.item_id) == other
+
+
+def test_the_searcher_finds_every_canary_of_a_memory(memory: Memory) -> None:
+    planted = Remembered(memory)
+    found = find(memory, planted.canaries)
+    assert {name: ITEM_PLACES[name] in places(found[name]) for name in found} == dict.fromkeys(
+        ITEM_PLACES, True
+    )
+
+
+ITEM_SELECTORS = {
+    "id": lambda p: Selector(scope=VICTIM, items=(p.item.item_id,)),
+    "source": lambda p: Selector(scope=VICTIM, source=p.canaries["source"]),
+    "tags": lambda p: Selector(scope=VICTIM, tags=("a", p.canaries["tag"])),
+    "time": lambda p: Selector(scope=VICTIM, until=p.others[0].stated_at),
+    "containing": lambda p: Selector(scope=VICTIM, containing=p.canaries["revised"]),
+    "former_text": lambda p: Selector(scope=VICTIM, containing=p.canaries["text"]),
+    "long_text": lambda p: Selector(scope=VICTIM, containing=p.canaries["long"]),
+    "subtree": lambda p: Selector(scope="acme", reach=Reach.SUBTREE, tags=(p.canaries["tag"],)),
+}
+
+
+@pytest.mark.parametrize("kind", ITEM_SELECTORS)
+def test_a_forgotten_memory_is_in_no_byte_of_the_store(memory: Memory, kind: str) -> None:
+    planted = Remembered(memory)
+    selector = ITEM_SELECTORS[kind](planted)
+    plan = memory.plan_forget(selector)
+    assert (plan.items, plan.entries, plan.values) == (1, 0, 0)
+    receipt = memory.forget(plan)
+    assert (receipt.items, receipt.sessions, receipt.entries) == (1, 0, 0)
+    public = everything_public(memory)
+    assert [name for name, text in planted.canaries.items() if text in public] == []
+    with pytest.raises(NotFoundError):
+        memory.item(planted.item.item_id)
+    memory.compact()
+    assert_gone(memory, planted.canaries)
+    planted.check_others()
+
+
+def test_a_scope_takes_its_memories_and_its_name_with_it(memory: Memory) -> None:
+    scope = f"acme/{canary('scope')}"
+    planted = Remembered(memory, scope)
+    memory.session("s", scope=scope).append({"n": 1})
+    receipt = memory.forget(Selector(scope=scope, whole_scope=True))
+    assert (receipt.items, receipt.sessions) == (2, 1)
+    assert memory.items(scope) == []
+    memory.forget(Selector(scope=f"{scope}/below", whole_scope=True))
+    memory.compact()
+    assert_gone(memory, planted.canaries | {"scope": scope})
+    assert memory.plan_forget(Selector(scope=scope, whole_scope=True)).targets == ()
+    assert len(memory.items("acme/u1")) == 1
+
+
+def test_a_deleted_session_leaves_the_memories_of_its_scope(memory: Memory) -> None:
+    planted = Remembered(memory)
+    session = memory.session("s", scope=VICTIM)
+    session.append({"n": 1})
+    session.delete()
+    assert len(memory.items(VICTIM)) == 2
+    planted.check_others()
 
 
 # -- forks ----------------------------------------------------------------------------------------

@@ -35,7 +35,6 @@ from memopt.base.records import (
     PageInfo,
     PoolShares,
     Prefetch,
-    PressureStats,
     Reach,
     Receipt,
     RecordKind,
@@ -44,9 +43,9 @@ from memopt.base.records import (
     SessionInfo,
     State,
     StateVersion,
-    Stats,
     Stored,
 )
+from memopt.base.stats_records import PressureStats, Stats
 from memopt.client import connect
 from memopt.memory import Memory
 from memopt.sessions.session import Session

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from memopt.base.records import Stats
+from memopt.base.stats_records import Stats
 from memopt.parts import Parts
 from memopt.sessions.checking import LOST
 from memopt.sessions.transcripts import QUARANTINE

@@ -31,9 +31,9 @@ from memopt.base.records import (
     Reach,
     Selector,
     SessionInfo,
-    Stats,
     to_datetime,
 )
+from memopt.base.stats_records import Stats
 from memopt.figures import figures
 from memopt.journal.deleting import deleting
 from memopt.journal.history import journal_start, journal_start_us

@@ -19,6 +19,7 @@ from memopt.paging.prefetch import Prefetcher
 from memopt.pressure.monitor import Monitor
 from memopt.recall.engine import RecallEngine
 from memopt.recall.items import Items
+from memopt.recall.keeper import Keeper
 from memopt.recall.listing import Listing
 from memopt.sessions.checking import Checking
 from memopt.sessions.compaction import Compaction
@@ -32,6 +33,7 @@ class RecallParts(NamedTuple):
 
     engine: RecallEngine
     items: Items
+    keeper: Keeper
     listing: Listing
 
 

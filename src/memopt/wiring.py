@@ -260,17 +260,18 @@ def _wire_parts(
         home, committer, transcripts, pages, pager, dictionaries, compressor, config=config,
         clock=clock, events=events, drop_dictionary=compressor.drop,
     )  # fmt: skip
-    checking = Checking(
-        home, committer, reader, pages, compressor, collections.keeper, clock=clock, events=events,
-        wait=threading.Event().wait, bytes_per_second=config.check_bytes_per_second,
-    )  # fmt: skip
-    forgetting = Forgetting(
-        home, committer, branches, reader, states, compressor, collections.keeper,
-        config.state_keyframe_versions,
-    )  # fmt: skip
     recall = wire_recall(
         home, committer, Owners(transcripts), compressor, config, clock, budget, admit, engine
     )
+    checking = Checking(
+        home, committer, reader, pages, compressor, collections.keeper, recall.keeper,
+        clock=clock, events=events, wait=threading.Event().wait,
+        bytes_per_second=config.check_bytes_per_second,
+    )  # fmt: skip
+    forgetting = Forgetting(
+        home, committer, branches, reader, states, compressor, collections.keeper,
+        recall.keeper, config.state_keyframe_versions,
+    )  # fmt: skip
     steps = _steps(
         directory, config, clock, events, storage, transcripts, collections, monitor,
         read_only=read_only,

@@ -14,6 +14,7 @@ from memopt.parts import RecallParts
 from memopt.policies.catalog import make_policy
 from memopt.recall.engine import EngineParts, RecallEngine
 from memopt.recall.items import Items
+from memopt.recall.keeper import Keeper
 from memopt.recall.listing import Listing
 from memopt.upkeep import Upkeep
 
@@ -24,7 +25,10 @@ def wire_recall(
     engine: RecallEngine,
 ) -> RecallParts:  # fmt: skip
     items = Items(committer, owners, compressor, bytes_max=config.item_bytes_max, admit=admit)
-    return RecallParts(items=items, listing=Listing(home, compressor, budget, clock), engine=engine)
+    return RecallParts(
+        items=items, keeper=Keeper(home, committer, compressor, items.watchers),
+        listing=Listing(home, compressor, budget, clock), engine=engine,
+    )  # fmt: skip
 
 
 def wire_engine(

@@ -3,9 +3,11 @@
 As in protocols.py, each is narrow: at most five methods.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from memopt.base.item_records import ItemRow, MarkRow
+from memopt.base.records import Selector
 
 
 class ItemTable(Protocol):
@@ -86,10 +88,27 @@ class ItemWatcher(Protocol):
         """An item has a text, or a new one."""
         ...
 
-    def marked(self, transaction: Any, scope_number: int) -> None:
+    def marked(self, transaction: Any, scope_number: int, item: int) -> None:
         """What is known of an item beside its text has changed."""
         ...
 
-    def forgotten(self, transaction: Any, scope_number: int, item: int) -> None:
-        """An item is gone, with all its texts."""
+    def forgotten(self, transaction: Any, scope_number: int, item: int, versions: int) -> None:
+        """An item is gone, with all its texts, of versions 1 to `versions`."""
+        ...
+
+
+class ItemKeeper(Protocol):
+    """What scopes ask of the memories and documents in them."""
+
+    def count(self, tables: Any, scope_number: int) -> int: ...
+    def matching(self, scope_number: int, selector: Selector) -> list[int]:
+        """The items of a scope that a selector chooses, by their numbers."""
+        ...
+
+    def forget(self, scope: str, items: Sequence[int]) -> None:
+        """Take them away, with everything that is known of them."""
+        ...
+
+    def check(self, scope_number: int) -> tuple[int, int, list[str]]:
+        """Verify every text: (items, bytes, what is damaged)."""
         ...

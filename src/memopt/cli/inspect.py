@@ -19,8 +19,8 @@ from memopt.base.records import (
     RecordKind,
     SessionInfo,
     StateVersion,
-    Stats,
 )
+from memopt.base.stats_records import Stats
 from memopt.base.units import format_bytes
 from memopt.cli.directory import AsJson, Directory, attached, every_session, find_session
 from memopt.cli.terminal import print_json, progress, say, table

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from memopt.base.records import PressureStats, Stats
+from memopt.base.stats_records import PressureStats, Stats
 from memopt.base.units import format_bytes, format_seconds
 from memopt.cli.directory import AsJson, Directory, attached
 from memopt.cli.terminal import console, print_json, say, shown, table

@@ -14,7 +14,7 @@ from memopt.base.item_records import ItemText
 from memopt.base.protocols import Compressor
 from memopt.codecs.entry import RAW, pack_value
 
-_TAG: Final = 0x49
+_TAG: Final = 0x54
 _VERSION: Final = 1
 _FRAME: Final = 1
 _HEAD: Final = struct.Struct("<BBBBIQq")

@@ -18,7 +18,14 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from memopt.base import answer_records, errors, item_records, recall_records, records
+from memopt.base import (
+    answer_records,
+    errors,
+    item_records,
+    recall_records,
+    records,
+    stats_records,
+)
 from memopt.base.errors import MemoptError, StoreError, UsageError
 from memopt.base.units import MIB
 
@@ -178,10 +185,13 @@ _decode_json: Final = msgspec.msgpack.Decoder().decode
 _decoder: Final = msgspec.msgpack.Decoder(ext_hook=_unpacked)
 
 
+_MODULES: Final = (records, recall_records, item_records, answer_records, stats_records)
+
+
 def _of_records(base: type) -> Mapping[str, Any]:
     found = {
         name: kind
-        for module in (records, recall_records, item_records, answer_records)
+        for module in _MODULES
         for name, kind in vars(module).items()
         if isinstance(kind, type) and issubclass(kind, base) and kind.__module__ == module.__name__
     }

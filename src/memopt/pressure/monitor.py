@@ -17,7 +17,7 @@ from memopt.base.budget import Budget
 from memopt.base.errors import MemoptError, StoreClosedError
 from memopt.base.protocols import Clock, Probe
 from memopt.base.readings import Reading
-from memopt.base.records import PressureStats
+from memopt.base.stats_records import PressureStats
 from memopt.pressure import outside
 from memopt.pressure.admission import Admission
 from memopt.pressure.forecast import HORIZON_SECONDS

@@ -199,7 +199,7 @@ class Items:
             MarkRow(row.item, lsn, transaction.at_us, mark, value, other)
         )
         for watcher in self.watchers:
-            watcher.marked(transaction, row.scope_number)
+            watcher.marked(transaction, row.scope_number, row.item)
         note_item(transaction, kind, row, path, lsn)
 
     # -- feedback ---------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ class Items:
                 rated = row._replace(reward=average, rewards=count, changed_lsn=lsn)
                 transaction.tables.items.put(rated)
                 for watcher in self.watchers:
-                    watcher.marked(transaction, row.scope_number)
+                    watcher.marked(transaction, row.scope_number, row.item)
                 note_item(transaction, RecordKind.ITEM_RATED, row, where, lsn)
             return len(found)
 

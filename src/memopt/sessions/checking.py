@@ -11,6 +11,7 @@ from typing import Final
 
 from memopt.base.errors import CorruptionError, NotFoundError, StoreVersionError
 from memopt.base.events import Events, Quarantined
+from memopt.base.item_protocols import ItemKeeper
 from memopt.base.protocols import Clock, CollectionKeeper, Compressor, Reader
 from memopt.base.records import CheckReport, Damage, LineRow, SessionRow
 from memopt.codecs.keys import text_key
@@ -37,6 +38,7 @@ class Checking:
         pages: PageWriter,
         compressor: Compressor,
         keeper: CollectionKeeper,
+        items: ItemKeeper,
         *,
         clock: Clock,
         events: Events,
@@ -49,6 +51,7 @@ class Checking:
         self._pages = pages
         self._compressor = compressor
         self._keeper = keeper
+        self._items = items
         self._clock = clock
         self._events = events
         self._wait = wait
@@ -65,7 +68,7 @@ class Checking:
         at first, when `after` is None."""
         damages = [Damage(what=what) for what in structure()] if after is None else []
         started = self._clock.monotonic()
-        sessions = messages = pages = states = values = size = 0
+        sessions = messages = pages = states = values = items = size = 0
         cursor = after or 0
         highest = self._committer.lsn
         ended = False
@@ -104,7 +107,7 @@ class Checking:
                 if progress is not None:
                     progress(min(cursor, highest), highest)
         if ended:
-            count, read_bytes = self._check_scopes(damages)
+            count, items, read_bytes = self._check_scopes(damages)
             values += count
             size += read_bytes
         with self._home.snapshot() as tables:
@@ -113,11 +116,12 @@ class Checking:
             sessions=sessions, messages=messages, pages=pages, states=states, bytes_checked=size,
             damages=tuple(damages), lost_records=int(lost) if lost else 0,
             cursor=None if ended else cursor, values=values,
+            items=items,
         )  # fmt: skip
 
-    def _check_scopes(self, damages: list[Damage]) -> tuple[int, int]:
-        """The collections that scopes own: (values, bytes)."""
-        values = size = 0
+    def _check_scopes(self, damages: list[Damage]) -> tuple[int, int, int]:
+        """The collections and memories that scopes own: (values, items, bytes)."""
+        values = items = size = 0
         start = ""
         while True:
             try:
@@ -125,14 +129,18 @@ class Checking:
                     scopes = tables.scopes.page(start, _SCOPES_AT_ONCE)
             except CorruptionError as error:
                 damages.append(Damage(what=f"the list of scopes from {start!r}: {error.reason}"))
-                return values, size
+                return values, items, size
             for number, path in scopes:
                 count, read_bytes, whats = self._keeper.check(number, 0)
                 damages += [Damage(what=what, scope=path) for what in whats]
                 values += count
                 size += read_bytes
+                count, read_bytes, whats = self._items.check(number)
+                damages += [Damage(what=what, scope=path) for what in whats]
+                items += count
+                size += read_bytes
             if len(scopes) < _SCOPES_AT_ONCE:
-                return values, size
+                return values, items, size
             # Nothing lies between a path and itself with the lowest character behind it.
             start = scopes[-1][1] + "\x00"
 
