@@ -22,6 +22,7 @@ import numpy as np
 
 from memopt.base.errors import CorruptionError, StoreVersionError, UsageError
 from memopt.embedding.pieces import WordPieces
+from memopt.embedding.vectors import texts_of
 
 SHIPPED: Final = Path(__file__).with_name("static-minilm-256.bin")
 TAG: Final = b"mSte"
@@ -33,6 +34,7 @@ CHECKSUM_AT: Final = 20
 _DIMENSIONS_MAX: Final = 4096
 _VOCABULARY_BYTES_MAX: Final = 4 << 20
 _READ_BYTES: Final = 1 << 18
+_TEXTS_AT_ONCE: Final = 256
 _ROWS_AT_ONCE: Final = 256
 """Of a long text: what they need besides stays in a core's cache."""
 
@@ -73,27 +75,28 @@ class StaticEmbedder:
     def embed(self, texts: Sequence[str]) -> Any:
         """float32 (len(texts), dimensions), of unit length; zeros for a text without a piece that
         says something."""
-        return self.pooled(*self.pieces(texts))
+        found = texts_of(texts)
+        vectors = np.empty((len(found), self.dimensions), np.float32)
+        for start in range(0, len(found), _TEXTS_AT_ONCE):
+            some = found[start : start + _TEXTS_AT_ONCE]
+            vectors[start : start + len(some)] = self.pooled(*self._word_pieces().cut(some))
+        return vectors
 
     def pieces(self, texts: Sequence[str], *, limit: int | None = None) -> tuple[Any, Any]:
         """(pieces, starts): u16 numbers of all texts' pieces in order, and where each text begins
         among them, i64 (len(texts) + 1). Of each text, at most its first `limit`."""
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise UsageError("expected a sequence of texts", field="texts")
-        return self._word_pieces().cut(texts, limit=limit)
+        return self._word_pieces().cut(texts_of(texts), limit=limit)
 
     def pooled(self, pieces: Any, starts: Any) -> Any:
         """What embed() returns, from pieces() of the same texts without a limit."""
         _, rows, scales, _, _ = self._table
-        # Numpy takes rows by its own integers, and several times as fast.
-        places = pieces.astype(np.intp)
-        lengths_of = scales.take(places)
         sums = np.zeros((len(starts) - 1, rows.shape[1]), np.float32)
         for text, (start, stop) in enumerate(pairwise(starts.tolist())):
             for first in range(start, stop, _ROWS_AT_ONCE):
-                last = min(first + _ROWS_AT_ONCE, stop)
-                some = rows.take(places[first:last], 0).astype(np.float32)
-                sums[text] += lengths_of[first:last].dot(some)
+                # By integers of its own kind, numpy takes rows several times as fast.
+                places = pieces[first : min(first + _ROWS_AT_ONCE, stop)].astype(np.intp)
+                some = rows.take(places, 0).astype(np.float32)
+                sums[text] += scales.take(places).dot(some)
         lengths = np.sqrt(np.einsum("ij,ij->i", sums, sums))
         sums /= np.where(lengths > 0, lengths, 1)[:, None]
         return sums
