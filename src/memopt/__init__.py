@@ -2,6 +2,7 @@
 
 from memopt import aio
 from memopt.base.config import Config
+from memopt.base.document_records import Ingested, Media
 from memopt.base.errors import (
     BackpressureError,
     BudgetError,
@@ -75,10 +76,12 @@ __all__ = [
     "ForgetTarget",
     "Hit",
     "Indexing",
+    "Ingested",
     "Interval",
     "Item",
     "JournalRecord",
     "Kind",
+    "Media",
     "MemoptError",
     "Memory",
     "NotFoundError",

@@ -4,10 +4,12 @@ They are classes that Memory and MemoryView inherit from, so that each file stay
 how anything is found, stated or forgotten (recall/).
 """
 
+import os
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from memopt.base.document_records import Ingested
 from memopt.base.errors import UsageError
 from memopt.base.item_records import Contradiction, Decision, Item
 from memopt.base.moments import NOW, Bound, bound_of
@@ -83,6 +85,24 @@ class Recalling:
                 tags=tags, pin=pin, key=key, bytes_max=parts.config.item_bytes_max,
             )
         )  # fmt: skip
+
+    def ingest(
+        self, document: str | bytes | os.PathLike[str], *, scope: str, source: str | None = None,
+        tags: Iterable[str] = (), name: str | None = None,
+    ) -> Ingested:  # fmt: skip
+        """Keep a document in pieces, to be recalled later: a text, the bytes of a file, or the
+        Path of one. Text, Markdown, HTML, and PDF with the extra `pdf`.
+
+        It is cut along its structure. `source` says where it is from: its `name` unless that is
+        said, which is the path of a file. Ingested again, it takes the place of what is there from
+        that source, and pieces that are the same stay. What it is written in is told by what it
+        begins with, then by the suffix of its name. Raises UsageError for what is binary, too
+        large or damaged.
+        """
+        self._writable()
+        return self._parts.recall.documents.ingest(
+            document, scope=scope, source=source, tags=tags, name=name
+        )
 
     def revise(self, item_id: str, text: str, *, scope: str | None = None) -> Item:
         """Say it in other words, from now on: when it is so stays as it was, and what was known

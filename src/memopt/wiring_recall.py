@@ -12,6 +12,7 @@ from memopt.journal.commit import GroupCommitter
 from memopt.paging.pager import Pager
 from memopt.parts import RecallParts
 from memopt.policies.catalog import make_policy
+from memopt.recall.documents import Documents
 from memopt.recall.engine import EngineParts, RecallEngine
 from memopt.recall.items import Items
 from memopt.recall.keeper import Keeper
@@ -25,9 +26,15 @@ def wire_recall(
     engine: RecallEngine,
 ) -> RecallParts:  # fmt: skip
     items = Items(committer, owners, compressor, bytes_max=config.item_bytes_max, admit=admit)
+    documents = Documents(
+        committer, owners, compressor, budget, items.watchers,
+        bytes_max=config.document_bytes_max, admit=admit,
+    )  # fmt: skip
+    items.watchers.append(documents)
     return RecallParts(
-        items=items, keeper=Keeper(home, committer, compressor, items.watchers),
-        listing=Listing(home, compressor, budget, clock), engine=engine,
+        items=items, documents=documents, engine=engine,
+        keeper=Keeper(home, committer, compressor, items.watchers),
+        listing=Listing(home, compressor, budget, clock),
     )  # fmt: skip
 
 

@@ -72,6 +72,8 @@ class Config:
     state_bytes_max: int = 64 * MIB
     item_bytes_max: int = 64 * KIB
     """Of the text of a stated memory."""
+    document_bytes_max: int = 8 * MIB
+    """Of a document that is ingested, as it comes."""
     state_keyframe_versions: int = 16
     """One version in so many is a keyframe: a delta of the keyframe before, not of the version."""
     state_versions_max: int | None = None
@@ -253,6 +255,7 @@ _LARGEST = {
     "message_bytes_max": 512 * MIB,
     "state_bytes_max": 512 * MIB,
     "item_bytes_max": 16 * MIB,
+    "document_bytes_max": 64 * MIB,
     "message_depth_max": 200,
     "tool_text_chars_max": 32_768,
     "vector_bits": 8,

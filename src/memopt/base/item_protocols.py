@@ -6,6 +6,7 @@ As in protocols.py, each is narrow: at most five methods.
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from memopt.base.document_records import DocumentRow, PieceRow
 from memopt.base.item_records import ItemRow, MarkRow
 from memopt.base.records import Selector
 
@@ -77,6 +78,31 @@ class MarkTable(Protocol):
     def delete(self, item: int) -> None:
         """Its own, and those of others that are about it."""
         ...
+
+
+class DocumentTable(Protocol):
+    """Which documents there are."""
+
+    def get(self, document: int) -> DocumentRow | None: ...
+    def find(self, scope_number: int, source: str) -> DocumentRow | None: ...
+    def put(self, row: DocumentRow) -> int:
+        """Store it, in the place of what was there; 0 asks for the next number. The number."""
+        ...
+
+    def delete(self, document: int) -> None: ...
+
+
+class PieceTable(Protocol):
+    """Where pieces stand in their documents."""
+
+    def get(self, item: int) -> PieceRow | None: ...
+    def put(self, row: PieceRow) -> None: ...
+    def delete(self, item: int) -> None: ...
+    def of_document(self, document: int) -> list[PieceRow]:
+        """In the order of the text."""
+        ...
+
+    def count(self, document: int) -> int: ...
 
 
 class ItemWatcher(Protocol):

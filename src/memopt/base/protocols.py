@@ -18,7 +18,14 @@ from memopt.base.answer_protocols import (
     AnswerUseTable,
 )
 from memopt.base.containers import StoredMapping, StoredSequence
-from memopt.base.item_protocols import ItemTable, ItemTextTable, ItemTopics, MarkTable
+from memopt.base.item_protocols import (
+    DocumentTable,
+    ItemTable,
+    ItemTextTable,
+    ItemTopics,
+    MarkTable,
+    PieceTable,
+)
 from memopt.base.readings import Reading
 from memopt.base.recall_protocols import MaskTable, ScopeLines, SegmentTable, UnindexedTable
 from memopt.base.records import (
@@ -383,6 +390,8 @@ class Tables(NamedTuple):
     answer_entries: AnswerEntryTable
     answer_uses: AnswerUseTable
     answer_categories: AnswerCategoryTable
+    documents: DocumentTable
+    pieces: PieceTable
 
 
 class Reader(Protocol):

@@ -153,6 +153,8 @@ class RecordKind(enum.StrEnum):
     ITEM_DECIDED = "item_decided"
     ITEM_RATED = "item_rated"
     ITEM_FORGOTTEN = "item_forgotten"
+    DOCUMENT_INGESTED = "document_ingested"
+    """Behind the records of what was stated and forgotten of its pieces."""
     GAP = "gap"
     """Not stored: a subscriber fell behind, and records up to this LSN were dropped for it."""
 
@@ -345,6 +347,8 @@ class JournalRecord(msgspec.Struct, frozen=True, kw_only=True):
     item: str | None = None
     """The id of a stated memory; `seq` is the version of its text, which is in `text`."""
     text: str | None = None
+    document: str | None = None
+    """The source of a document that was ingested; `seq` is the number of its pieces."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

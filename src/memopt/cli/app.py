@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from memopt.base.errors import MemoptError
-from memopt.cli import forget, inspect, measure, simulate, top, transfer, upkeep
+from memopt.cli import forget, ingest, inspect, measure, simulate, top, transfer, upkeep
 from memopt.cli.directory import config_file
 from memopt.cli.terminal import EXIT_PIPE, describe, exit_code, fail
 
@@ -83,6 +83,7 @@ app.command("backup")(upkeep.backup)
 app.command("restore")(upkeep.restore)
 app.command("export")(transfer.export)
 app.command("import")(transfer.import_)
+app.command("ingest")(ingest.ingest)
 app.command("forget")(forget.forget)
 app.command("bench")(measure.bench)
 

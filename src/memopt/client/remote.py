@@ -6,7 +6,7 @@ the owner answered. Nothing is kept here.
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from memopt.base.config import Config
 from memopt.base.containers import StoredMapping, StoredSequence
+from memopt.base.document_records import Ingested
 from memopt.base.errors import NotFoundError, UsageError
 from memopt.base.records import JournalRecord
 from memopt.client.connection import Pool, Reading
@@ -25,6 +26,8 @@ from memopt.directory import DATABASE
 from memopt.journal.subscription import Subscription
 from memopt.memory import Memory, MemoryView
 from memopt.owner import READS, SOCKET, VERBS, Target
+from memopt.recall.document_text import raw_of
+from memopt.recall.stating import check_tags
 from memopt.sessions.names import SessionKey, check_name, check_scope
 from memopt.sessions.session import Session, SessionView
 from memopt.sessions.turns import Turn, check_turn
@@ -206,6 +209,23 @@ class RemoteMemory(_MemoryVerbs):
     @_as(Memory.sequence)
     def sequence(self, name: str, *, scope: str = "default") -> StoredSequence:
         raise collections_are_elsewhere("memory.sequence")
+
+    @_as(Memory.ingest)
+    def ingest(
+        self, document: str | bytes | os.PathLike[str], *, scope: str, source: str | None = None,
+        tags: Iterable[str] = (), name: str | None = None,
+    ) -> Ingested:  # fmt: skip
+        # The owner may be in another folder.
+        raw = raw_of(document, name, self.config.document_bytes_max, lambda size_bytes: None)
+        arguments = {
+            "document": raw.data,
+            "scope": scope,
+            "source": source,
+            "tags": check_tags(tags),
+            "name": raw.name,
+        }
+        ingested: Ingested = self._pool.call(self._target, "ingest", arguments)
+        return ingested
 
     @_as(Memory.at)
     def at(self, moment: int | datetime) -> MemoryView:

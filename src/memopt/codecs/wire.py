@@ -20,6 +20,7 @@ import msgspec
 
 from memopt.base import (
     answer_records,
+    document_records,
     errors,
     item_records,
     recall_records,
@@ -185,7 +186,9 @@ _decode_json: Final = msgspec.msgpack.Decoder().decode
 _decoder: Final = msgspec.msgpack.Decoder(ext_hook=_unpacked)
 
 
-_MODULES: Final = (records, recall_records, item_records, answer_records, stats_records)
+_MODULES: Final = (
+    records, recall_records, item_records, document_records, answer_records, stats_records,
+)  # fmt: skip
 
 
 def _of_records(base: type) -> Mapping[str, Any]:

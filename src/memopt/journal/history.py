@@ -120,6 +120,9 @@ class History:
                     records.append(self._item_event(tables, item.event))
                     size += len(records[-1].text or "")
                     continue
+                if item.event.kind == RecordKind.DOCUMENT_INGESTED:
+                    records.append(_document_event(tables, item.event))
+                    continue
                 records.append(_event(item.event, self._session(tables, item.event.session, names)))
                 continue
             if item.place >= 0:
@@ -281,6 +284,16 @@ def _entry(tables: Tables, item: _Found) -> list[JournalRecord]:
             **_names(tables, collection),
         )
     ]  # fmt: skip
+
+
+def _document_event(tables: Tables, row: EventRow) -> JournalRecord:
+    """That a document was ingested; which one is not said any more once it is forgotten."""
+    document = tables.documents.get(row.line)
+    return JournalRecord(
+        lsn=row.lsn, at=to_datetime(row.at_us), kind=RecordKind(row.kind), seq=row.seq,
+        scope=tables.scopes.path(document.scope_number) if document is not None else None,
+        document=document.source if document is not None else None,
+    )  # fmt: skip
 
 
 def _collection_event(tables: Tables, row: EventRow) -> JournalRecord:

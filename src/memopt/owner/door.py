@@ -61,7 +61,7 @@ VERBS: Final[dict[type, frozenset[str]]] = {
         {
             "accept_damage", "at", "backup", "check", "compact", "forget", "pages", "plan_forget",
             "restore", "sessions", "stats", "contradictions", "decide", "end", "feedback",
-            "history", "item", "items", "pin", "recall", "remember", "revise", "unpin",
+            "history", "ingest", "item", "items", "pin", "recall", "remember", "revise", "unpin",
         }
     ),
     MemoryView: frozenset({"item", "items", "recall", "sessions"}),

@@ -80,17 +80,9 @@ class Keeper:
         tables = transaction.tables
         for item in items:
             row = tables.items.get(item)
-            if row is None:
-                # Somebody else was faster.
-                continue
-            tables.items.delete(item)
-            tables.item_texts.delete(item)
-            tables.item_marks.delete(item)
-            tables.keys.delete(-row.scope_number, item)
-            for watcher in self._watchers:
-                watcher.forgotten(transaction, row.scope_number, item, row.version)
-            kind = RecordKind.ITEM_FORGOTTEN
-            note_item(transaction, kind, row, None, transaction.next_lsn())
+            # Where there is none, somebody else was faster.
+            if row is not None:
+                erase(transaction, row, self._watchers)
 
     # -- checking ---------------------------------------------------------------------------------
 
@@ -111,6 +103,9 @@ class Keeper:
         try:
             with self._home.snapshot() as tables:
                 tables.item_marks.of_item(row.item)
+                piece = tables.pieces.get(row.item) if row.document else None
+            if row.document and (piece is None or piece.document != row.document):
+                raise CorruptionError(f"where item {row.item} stands in its document is missing")
             for version, record in self._texts(row.item):
                 if version != expected:
                     raise CorruptionError(f"version {expected} of item {row.item} is missing")
@@ -147,3 +142,15 @@ class Keeper:
             if len(records) < _VERSIONS_AT_ONCE:
                 return
             after = records[-1][0]
+
+
+def erase(transaction: CommitTransaction, row: ItemRow, watchers: Sequence[ItemWatcher]) -> None:
+    """In a commit: an item, with all that is known of it."""
+    tables = transaction.tables
+    tables.items.delete(row.item)
+    tables.item_texts.delete(row.item)
+    tables.item_marks.delete(row.item)
+    tables.keys.delete(-row.scope_number, row.item)
+    for watcher in watchers:
+        watcher.forgotten(transaction, row.scope_number, row.item, row.version)
+    note_item(transaction, RecordKind.ITEM_FORGOTTEN, row, None, transaction.next_lsn())

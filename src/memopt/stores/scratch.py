@@ -210,5 +210,5 @@ def _tables(connection: apsw.Connection, numbers: Iterator[int]) -> Tables:
         entry_index=SqliteEntryIndex(connection), segments=absent, unindexed=absent,
         masked=absent, scope_lines=absent, items=absent, item_topics=absent, item_texts=absent,
         item_marks=absent, answers=absent, answer_order=absent, answer_entries=absent,
-        answer_uses=absent, answer_categories=absent,
+        answer_uses=absent, answer_categories=absent, documents=absent, pieces=absent,
     )  # fmt: skip

@@ -29,6 +29,7 @@ from memopt.stores.answer_tables import (
     SqliteAnswers,
     SqliteAnswerUses,
 )
+from memopt.stores.document_tables import SqliteDocuments, SqlitePieces
 from memopt.stores.entry_tables import SqliteCollections, SqliteEntries, SqliteEntryIndex
 from memopt.stores.item_tables import (
     SqliteItems,
@@ -75,6 +76,8 @@ def bind_tables(connection: apsw.Connection) -> Tables:
         answer_entries=SqliteAnswerEntries(connection),
         answer_uses=SqliteAnswerUses(connection),
         answer_categories=SqliteAnswerCategories(connection),
+        documents=SqliteDocuments(connection),
+        pieces=SqlitePieces(connection),
     )
 
 
