@@ -16,6 +16,7 @@ from memopt.text.times import (
     END_US,
     TIMES_MAX,
     TimeScope,
+    asked_time,
     describe_time,
     find_times,
     has_time,
@@ -193,6 +194,37 @@ def test_several_times_come_in_their_order() -> None:
         ("May 2022", TimeKind.MONTH),
         ("since Monday", TimeKind.SINCE),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("what happened?", None),
+        ("in May 2022", "May 2022"),
+        (
+            "Which issue did Tim have last week, as mentioned on November 6, 2022?",
+            "6 November 2022",
+        ),
+        ("in 2022, before June 2022", "January to May 2022"),
+        ("in March or May 2022", "March to May 2022"),
+        ("in March 2021 or May 2022", "March 2021 to May 2022"),
+        ("this month, since Monday", "29 to 31 May 2023"),
+        ("on Monday and on Tuesday", "29 to 30 May 2023"),
+    ],
+)
+def test_a_question_is_about_one_time(text: str, wanted: str | None) -> None:
+    found = asked_time(text, NOW)
+    assert (describe_time(found, BERLIN) if found else None) == wanted
+
+
+def test_what_has_a_year_is_settled() -> None:
+    for text, _ in EXAMPLES:
+        [found] = find_times(text, NOW)
+        [later] = find_times(text, NOW + timedelta(days=900))
+        if found.settled:
+            assert (found.start_us, found.stop_us) == (later.start_us, later.stop_us)
+        else:
+            assert found.start_us != later.start_us or found.stop_us != later.stop_us
 
 
 def test_days_begin_at_midnight_of_the_zone_of_now() -> None:

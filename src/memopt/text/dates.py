@@ -78,6 +78,15 @@ class Read(NamedTuple):
     """The index of the token after it."""
     fixed: bool = True
     """Whether the view made no difference: it had a year, or counts from today."""
+    settled: bool = False
+    """Whether it had a year, so that it is the same on any day."""
+
+
+class _Year(NamedTuple):
+    year: int
+    stop: int
+    settled: bool
+    """It stands there as a number."""
 
 
 class DateReader:
@@ -96,11 +105,12 @@ class DateReader:
         if (found := self._cycle(index)) is not None:
             cycle, stop, weak = found
             if (year := self._year_after(stop, view)) is not None:
-                return Read(cycle.make(date(year[0], 1, 1)), year[1])
+                days = cycle.make(date(year.year, 1, 1))
+                return Read(days, year.stop, settled=year.settled)
             if weak and not evident:
                 return None
-            days = cycle.choose(view.at, view.which)
-            return Read(days, stop, fixed=False) if days is not None else None
+            chosen = cycle.choose(view.at, view.which)
+            return Read(chosen, stop, fixed=False) if chosen is not None else None
         return self._weekday(index, view) or self._year(index, evident=evident)
 
     def cycle_at(self, index: int) -> tuple[Cycle, int] | None:
@@ -148,10 +158,14 @@ class DateReader:
         return self._whole(year, month, day, index + 5)
 
     def _whole(self, year: int, month: int, day: int, stop: int) -> Read | None:
-        return Read(calendar.day(date(year, month, day)), stop) if year in YEARS else None
+        if year not in YEARS:
+            return None
+        return Read(calendar.day(date(year, month, day)), stop, settled=True)
 
     def _month_of(self, year: int, month: int, stop: int) -> Read | None:
-        return Read(calendar.month(date(year, month, 1)), stop) if 1 <= month <= 12 else None
+        if not 1 <= month <= 12:
+            return None
+        return Read(calendar.month(date(year, month, 1)), stop, settled=True)
 
     def _east_asian(self, index: int) -> Read | None:
         """2023年5月8日, 2023年5月, 2023年. A month without its year is left to the cycles."""
@@ -161,7 +175,7 @@ class DateReader:
             return None
         month = tokens.number(index + 2, 2)
         if month is None or tokens.word(index + 3) != "月" or not 1 <= month <= 12:
-            return Read(calendar.year(date(year, 1, 1)), index + 2)
+            return Read(calendar.year(date(year, 1, 1)), index + 2, settled=True)
         day = tokens.number(index + 4, 2)
         if day is not None and tokens.word(index + 5) in ("日", "号", "號"):
             return self._whole(year, month, day, index + 6)
@@ -276,7 +290,7 @@ class DateReader:
             ),
         )
         if (year := self._year_after(stop, view)) is not None:
-            return Read(cycle.make(date(year[0], 1, 1)), year[1])
+            return Read(cycle.make(date(year.year, 1, 1)), year.stop, settled=year.settled)
         days = cycle.choose(view.at, view.which)
         return Read(days, stop, fixed=False) if days is not None else None
 
@@ -382,7 +396,7 @@ class DateReader:
 
     # Years.
 
-    def _year_after(self, index: int, view: View) -> tuple[int, int] | None:
+    def _year_after(self, index: int, view: View) -> _Year | None:
         """The year that belongs to what stands before: 2023; , 2023; of 2023; of last year."""
         tokens = self._tokens
         comma = tokens.word(index) == ","
@@ -391,10 +405,10 @@ class DateReader:
         if year is not None and len(tokens.word(index)) == 4:
             if year not in (BARE_YEARS if comma else YEARS) or self._glued_after(index + 1):
                 return None
-            return year, index + 1
+            return _Year(year, index + 1, True)
         index += not comma and tokens.word(index) == "the"
         if tokens.word(index + 1) == "year" and (away := self.away(index)) is not None:
-            return view.today.year + away, index + 2
+            return _Year(view.today.year + away, index + 2, False)
         return None
 
     def _year(self, index: int, *, evident: bool) -> Read | None:
@@ -422,7 +436,7 @@ class DateReader:
             return None
         if before in words.COUNTS and tokens.word(index + 1)[:1].isalpha():  # of 2000 people
             return None
-        return Read(calendar.year(date(number, 1, 1)), index + 1)
+        return Read(calendar.year(date(number, 1, 1)), index + 1, settled=True)
 
 
 NINETIES: Final = {
@@ -432,7 +446,9 @@ NINETIES: Final = {
 
 
 def _decade(start: int | None, stop: int) -> Read | None:
-    return Read(calendar.decade(date(start, 1, 1)), stop) if start is not None else None
+    if start is None:
+        return None
+    return Read(calendar.decade(date(start, 1, 1)), stop, settled=True)
 
 
 def _dates(month: int, day: int) -> Cycle:
