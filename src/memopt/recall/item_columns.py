@@ -7,8 +7,8 @@ is seen by nobody, whatever is left of it in segments. Not here: texts (describi
 """
 
 import zlib
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple, Self
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from memopt.base.moments import NOW, Bound
 from memopt.base.protocols import Compressor, Tables
 from memopt.base.recall_records import Kind
 from memopt.recall.describing import Describing
-from memopt.recall.standing import standing, statement_of
+from memopt.recall.standing import Span, standing, statement_of
 
 Array = np.ndarray[Any, Any]
 
@@ -38,41 +38,79 @@ class Filter(NamedTuple):
     now_us: int
 
 
+class _Facts(NamedTuple):
+    """What was known of an item."""
+
+    row: ItemRow
+    version: int
+    span: Span
+
+
+_COLUMNS: Final = (
+    "item", "version", "topic", "kind", "start", "stop", "importance", "reward", "pinned_until",
+)  # fmt: skip
+
+
 class ItemColumns:
     """Arrays of one length, in the order of the items' numbers."""
 
-    def __init__(
-        self, rows: Sequence[ItemRow], versions: Sequence[int], spans: Sequence[tuple[int, int]]
-    ) -> None:
-        """`versions`: of the texts that were known. `spans`: when each item was so, in µs."""
+    def __init__(self, facts: Sequence[_Facts]) -> None:
+        rows = [one.row for one in facts]
         self.item: Array = np.array([row.item for row in rows], np.int64)
-        self.version: Array = np.array(versions, np.int32)
+        self.version: Array = np.array([one.version for one in facts], np.int32)
+        """Of the text that was known."""
+        self.topic: Array = np.array([row.topic for row in rows], np.int64)
         self.kind: Array = np.array([_NUMBERS[Kind(row.kind)] for row in rows], np.uint8)
-        whole = np.array(spans, np.int64).reshape(-1, 2)
-        self.start: Array = whole[:, 0].copy()
-        self.stop: Array = whole[:, 1].copy()
+        spans = np.array([one.span for one in facts], np.int64).reshape(-1, 2)
+        self.start: Array = spans[:, 0].copy()
+        """From when it was so, µs..."""
+        self.stop: Array = spans[:, 1].copy()
+        """... and until when."""
         self.importance: Array = np.array([row.importance for row in rows], np.float32)
         self.reward: Array = np.array([row.reward for row in rows], np.float32)
         self.pinned_until: Array = np.array([row.pinned_until_us for row in rows], np.int64)
         self._tags: Array = np.array([tag_of(tag) for r in rows for tag in r.tags], np.uint32)
-        counts = [len(row.tags) for row in rows]
-        self._tagged: Array = np.repeat(np.arange(len(rows), dtype=np.int32), counts)
+        self._tagged: Array = np.array([row.item for row in rows for _ in row.tags], np.int64)
+        """The item that each tag is of."""
 
     @classmethod
     def load(
         cls, tables: Tables, scope_number: int, compressor: Compressor, bound: Bound = NOW
-    ) -> Self:
+    ) -> "ItemColumns":
         """Of a scope, as it was known. Raises CorruptionError where a row is damaged."""
-        rows = [row for row in _rows(tables, scope_number) if bound.sees(row.made_lsn, row.made_us)]
         marks: dict[int, list[MarkRow]] = {}
         for mark in tables.item_marks.of_topic(scope_number, None):
             marks.setdefault(mark.item, []).append(mark)
-        describing = Describing(tables, compressor, 0, bound)
-        versions = [
-            row.version if bound == NOW or row.version == 1 else describing.text(row).version
-            for row in rows
-        ]
-        return cls(rows, versions, _spans(rows, marks, bound))
+        return cls(_facts(tables, compressor, _rows(tables, scope_number), marks, bound))
+
+    def changed(
+        self, tables: Tables, scope_number: int, compressor: Compressor, items: Collection[int]
+    ) -> "ItemColumns":
+        """The same with these items as they are known now: stated, marked or forgotten since. All
+        that is about the same is looked at again."""
+        rows = [row for item in items if (row := tables.items.get(item)) is not None]
+        # What is forgotten has left its topic here.
+        was = np.isin(self.item, np.array(list(items), np.int64)) & (self.topic != 0)
+        topics = {row.topic for row in rows} | set(self.topic[was].tolist())
+        for topic in topics - {0}:
+            rows += tables.item_topics.of_topic(scope_number, topic)
+        found = {row.item: row for row in rows}
+        marks = {item: tables.item_marks.of_item(item) for item in found}
+        ordered = [found[item] for item in sorted(found)]
+        fresh = ItemColumns(_facts(tables, compressor, ordered, marks, NOW))
+        return self._with(fresh, np.array(sorted({*items, *found}), np.int64))
+
+    def _with(self, fresh: "ItemColumns", replaced: Array) -> "ItemColumns":
+        whole = ItemColumns(())
+        kept = ~np.isin(self.item, replaced)
+        order = np.argsort(np.concatenate((self.item[kept], fresh.item)), kind="stable")
+        for name in _COLUMNS:
+            both = np.concatenate((getattr(self, name)[kept], getattr(fresh, name)))
+            setattr(whole, name, both[order])
+        kept = ~np.isin(self._tagged, replaced)
+        whole._tags = np.concatenate((self._tags[kept], fresh._tags))
+        whole._tagged = np.concatenate((self._tagged[kept], fresh._tagged))
+        return whole
 
     def __len__(self) -> int:
         return len(self.item)
@@ -87,9 +125,7 @@ class ItemColumns:
         if which.kinds is not None:
             passed &= np.isin(self.kind, [_NUMBERS[kind] for kind in which.kinds])
         for tag in which.tags:
-            having = np.zeros(len(self), np.bool_)
-            having[self._tagged[self._tags == tag_of(tag)]] = True
-            passed &= having
+            passed &= np.isin(self.item, self._tagged[self._tags == tag_of(tag)])
         if which.valid_us is None:
             passed &= self.stop > which.now_us
         else:
@@ -125,16 +161,24 @@ def _rows(tables: Tables, scope_number: int) -> Iterable[ItemRow]:
         after = rows[-1].item
 
 
-def _spans(
-    rows: Sequence[ItemRow], marks: dict[int, list[MarkRow]], bound: Bound
-) -> list[tuple[int, int]]:
-    """When each of them was so."""
-    topics: dict[int, list[int]] = {}
-    spans = [(0, 0)] * len(rows)
-    for at, row in enumerate(rows):
-        topics.setdefault(row.topic or -at - 1 << 64, []).append(at)
+def _facts(
+    tables: Tables, compressor: Compressor, rows: Iterable[ItemRow],
+    marks: Mapping[int, Sequence[MarkRow]], bound: Bound,
+) -> list[_Facts]:  # fmt: skip
+    """What was known of items, of which all that are about one topic are there, in order."""
+    seen = [row for row in rows if bound.sees(row.made_lsn, row.made_us)]
+    describing = Describing(tables, compressor, 0, bound)
+    topics: dict[tuple[int, int], list[int]] = {}
+    for at, row in enumerate(seen):
+        topics.setdefault((row.topic, 0 if row.topic else row.item), []).append(at)
+    spans = [Span(0, 0)] * len(seen)
     for places in topics.values():
-        group = [statement_of(rows[at], marks.get(rows[at].item, ()), bound) for at in places]
+        group = [statement_of(seen[at], marks.get(seen[at].item, ()), bound) for at in places]
         for at, (span, _) in zip(places, standing(group), strict=True):
             spans[at] = span
-    return spans
+    found = []
+    for row, span in zip(seen, spans, strict=True):
+        is_latest = bound == NOW or row.version == 1
+        version = row.version if is_latest else describing.text(row).version
+        found.append(_Facts(row, version, span))
+    return found
