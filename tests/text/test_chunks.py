@@ -111,6 +111,13 @@ def test_pieces_know_what_they_stand_under_and_headings_go_with_what_follows() -
     check(chunked, 200)
 
 
+def test_titles_of_markdown_are_plain_and_bounded() -> None:
+    text = "# **Use** of [`the tool`](http://x/y) and ![it](z)\n\n" + "# [" * 5000 + "\n\nend"
+    titles = [block.title for block in markdown_blocks(text) if block.level]
+    assert titles[0] == "Use of the tool and it"
+    assert len(titles[1]) <= TITLE_CHARS_MAX
+
+
 def test_what_fits_is_never_cut() -> None:
     code = "```\n" + "line of code\n" * 20 + "```"
     table = "| a | b |\n|---|---|\n" + "| 1 | 2 |\n" * 20

@@ -111,6 +111,8 @@ _RULE: Final = re.compile(r" {0,3}+(?:(?:\*[ \t]*+){3,}+|(?:-[ \t]*+){3,}+|(?:_[
 _ITEM: Final = re.compile(r"[ \t]*+(?:[-*+]|\d{1,9}+[.)])(?:[ \t]|$)")
 _INDENTED: Final = re.compile(r"(?: {4}|\t| {1,3}\t)")
 _DELIMITERS: Final = re.compile(r"[ \t]*+\|?[ \t]*+:?-++[-:| \t]*+$")
+_LINK: Final = re.compile(r"!?\[([^\[\]]{0,200}+)\]\([^()]{0,500}+\)")
+_MARKUP: Final = re.compile(r"\*\*|__|`")
 _FRONT_LINES_MAX: Final = 200
 
 
@@ -190,11 +192,11 @@ class _MarkdownReader:
             bare = title.rstrip("#")
             title = bare if not bare or bare[-1] in " \t" else title
             start = line.start + atx.start(1)
-            yield heading(start, line.stop, len(atx[1]), title)
+            yield heading(start, line.stop, len(atx[1]), _plain(title))
         elif self._kind is BlockKind.PROSE and self._lines == 1 and _UNDERLINE.match(text):
             title = self._source[self._start : self._before_stop()]
             self._kind = None
-            yield heading(self._start, line.stop, 1 if "=" in text else 2, title)
+            yield heading(self._start, line.stop, 1 if "=" in text else 2, _plain(title))
         elif _RULE.match(text):
             yield from self._close()
         elif _ITEM.match(text):
@@ -253,6 +255,11 @@ class _MarkdownReader:
         if self._kind is not None:
             yield Block(self._kind, self._start, self._before_stop())
         self._kind, self._last, self._fence = None, None, ""
+
+
+def _plain(title: str) -> str:
+    """What a heading says, without marks and the targets of links."""
+    return _MARKUP.sub("", _LINK.sub(r"\1", title[: 4 * TITLE_CHARS_MAX]))
 
 
 def _front_matter(source: str) -> Block | None:
