@@ -210,11 +210,6 @@ class Documents:
             self._budget.release(_OWNER, held)
 
 
-def entry_text(row: ItemRow, text: str) -> str:
-    """What the index is made of for an item: of a piece, also what it stands under."""
-    return f"{row.subject}\n{text}" if row.document and row.subject else text
-
-
 def _document(scope: str, source: str, tags: tuple[str, ...], read: DocumentText) -> _Document:
     known = "\0".join((source, *tags)).encode()
     pieces = []

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from memopt.base.errors import UsageError
-from memopt.base.item_records import STATED
+from memopt.base.item_records import STATED, ItemRow
 from memopt.base.moments import check_time
 from memopt.base.names import check_name, check_scope
 from memopt.base.recall_records import Kind
@@ -112,6 +112,13 @@ def check_tags(tags: object, *, field: str = "tags") -> tuple[str, ...]:
 
 def _name(name: object, field: str) -> str | None:
     return None if name is None else check_name(name, field=field)
+
+
+def entry_text(row: ItemRow, text: str) -> str:
+    """What the index is made of for an item: also what it is about, which of a piece of a document
+    is what it stands under."""
+    about = " ".join(filter(None, (row.subject, row.attribute)))
+    return f"{about}\n{text}" if about else text
 
 
 def topic_of(subject: str | None, attribute: str | None) -> int:
