@@ -25,6 +25,7 @@ from memopt.base.forks import of_parent
 from memopt.base.metrics import Metrics
 from memopt.base.protocols import Clock, Policy, Probe, Reader, Tables
 from memopt.base.readings import Level
+from memopt.base.recall_protocols import EmbedderMaker
 from memopt.base.records import PageRow, PoolShares, Seal
 from memopt.base.units import MIB
 from memopt.codecs.keys import page_key
@@ -34,6 +35,7 @@ from memopt.collections.engine import TurnsTold
 from memopt.collections.maker import Collections
 from memopt.collections.turns import ScratchCommitter, TurnOwners, Turns
 from memopt.directory import Directory
+from memopt.embedding.choose import embedder_maker
 from memopt.journal.commit import GroupCommitter
 from memopt.journal.history import History
 from memopt.journal.subscription import Subscriptions
@@ -97,14 +99,16 @@ _FIXED_BYTES = 1 * MIB
 def open_memory(
     path: str | os.PathLike[str], *, budget: int | str | None = None,
     durability: str | None = None, read_only: bool = False,
-    config: Config | str | os.PathLike[str] | None = None, clock: Clock | None = None,
-    vfs: str | None = None, create: bool = True, probe: Probe | None = None, **settings: Any,
+    config: Config | str | os.PathLike[str] | None = None, embedder: Any = None,
+    clock: Clock | None = None, vfs: str | None = None, create: bool = True,
+    probe: Probe | None = None, **settings: Any,
 ) -> Memory:  # fmt: skip
     """Open the store in directory `path`, and make it if it is not there.
 
     `config` is a Config or a TOML file; `budget`, `durability` and further settings by name come
-    before it, and MEMOPT_* variables in between. Raises StoreLockedError when another process owns
-    the directory, CorruptionError, StoreVersionError, UsageError naming a bad setting.
+    before it, and MEMOPT_* variables in between. `embedder`: as docs/embedding.md says. Raises
+    StoreLockedError when another process owns the directory, CorruptionError, StoreVersionError,
+    UsageError naming a bad setting.
     """
     settings |= {"budget_bytes": budget, "durability": durability}
     given = {name: value for name, value in settings.items() if value is not None}
@@ -117,14 +121,14 @@ def open_memory(
     make_policy(whole.recall_policy, field="recall_policy")
     make_trigger(whole.collection_trigger, Random())
     return _wire(
-        Path(path), whole, clock or SystemClock(), vfs, probe, create=create and not read_only,
-        read_only=read_only,
+        Path(path), whole, embedder_maker(embedder), clock or SystemClock(), vfs, probe,
+        create=create and not read_only, read_only=read_only,
     )  # fmt: skip
 
 
 def _wire(
-    path: Path, config: Config, clock: Clock, vfs: str | None, probe: Probe | None, *, create: bool,
-    read_only: bool,
+    path: Path, config: Config, embedder: EmbedderMaker, clock: Clock, vfs: str | None,
+    probe: Probe | None, *, create: bool, read_only: bool,
 ) -> Memory:  # fmt: skip
     start = read_start()
     limit_heap_arenas(config.heap_arenas_max)
@@ -135,7 +139,7 @@ def _wire(
     directory = Directory(path, config, budget, clock, events, create=create, vfs=vfs)
     try:
         return _wire_parts(
-            directory, config, clock, metrics, events, budget, start, probe, read_only
+            directory, config, embedder, clock, metrics, events, budget, start, probe, read_only
         )
     except BaseException:
         directory.close(directory.lsn, failed=True)
@@ -230,8 +234,9 @@ def _wire_storage(
 
 
 def _wire_parts(
-    directory: Directory, config: Config, clock: Clock, metrics: Metrics, events: Events,
-    budget: Budget, start: Start, probe: Probe | None, read_only: bool,
+    directory: Directory, config: Config, embedder: EmbedderMaker, clock: Clock,
+    metrics: Metrics, events: Events, budget: Budget, start: Start, probe: Probe | None,
+    read_only: bool,
 ) -> Memory:  # fmt: skip
     home = directory.home
     subscriptions = Subscriptions(budget)
@@ -239,7 +244,9 @@ def _wire_parts(
     committer, dictionaries, compressor, pager, prefetcher, residents, pages, _, *_ = storage
     monitor = _wire_pressure(directory, config, clock, events, budget, storage, start, probe)
     admit = _admission(directory, config, events, monitor.governor, read_only=read_only)
-    engine = wire_engine(directory, committer, pager, storage.upkeep, config, clock, budget, events)
+    engine = wire_engine(
+        directory, committer, pager, storage.upkeep, config, clock, budget, events, embedder
+    )
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
         events=events, admit=admit, budget=budget, indexer=engine.indexer,
@@ -489,8 +496,7 @@ def _steps(
 
     if config.seal is not Seal.FULL:
         steps.append(lambda: transcripts.seal_idle(config.l1_idle_seconds))
-    saving = [transcripts.write_touches, save_sets, monitor.save_due]
-    return [*steps, learn, *saving, restore_ballast]
+    return [*steps, learn, transcripts.write_touches, save_sets, monitor.save_due, restore_ballast]
 
 
 def _restore_sets(home: Reader, sets: WorkingSets) -> None:

@@ -6,7 +6,7 @@ from memopt.base.budget import Budget
 from memopt.base.config import Config
 from memopt.base.events import Events
 from memopt.base.protocols import Clock, CollectionOwners, Compressor, Reader
-from memopt.base.recall_protocols import Embedder
+from memopt.base.recall_protocols import EmbedderMaker
 from memopt.directory import Directory
 from memopt.journal.commit import GroupCommitter
 from memopt.paging.pager import Pager
@@ -40,15 +40,9 @@ def wire_recall(
 
 def wire_engine(
     directory: Directory, committer: GroupCommitter, pager: Pager, upkeep: Upkeep, config: Config,
-    clock: Clock, budget: Budget, events: Events,
+    clock: Clock, budget: Budget, events: Events, make_embedder: EmbedderMaker,
 ) -> RecallEngine:  # fmt: skip
     """The index, which everything that seals has to know."""
-
-    def make_embedder() -> Embedder:
-        from memopt.embedding.static import StaticEmbedder
-
-        return StaticEmbedder()
-
     engine = RecallEngine(
         EngineParts(
             home=directory.home, committer=committer, pager=pager, budget=budget, config=config,

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from memopt.bench import embedding, vectors
+from memopt.bench import embedding, likeness, vectors
 from memopt.bench.data import SAMPLE
 
 
@@ -43,3 +43,17 @@ def test_a_query_is_not_its_own_neighbour() -> None:
     made = np.eye(3, dtype=np.float32)
     cosines = vectors._cosines(made, made, np.array([1]))
     assert cosines.tolist() == [[0.0, -2.0, 0.0]]
+
+
+def test_the_area_is_the_chance_that_the_same_is_nearer() -> None:
+    same = np.array([True, False, True, False])
+    assert likeness._area(np.array([4, 3, 2, 1]), same) == 0.75
+    assert likeness._area(np.array([1, 1, 1, 1]), same) == 0.5
+
+
+def test_evidence_is_looked_for_among_the_nearest() -> None:
+    texts = ["the cat sleeps", "interest rates", *[f"filler number {n}" for n in range(30)]]
+    search = likeness.Search(texts, [("what about the cat?", (0,)), ("nothing of it", (0, 1))])
+    found = likeness._found([search])
+    assert set(found) == {"words", "float32", "int8", "int4"}
+    assert all(0.5 <= share <= 1 for share in found.values())

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from memopt.base.errors import CorruptionError, UsageError
+from memopt.codecs.arrays import pack_nibbles, unpack_nibbles
 from memopt.codecs.vectors import (
     QuantisedVectors,
     VectorCodec,
     dequantise,
-    pack_nibbles,
     quantisation_error,
     quantise,
-    unpack_nibbles,
 )
 
 MOST = {VectorCodec.INT8: 127, VectorCodec.INT4: 7}
@@ -73,8 +72,11 @@ def test_nibbles_are_unpacked_as_they_were_packed(codes: Any) -> None:
 
 
 def test_nibbles_of_another_width_are_refused() -> None:
+    wrong = QuantisedVectors(
+        VectorCodec.INT4, np.zeros((2, 3), np.uint8), np.ones(2, np.float16), 7
+    )
     with pytest.raises(CorruptionError):
-        unpack_nibbles(np.zeros((2, 3), np.uint8), 7)
+        dequantise(wrong)
 
 
 @every_codec

@@ -1,5 +1,7 @@
 """Texts are cut into the word pieces that BERT's own tokenizer finds, whatever was cut before."""
 
+import gc
+import tracemalloc
 import unicodedata
 from itertools import pairwise
 from typing import Any
@@ -102,3 +104,18 @@ def test_a_vocabulary_without_the_unknown_is_refused() -> None:
         WordPieces(["a", "b"])
     with pytest.raises(UsageError, match="vocabulary"):
         WordPieces([UNKNOWN, *map(str, range(1 << 16))])
+
+
+def test_what_it_occupies_is_said() -> None:
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before_bytes = tracemalloc.get_traced_memory()[0]
+        vocabulary = open_table(SHIPPED).vocabulary
+        words = WordPieces(vocabulary)
+        for number in range(pieces.LEARNT_WORDS_MAX):
+            words.cut([f"zq{number}xyzzy"])
+        used_bytes = tracemalloc.get_traced_memory()[0] - before_bytes
+    finally:
+        tracemalloc.stop()
+    assert used_bytes <= WordPieces.bytes_of(len(vocabulary)) <= 1.3 * used_bytes

@@ -5,7 +5,7 @@ As in protocols.py, each is narrow: at most five methods. An entry's place is (s
 message its line and number, of what was stated minus its item number and its version.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from memopt.base.recall_records import ScopeLine, SegmentRow, UnindexedRow
@@ -50,6 +50,10 @@ class PieceEmbedder(Embedder, Protocol):
     def charged_bytes(self) -> int:
         """What it occupies, table and vocabulary."""
         ...
+
+
+EmbedderMaker = Callable[[], Embedder | None]
+"""Makes the embedder of a store when it is first needed; None: words alone."""
 
 
 class SegmentTable(Protocol):

@@ -30,6 +30,7 @@ NAMES: Final = (
     "forecast",
     "imports",
     "latency",
+    "likeness",
     "mappings",
     "opening",
     "policies",

@@ -227,18 +227,31 @@ def _quantised(value: "np.ndarray[Any, Any]", encoding: str, field: str) -> tupl
     codes = numpy.clip(numpy.rint(rows / divisors), -most, most).astype("i1")
     back = (codes * scales.astype("<f8")[:, None]).astype(value.dtype)
     error = float(numpy.abs(back.astype("<f8") - rows).max())
-    packed = codes if encoding == "int8" else _nibbles(codes)
+    packed = codes if encoding == "int8" else pack_nibbles(codes)
     payload = scales.tobytes() + packed.tobytes()
     return _body(encoding, value.dtype, value.shape, [error], payload), error
 
 
-def _nibbles(codes: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+def pack_nibbles(codes: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """int8 (n, d) within -8…7 as u8 (n, (d + 1) ÷ 2), the first of two in the low half."""
     import numpy
 
     if codes.shape[1] % 2:
         codes = numpy.pad(codes, ((0, 0), (0, 1)))
     low, high = codes[:, ::2].view("u1") & 15, codes[:, 1::2].view("u1") & 15
     return low | high << 4
+
+
+def unpack_nibbles(packed: "np.ndarray[Any, Any]", width: int) -> "np.ndarray[Any, Any]":
+    """int8 (n, width)."""
+    import numpy
+
+    codes = numpy.empty((packed.shape[0], 2 * packed.shape[1]), "i1")
+    signed = packed.view("i1")
+    # Up and down again, which brings the sign along.
+    codes[:, ::2] = (signed << 4) >> 4
+    codes[:, 1::2] = signed >> 4
+    return codes[:, :width]
 
 
 def _dequantised(
@@ -259,13 +272,7 @@ def _dequantised(
     packed = numpy.frombuffer(payload[4 * count :], "i1").reshape(count, row_bytes)
 
     def make() -> Any:
-        codes = packed
-        if encoding == "int4":
-            codes = numpy.empty((count, 2 * row_bytes), "i1")
-            # Up and down again, which brings the sign along.
-            codes[:, ::2] = (packed << 4) >> 4
-            codes[:, 1::2] = packed >> 4
-            codes = codes[:, :width]
+        codes = packed if encoding == "int8" else unpack_nibbles(packed, width)
         return (codes * scales.astype("<f8")[:, None]).astype(dtype).reshape(shape)
 
     return make

@@ -4,8 +4,7 @@ Owns: the arithmetic of rounding and its error. Invariant: a component comes bac
 step, which is the vector's largest component by 127 or by 7. Not here: headers and checksums, which
 are those of whatever the vectors are part of; arrays of callers (arrays).
 
-int4 packs two components to a byte, the first in the low half; of an odd count the last high half
-is 0.
+int4 packs two components to a byte, as arrays does; of an odd count the last high half is 0.
 """
 
 import enum
@@ -14,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from memopt.base.errors import CorruptionError, UsageError
+from memopt.codecs.arrays import pack_nibbles, unpack_nibbles
 
 
 class VectorCodec(enum.StrEnum):
@@ -63,9 +63,11 @@ def quantise(vectors: Any, codec: VectorCodec = VectorCodec.INT8) -> QuantisedVe
 
 
 def dequantise(quantised: QuantisedVectors) -> Any:
-    """float32 (n, d)."""
+    """float32 (n, d). Raises CorruptionError where codes are packed in another width."""
     codes = quantised.codes
     if quantised.codec is VectorCodec.INT4:
+        if codes.ndim != 2 or codes.shape[1] != (quantised.dimensions + 1) // 2:
+            raise CorruptionError(f"{quantised.dimensions} components are packed as {codes.shape}")
         codes = unpack_nibbles(codes, quantised.dimensions)
     return codes.astype(np.float32) * quantised.scales.astype(np.float32)[:, None]
 
@@ -76,23 +78,3 @@ def quantisation_error(vectors: Any, quantised: QuantisedVectors) -> Any:
     lost = np.linalg.norm(dequantise(quantised) - values, axis=1)
     lengths = np.linalg.norm(values, axis=1)
     return np.where(lengths > 0, lost / np.where(lengths > 0, lengths, 1), 0).astype(np.float32)
-
-
-def pack_nibbles(codes: Any) -> Any:
-    """int8 (n, d) within -8…7 as u8 (n, (d + 1) ÷ 2)."""
-    if codes.shape[1] % 2:
-        codes = np.pad(codes, ((0, 0), (0, 1)))
-    low, high = codes[:, ::2].view(np.uint8) & 15, codes[:, 1::2].view(np.uint8) & 15
-    return low | high << 4
-
-
-def unpack_nibbles(packed: Any, dimensions: int) -> Any:
-    """int8 (n, dimensions). Raises CorruptionError where they are packed in another width."""
-    if packed.ndim != 2 or packed.shape[1] != (dimensions + 1) // 2:
-        raise CorruptionError(f"{dimensions} components are packed as {packed.shape}")
-    codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.int8)
-    signed = packed.view(np.int8)
-    # Up and down again, which brings the sign along.
-    codes[:, ::2] = (signed << 4) >> 4
-    codes[:, 1::2] = signed >> 4
-    return codes[:, :dimensions]

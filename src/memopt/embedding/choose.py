@@ -14,7 +14,7 @@ chosen.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ def choose_embedder(choice: Any, *, environ: Mapping[str, str] | None = None) ->
     """The embedder that is meant; None where none is wanted. Raises UsageError by name of the
     field `embedder`."""
     variables = os.environ if environ is None else environ
-    if choice is None or choice == STATIC:
+    if choice is None or (isinstance(choice, str) and choice == STATIC):
         from memopt.embedding.static import StaticEmbedder
 
         return StaticEmbedder()
@@ -42,6 +42,21 @@ def choose_embedder(choice: Any, *, environ: Mapping[str, str] | None = None) ->
     if isinstance(choice, os.PathLike):
         return _at(Path(choice))
     return _object(choice)
+
+
+def embedder_maker(
+    choice: Any, *, environ: Mapping[str, str] | None = None
+) -> Callable[[], Embedder | None]:
+    """What makes the embedder that is meant. The shipped table is opened when it is first needed;
+    everything else now, so that what is wrong with it is said by whoever opens the store.
+
+    What was made for the store, and has a `close`, is to be closed with it; an object that came
+    from outside shows none.
+    """
+    if choice is None or (isinstance(choice, str) and choice in (STATIC, OFF)):
+        return lambda: choose_embedder(choice)
+    made = choose_embedder(choice, environ=environ)
+    return lambda: made
 
 
 def _named(choice: str, variables: Mapping[str, str]) -> Embedder | None:
@@ -81,11 +96,10 @@ def _at(path: Path) -> Embedder:
 
 def _object(choice: Any) -> Embedder:
     from memopt.embedding.local import LocalEmbedder
-    from memopt.embedding.remote import RemoteEmbedder
     from memopt.embedding.static import StaticEmbedder
     from memopt.embedding.vectors import CheckedEmbedder, CheckedPieceEmbedder
 
-    if isinstance(choice, StaticEmbedder | LocalEmbedder | RemoteEmbedder | CheckedEmbedder):
+    if isinstance(choice, StaticEmbedder | LocalEmbedder | CheckedEmbedder):
         return choice
     if callable(getattr(choice, "embed", None)):
         for name in ("space", "dimensions"):

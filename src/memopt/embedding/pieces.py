@@ -39,8 +39,8 @@ _IDEOGRAPHS: Final = re.compile(
     "\U0002b740-\U0002b81f\U0002b920-\U0002ceaf\U0002f800-\U0002fa1f])"
 )
 _REMOVED: Final = frozenset({"Cc", "Cf", "Co", "Cs"})
-_PIECE_BYTES: Final = 160
-_LEARNT_BYTES: Final = 280
+_PIECE_BYTES: Final = 140
+_LEARNT_BYTES: Final = 160
 """What one of the vocabulary occupies, and one remembered: text, pieces and place in the table."""
 
 _UINT16: Final = np.dtype("<u2")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from memopt.base.budget import Budget
-from memopt.base.recall_protocols import Embedder
+from memopt.base.recall_protocols import Embedder, EmbedderMaker
 
 OWNER: Final = "embedder"
 _SHARE_MAX: Final = 1 / 4
@@ -18,9 +18,7 @@ _SHARE_MAX: Final = 1 / 4
 class EmbedderInUse:
     """Thread-safe. Calling it gives the embedder; None where the budget is too small for one."""
 
-    def __init__(
-        self, make: Callable[[], Embedder], budget: Budget, note: Callable[[str], None]
-    ) -> None:
+    def __init__(self, make: EmbedderMaker, budget: Budget, note: Callable[[str], None]) -> None:
         """`note` is told, in words, where it is done without."""
         self._make = make
         self._budget = budget
@@ -37,7 +35,7 @@ class EmbedderInUse:
                     self._is_made = True
         return self._embedder
 
-    def _paid(self, embedder: Embedder) -> Embedder | None:
+    def _paid(self, embedder: Embedder | None) -> Embedder | None:
         charged_bytes = getattr(embedder, "charged_bytes", None)
         need = charged_bytes() if charged_bytes is not None else 0
         if need > self._budget.limit_bytes * _SHARE_MAX:
@@ -51,4 +49,7 @@ class EmbedderInUse:
         return embedder
 
     def close(self) -> None:
+        close = getattr(self._embedder, "close", None)
+        if close is not None:
+            close()
         self._budget.release_all(OWNER)

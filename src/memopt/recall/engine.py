@@ -11,7 +11,7 @@ from memopt.base.budget import Budget
 from memopt.base.config import Config
 from memopt.base.events import Events
 from memopt.base.protocols import Clock, Policy, Reader
-from memopt.base.recall_protocols import Embedder
+from memopt.base.recall_protocols import EmbedderMaker
 from memopt.base.recall_records import Recall
 from memopt.journal.commit import GroupCommitter
 from memopt.paging.pager import Pager
@@ -35,7 +35,7 @@ class EngineParts(NamedTuple):
     config: Config
     clock: Clock
     events: Events
-    make_embedder: Callable[[], Embedder]
+    make_embedder: EmbedderMaker
     make_policy: Callable[[], Policy]
     note: Callable[[str], None]
     """Is told, in words, what is done less well."""
