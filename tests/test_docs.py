@@ -5,6 +5,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from memopt.sessions.branches import SUSPECT
 from memopt.sessions.checking import LOST
 from memopt.sessions.forgetting import BACKUPS
 from memopt.sessions.transcripts import QUARANTINE
+from memopt.text.times import describe_time, find_times
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -102,6 +104,21 @@ def test_every_file_and_every_meta_entry_of_a_store_has_its_place(tmp_path: Path
     for text in (FORMATS, OPERATIONS):
         rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
         assert [name for name in files if not any(f"`{name}`" in row for row in rows)] == []
+
+
+def test_every_time_expression_in_the_page_means_what_it_says() -> None:
+    """The rows of its table: expressions, and what they are, as many of one as of the other."""
+    page = (ROOT / "docs" / "recall.md").read_text("utf-8")
+    now = datetime(2023, 5, 31, 15, tzinfo=UTC)
+    rows = re.findall(r"^\| (`.*`) \| (.*?)(?:: .*)? \|$", page.split("## Times")[1], re.MULTILINE)
+    assert len(rows) >= 11
+    for said, meant in rows:
+        expressions, meanings = re.findall(r"`(.*?)`", said), meant.split(", ")
+        if len(meanings) == 1:
+            meanings *= len(expressions)
+        for expression, meaning in zip(expressions, meanings, strict=True):
+            [scope] = find_times(expression, now)
+            assert describe_time(scope) == meaning, expression
 
 
 def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
