@@ -17,6 +17,7 @@ from memopt.paging.dictionaries import Dictionaries
 from memopt.paging.pager import Pager
 from memopt.paging.prefetch import Prefetcher
 from memopt.pressure.monitor import Monitor
+from memopt.recall.contradicting import Contradicting
 from memopt.recall.documents import Documents
 from memopt.recall.engine import RecallEngine
 from memopt.recall.items import Items
@@ -34,6 +35,7 @@ class RecallParts(NamedTuple):
 
     engine: RecallEngine
     items: Items
+    contradicting: Contradicting
     keeper: Keeper
     documents: Documents
     listing: Listing

@@ -9,18 +9,15 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+from memopt.admitting import admission_of
 from memopt.base.budget import Budget
 from memopt.base.clock import SystemClock
 from memopt.base.config import Config
 from memopt.base.errors import (
-    BackpressureError,
     CorruptionError,
-    DiskFullError,
     MemoptError,
-    QuotaError,
-    UsageError,
 )
-from memopt.base.events import Events, Refused
+from memopt.base.events import Events
 from memopt.base.forks import of_parent
 from memopt.base.metrics import Metrics
 from memopt.base.protocols import Clock, Policy, Probe, Reader, Tables
@@ -50,7 +47,7 @@ from memopt.paging.pager import Pager
 from memopt.paging.pools import Pools
 from memopt.paging.prefetch import Prefetcher
 from memopt.paging.working_set import WorkingSets
-from memopt.parts import Parts
+from memopt.parts import Parts, RecallParts
 from memopt.policies.catalog import make_policy
 from memopt.pressure.admission import Admission
 from memopt.pressure.collector import Collector
@@ -243,7 +240,7 @@ def _wire_parts(
     storage = _wire_storage(directory, config, clock, events, budget, subscriptions)
     committer, dictionaries, compressor, pager, prefetcher, residents, pages, _, *_ = storage
     monitor = _wire_pressure(directory, config, clock, events, budget, storage, start, probe)
-    admit = _admission(directory, config, events, monitor.governor, read_only=read_only)
+    admit = admission_of(directory, config, events, monitor.governor, read_only=read_only)
     engine = wire_engine(
         directory, committer, pager, storage.upkeep, config, clock, budget, events, embedder
     )
@@ -270,6 +267,7 @@ def _wire_parts(
     recall = wire_recall(
         home, committer, Owners(transcripts), compressor, config, clock, budget, admit, engine
     )
+    storage.upkeep.ask_also(lambda _: recall.contradicting.shrink())
     checking = Checking(
         home, committer, reader, pages, compressor, collections.keeper, recall.keeper,
         clock=clock, events=events, wait=threading.Event().wait,
@@ -297,7 +295,7 @@ def _wire_parts(
             forgetting=forgetting, recall=recall, checking=checking, compaction=compaction,
             maintenance=Maintenance(config.maintenance_seconds, steps), pressure=monitor,
             serve=serve_owner,
-            release=_releasing(budget, storage, monitor, turns, collections, states, engine),
+            release=_releasing(budget, storage, monitor, turns, collections, states, recall),
             abandon=_abandoning(
                 directory, budget, subscriptions, storage, monitor, turns, collections, engine
             ),
@@ -308,7 +306,7 @@ def _wire_parts(
 
 def _releasing(
     budget: Budget, storage: _Storage, monitor: Monitor, turns: Turns, collections: Collections,
-    states: States, engine: RecallEngine,
+    states: States, recall: RecallParts,
 ) -> Callable[[], None]:  # fmt: skip
     def release() -> None:
         if storage.access_log is not None:
@@ -318,7 +316,8 @@ def _releasing(
         turns.close()
         collections.close()
         storage.arena.close()
-        engine.close()
+        recall.engine.close()
+        recall.contradicting.shrink()
         budget.release_all("working sets")
         states.close()
         storage.compressor.close()
@@ -506,44 +505,6 @@ def _restore_sets(home: Reader, sets: WorkingSets) -> None:
         packed = tables.meta.get(_WORKING_SETS)
         if packed is not None:
             sets.restore(packed)
-
-
-def _admission(
-    directory: Directory, config: Config, events: Events, governor: Governor, *, read_only: bool
-) -> Callable[[int], None]:
-    """Who may write: nobody when read-only, when memory is critically short, or beyond the quota
-    or a log out of bounds."""
-
-    def admit(size_bytes: int) -> None:
-        if read_only:
-            raise UsageError("the store was opened read-only", field="read_only")
-        if governor.refusing:
-            events.emit(Refused("pressure", "critical"))
-            raise BackpressureError(
-                "memory is critically short", limit="pressure",
-                retry_after_seconds=governor.retry_after_seconds(),
-            )  # fmt: skip
-        quota = config.disk_quota_bytes
-        if quota is not None and directory.home.disk_bytes() + size_bytes > quota:
-            events.emit(Refused("disk_quota_bytes", "quota"))
-            raise QuotaError(
-                "the disk quota is reached: delete something and compact", limit="disk_quota_bytes",
-                wanted_bytes=size_bytes, limit_bytes=quota, retry_after_seconds=60.0,
-            )  # fmt: skip
-        if not directory.has_room(size_bytes):
-            events.emit(Refused("disk", "full"))
-            raise DiskFullError(
-                "the disk is full: what is left is needed to bring the log home, so delete "
-                "something and compact, or make room", limit="disk", wanted_bytes=size_bytes,
-                retry_after_seconds=5.0,
-            )  # fmt: skip
-        if directory.wal_is_excessive():
-            events.emit(Refused("wal_limit_bytes", "a reader holds the log"))
-            raise BackpressureError(
-                "a reader keeps the write-ahead log from being emptied", limit="wal_limit_bytes"
-            )
-
-    return admit
 
 
 def _log_failure(error: MemoptError) -> None:

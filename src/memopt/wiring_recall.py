@@ -12,6 +12,7 @@ from memopt.journal.commit import GroupCommitter
 from memopt.paging.pager import Pager
 from memopt.parts import RecallParts
 from memopt.policies.catalog import make_policy
+from memopt.recall.contradicting import Contradicting
 from memopt.recall.documents import Documents
 from memopt.recall.engine import EngineParts, RecallEngine
 from memopt.recall.items import Items
@@ -25,14 +26,18 @@ def wire_recall(
     config: Config, clock: Clock, budget: Budget, admit: Callable[[int], None],
     engine: RecallEngine,
 ) -> RecallParts:  # fmt: skip
-    items = Items(committer, owners, compressor, bytes_max=config.item_bytes_max, admit=admit)
+    contradicting = Contradicting(home, compressor, budget, lambda: engine.analyser)
+    items = Items(
+        committer, owners, compressor, contradicting, clock, bytes_max=config.item_bytes_max,
+        admit=admit,
+    )  # fmt: skip
     documents = Documents(
         committer, owners, compressor, budget, items.watchers,
         bytes_max=config.document_bytes_max, admit=admit,
     )  # fmt: skip
     items.watchers.append(documents)
     return RecallParts(
-        items=items, documents=documents, engine=engine,
+        items=items, contradicting=contradicting, documents=documents, engine=engine,
         keeper=Keeper(home, committer, compressor, items.watchers),
         listing=Listing(home, compressor, budget, clock),
     )  # fmt: skip

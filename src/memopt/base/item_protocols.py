@@ -32,13 +32,14 @@ class ItemTable(Protocol):
 class ItemTopics(Protocol):
     """The same items by what they are about."""
 
-    def of_topic(self, scope_number: int, topic: int) -> list[ItemRow]:
-        """In the order in which they were stated."""
+    def of_topic(self, scope_number: int, topic: int, after: int = 0) -> list[ItemRow]:
+        """Those with numbers above `after`, in the order in which they were stated."""
         ...
 
     def pinned(self, scope_number: int, topic: int) -> list[ItemRow]: ...
-    def newest(self, scope_number: int, limit: int) -> list[ItemRow]:
-        """What was stated last, the newest first, without pieces of documents."""
+    def newest(self, scope_number: int, limit: int) -> list[tuple[int, int]]:
+        """(item, version) of what was stated last, the newest first, without pieces of documents.
+        Not verified: whoever wants more of a row gets it."""
         ...
 
     def of_document(self, document: int) -> list[ItemRow]: ...
@@ -71,8 +72,9 @@ class MarkTable(Protocol):
         """Marks of other items that are about this one."""
         ...
 
-    def of_topic(self, scope_number: int, topic: int | None) -> list[MarkRow]:
-        """Of all items about a topic, or of a whole scope; each item's own, in order."""
+    def of_topic(self, scope_number: int, topic: int | None, after: int = 0) -> list[MarkRow]:
+        """Of all items about a topic, or of a whole scope, with numbers above `after`; each item's
+        own, in order."""
         ...
 
     def delete(self, item: int) -> None:

@@ -44,7 +44,8 @@ class Moment(NamedTuple):
 
 
 class _Topic(NamedTuple):
-    """The statements about one topic, as far as they were known."""
+    """The statements about one topic, as far as they were known: those from one of them on, for
+    what was stated before does not change it."""
 
     statements: list[Statement]
     places: dict[int, int]
@@ -119,8 +120,8 @@ class Describing:
         table = self._tables.item_marks
         if marks is None:
             marks = table.of_item(row.item)
-        both = [*marks, *table.of_other(row.item)]
-        decided = {(m.item, m.other) for m in both if m.mark == Mark.DECIDED and self._sees(m)}
+        both = [mark for mark in (*marks, *table.of_other(row.item)) if self._sees(mark)]
+        decided = {(mark.item, mark.other) for mark in both if mark.mark == Mark.DECIDED}
         return [
             Contradiction(
                 item_id=item_id_of(mark.item), other_id=item_id_of(mark.other),
@@ -128,9 +129,23 @@ class Describing:
                 proposal=None if reason is Reason.PINNED else Decision.END,
             )
             for mark in both
-            if mark.mark == Mark.CONTRADICTION and self._sees(mark)
-            and (mark.item, mark.other) not in decided
+            if mark.mark == Mark.CONTRADICTION and (mark.item, mark.other) not in decided
+            and self._is_open(row, mark)
         ]  # fmt: skip
+
+    def _is_open(self, row: ItemRow, mark: MarkRow) -> bool:
+        """Whether both still say what they said then, and are so at a common time."""
+        number = mark.other if mark.item == row.item else mark.item
+        other = self._tables.items.get(number)
+        if other is None:
+            return False
+        spans = []
+        for one in (row, other):
+            by_words = REASONS[mark.value] is not Reason.PINNED
+            if by_words and self.text(one).lsn > mark.lsn:
+                return False
+            spans.append(self.standing(one, self._tables.item_marks.of_item(one.item))[0])
+        return max(span.start for span in spans) < min(span.stop for span in spans)
 
     def _pinned_until(self, marks: list[MarkRow]) -> int:
         """0 where it is not pinned."""
@@ -146,10 +161,10 @@ class Describing:
     def _topic(self, row: ItemRow) -> _Topic:
         key = (row.scope_number, row.topic)
         topic = self._topics.get(key)
-        if topic is None:
-            rows = self._tables.item_topics.of_topic(*key)
+        if topic is None or row.item not in topic.places:
+            rows = self._tables.item_topics.of_topic(*key, row.item - 1)
             marks: dict[int, list[MarkRow]] = {}
-            for mark in self._tables.item_marks.of_topic(*key):
+            for mark in self._tables.item_marks.of_topic(*key, row.item - 1):
                 marks.setdefault(mark.item, []).append(mark)
             statements = [
                 statement_of(row, marks.get(row.item, ()), self._bound)
@@ -185,8 +200,8 @@ class Describing:
         """When a later statement changed when it is so."""
         if not row.topic:
             return []
-        rows = self._tables.item_topics.of_topic(row.scope_number, row.topic)
-        later = [statement_of(other, (), NOW) for other in rows if other.item > row.item]
+        rows = self._tables.item_topics.of_topic(row.scope_number, row.topic, row.item)
+        later = [statement_of(other, (), NOW) for other in rows]
         changes = changes_of(statement_of(row, marks, NOW), later)
         return [Moment(by.made_lsn, by.made_us) for by, _ in changes]
 

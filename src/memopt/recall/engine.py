@@ -59,6 +59,10 @@ class RecallEngine:
         self.indexer.watch = self.scopes
         self._recaller: Recaller | None = None
 
+    @property
+    def analyser(self) -> Any:
+        return self._maker.analyser
+
     def _make_loader(self) -> "ScopeLoader":
         from memopt.recall.loading import ScopeLoader
 

@@ -6,7 +6,7 @@ the exception (forgetting.py). Not here: what may be stated (stating.py), when i
 (standing.py), and how it is listed (listing.py).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from memopt.base.errors import CapacityError, NotFoundError, UsageError
 from memopt.base.item_protocols import ItemWatcher
 from memopt.base.item_records import (
     FOREVER,
+    REASONS,
     UNKNOWN_US,
     Decision,
     Item,
@@ -21,15 +22,17 @@ from memopt.base.item_records import (
     ItemText,
     Mark,
     MarkRow,
+    Reason,
     item_id_of,
     item_number,
 )
 from memopt.base.moments import NOW, Bound, check_time
 from memopt.base.names import check_scope
-from memopt.base.protocols import CollectionOwners, Compressor, Tables
+from memopt.base.protocols import Clock, CollectionOwners, Compressor, Tables
 from memopt.base.records import EventRow, JournalRecord, KeyRow, RecordKind, to_datetime
 from memopt.codecs.item_text import open_text, pack_text
 from memopt.journal.commit import CommitTransaction, GroupCommitter
+from memopt.recall.contradicting import Contradicting, Suspect
 from memopt.recall.describing import Describing
 from memopt.recall.stating import Draft, check_text, topic_of
 
@@ -49,6 +52,8 @@ class Items:
         committer: GroupCommitter,
         owners: CollectionOwners,
         compressor: Compressor,
+        contradicting: Contradicting,
+        clock: Clock,
         *,
         bytes_max: int,
         admit: Callable[[int], None],
@@ -56,6 +61,8 @@ class Items:
         self._committer = committer
         self._owners = owners
         self._compressor = compressor
+        self._contradicting = contradicting
+        self._clock = clock
         self._bytes_max = bytes_max
         self._admit = admit
         self.watchers: list[ItemWatcher] = []
@@ -65,9 +72,15 @@ class Items:
     def remember(self, draft: Draft) -> Item:
         """State something. A second call with the same key states nothing, and gets the item."""
         self._admit(len(draft.text.encode()))
-        return self._committer.commit(lambda t: self._remember(t, draft))
+        suspects = self._contradicting.find(
+            draft.scope, draft.text, kind=draft.kind, subject=draft.subject,
+            topic=topic_of(draft.subject, draft.attribute), at_us=self._clock.now_us(),
+        )  # fmt: skip
+        return self._committer.commit(lambda t: self._remember(t, draft, suspects))
 
-    def _remember(self, transaction: CommitTransaction, draft: Draft) -> Item:
+    def _remember(
+        self, transaction: CommitTransaction, draft: Draft, suspects: Sequence[Suspect]
+    ) -> Item:
         tables = transaction.tables
         if draft.key is not None:
             known = self._answered(tables, draft.scope, draft.key)
@@ -82,8 +95,28 @@ class Items:
             tables.item_marks.put(MarkRow(row.item, lsn, at_us, Mark.PIN, FOREVER, 0))
         if draft.key is not None:
             tables.keys.put(_key_row(row, draft.key))
+        suspects = [*suspects, *self._pinned_about(transaction, row, draft.text)]
+        _note_suspects(transaction, row, lsn, suspects)
         note_item(transaction, RecordKind.ITEM_STATED, row, draft.scope, lsn, draft.text)
         return self._described(transaction, row, draft.scope)
+
+    def _pinned_about(
+        self, transaction: CommitTransaction, row: ItemRow, text: str
+    ) -> Iterator[Suspect]:
+        """What is pinned about the same and says something else for the same time: it is not
+        ended, so both are there."""
+        tables = transaction.tables
+        for other in tables.item_topics.pinned(row.scope_number, row.topic):
+            if other.item == row.item or other.pinned_until_us <= transaction.at_us:
+                continue
+            starts = max(other.valid_from_us, row.valid_from_us)
+            if starts >= min(other.valid_to_us, row.valid_to_us):
+                continue
+            record = tables.item_texts.get(other.item, other.version)
+            if record is not None:
+                old = open_text(self._compressor, other.item, other.version, record)
+                if old.text != text:
+                    yield Suspect(other.item, other.version, Reason.PINNED)
 
     def _answered(self, tables: Tables, scope: str, key: str) -> ItemRow | None:
         """What was stated with this key."""
@@ -95,6 +128,7 @@ class Items:
         """A new version of its text. The same text again changes nothing."""
         checked = check_text(text, bytes_max=self._bytes_max)
         self._admit(len(checked.encode()))
+        suspects = self._suspects_of(number_of(item_id), checked)
 
         def change(transaction: CommitTransaction, row: ItemRow, path: str) -> None:
             _stated(row)
@@ -110,9 +144,21 @@ class Items:
             transaction.tables.items.put(row)
             new = ItemText(row.item, version, lsn, transaction.at_us, checked)
             self._put_text(transaction, new, row.scope_number)
+            _note_suspects(transaction, row, lsn, suspects)
             note_item(transaction, RecordKind.ITEM_REVISED, row, path, lsn, checked)
 
         return self._change(item_id, scope, change)
+
+    def _suspects_of(self, number: int, text: str) -> list[Suspect]:
+        """What an item contradicts once it says this."""
+        found = self._contradicting.place_of(number)
+        if found is None:
+            return []
+        row, scope = found
+        return self._contradicting.find(
+            scope, text, kind=row.kind, subject=row.subject, topic=row.topic,
+            at_us=self._clock.now_us(), besides=number,
+        )  # fmt: skip
 
     # -- marks ------------------------------------------------------------------------------------
 
@@ -279,6 +325,20 @@ def note_item(
             ),
             _RECORD_BYTES + 2 * len(text or ""),
         )  # fmt: skip
+
+
+def _note_suspects(
+    transaction: CommitTransaction, row: ItemRow, lsn: int, suspects: Iterable[Suspect]
+) -> None:
+    """In a commit: contradictions with what is still there as it was looked at."""
+    tables = transaction.tables
+    for item, version, reason in suspects:
+        other = tables.items.get(item)
+        if other is not None and other.version == version:
+            value = REASONS.index(reason)
+            tables.item_marks.put(
+                MarkRow(row.item, lsn, transaction.at_us, Mark.CONTRADICTION, value, item)
+            )
 
 
 def _row_of(draft: Draft, scope_number: int, lsn: int, at_us: int) -> ItemRow:

@@ -83,10 +83,11 @@ class SqliteItems(Table):
 
 
 class SqliteItemTopics(SqliteItems):
-    def of_topic(self, scope_number: int, topic: int) -> list[ItemRow]:
+    def of_topic(self, scope_number: int, topic: int, after: int = 0) -> list[ItemRow]:
         return self._rows(
-            "scope = ? AND topic = ? AND topic <> 0 ORDER BY item", scope_number, topic
-        )
+            "scope = ? AND topic = ? AND topic <> 0 AND item > ? ORDER BY item",
+            scope_number, topic, after,
+        )  # fmt: skip
 
     def pinned(self, scope_number: int, topic: int) -> list[ItemRow]:
         # Spelt like the index, or SQLite would not use it.
@@ -94,10 +95,13 @@ class SqliteItemTopics(SqliteItems):
             "scope = ? AND topic = ? AND topic <> 0 AND pinned_until > 0", scope_number, topic
         )
 
-    def newest(self, scope_number: int, limit: int) -> list[ItemRow]:
-        return self._rows(
-            "scope = ? AND document = 0 ORDER BY item DESC LIMIT ?", scope_number, limit
-        )
+    def newest(self, scope_number: int, limit: int) -> list[tuple[int, int]]:
+        rows: list[tuple[int, int]] = self._execute(
+            "SELECT item, version FROM items WHERE scope = ? AND document = 0 "
+            "ORDER BY item DESC LIMIT ?",
+            (scope_number, limit),
+        ).fetchall()
+        return rows
 
     def of_document(self, document: int) -> list[ItemRow]:
         return self._rows("document = ? AND document <> 0 ORDER BY item", document)
@@ -147,13 +151,13 @@ class SqliteMarks(Table):
     def of_other(self, other: int) -> list[MarkRow]:
         return self._rows("other = ? AND other <> 0 ORDER BY item, lsn", other)
 
-    def of_topic(self, scope_number: int, topic: int | None) -> list[MarkRow]:
-        which = "" if topic is None else "AND i.topic = ?2 AND i.topic <> 0 "
+    def of_topic(self, scope_number: int, topic: int | None, after: int = 0) -> list[MarkRow]:
+        which = "" if topic is None else "AND i.topic = ?3 AND i.topic <> 0 "
         rows = self._execute(
             "SELECT m.item, m.lsn, m.at_us, m.mark, m.value, m.other, m.crc FROM items i "
-            f"JOIN item_marks m ON m.item = i.item WHERE i.scope = ?1 {which}"
+            f"JOIN item_marks m ON m.item = i.item WHERE i.scope = ?1 AND i.item > ?2 {which}"
             "ORDER BY m.item, m.lsn",
-            (scope_number,) if topic is None else (scope_number, topic),
+            (scope_number, after) if topic is None else (scope_number, after, topic),
         ).fetchall()
         return [MarkRow(*self._verify("item_marks", row)) for row in rows]
 
