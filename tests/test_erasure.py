@@ -15,7 +15,9 @@ import pytest
 from memopt.base.errors import NotFoundError
 from memopt.base.records import Reach, Selector
 from memopt.memory import Memory
+from memopt.recall.entries import Entries
 from memopt.testing.search import Finding, search
+from memopt.text.analysis import Analyser
 from memopt.wiring import open_memory
 
 SETTINGS: dict[str, Any] = {
@@ -123,6 +125,17 @@ def places(findings: list[Finding]) -> set[str]:
 
 def assert_gone(memory: Memory, canaries: dict[str, str]) -> None:
     assert {name: found for name, found in find(memory, canaries).items() if found} == {}
+    assert [name for name, text in canaries.items() if is_indexed(memory, text)] == []
+
+
+def is_indexed(memory: Memory, text: str) -> bool:
+    """Whether the index holds a term that only this canary has. A vocabulary is hashes, which the
+    searcher cannot find."""
+    terms = set(Analyser().analyse(text.split("-")[-1]).terms)
+    with memory._parts.directory.home.snapshot() as tables:
+        heads = tables.segments.heads((0, 0), 10_000)
+        rows = [tables.segments.get(head.segment) for head in heads]
+    return any(terms & set(Entries.decode(row.body).terms.tolist()) for row in rows if row)
 
 
 EXPECTED = {
@@ -151,6 +164,8 @@ def test_the_searcher_finds_every_canary_in_the_place_where_it_should_be(memory:
         EXPECTED, True
     )
     assert "row of events" in places(found["statename"])
+    indexed = {name for name, text in planted.canaries.items() if is_indexed(memory, text)}
+    assert indexed == {"message", "system", "longtext", "branch"}
     planted.check_others()
 
 

@@ -242,8 +242,9 @@ def _wire_parts(
     monitor = _wire_pressure(directory, config, clock, events, budget, storage, start, probe)
     admit = admission_of(directory, config, events, monitor.governor, read_only=read_only)
     engine = wire_engine(
-        directory, committer, pager, storage.upkeep, config, clock, budget, events, embedder
-    )
+        directory, committer, compressor, pager, storage.upkeep, config, clock, budget, events,
+        embedder,
+    )  # fmt: skip
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
         events=events, admit=admit, budget=budget, indexer=engine.indexer,
@@ -262,7 +263,7 @@ def _wire_parts(
     branches.keeper = collections.keeper
     compaction = Compaction(
         home, committer, transcripts, pages, pager, dictionaries, compressor, config=config,
-        clock=clock, events=events, drop_dictionary=compressor.drop,
+        clock=clock, events=events, drop_dictionary=compressor.drop, index=engine.finish,
     )  # fmt: skip
     recall = wire_recall(
         home, committer, Owners(transcripts), compressor, config, clock, budget, admit, engine
@@ -278,7 +279,7 @@ def _wire_parts(
         recall.keeper, config.state_keyframe_versions,
     )  # fmt: skip
     steps = _steps(
-        directory, config, clock, events, storage, transcripts, collections, monitor,
+        directory, config, clock, events, storage, transcripts, collections, engine, monitor,
         read_only=read_only,
     )  # fmt: skip
 
@@ -455,13 +456,15 @@ def _keep_peaks(
 
 def _steps(
     directory: Directory, config: Config, clock: Clock, events: Events, storage: _Storage,
-    transcripts: Transcripts, collections: Collections, monitor: Monitor, *, read_only: bool,
+    transcripts: Transcripts, collections: Collections, engine: RecallEngine, monitor: Monitor,
+    *, read_only: bool,
 ) -> list[Callable[[], None]]:  # fmt: skip
     """What maintenance does, in order."""
     steps: list[Callable[[], None]] = [
         directory.checkpoint_passive,
         lambda: storage.pager.demote_idle(config.l1_idle_seconds, config.l2_idle_seconds),
         lambda: collections.let_idle_go(config.l2_idle_seconds, clock.monotonic()),
+        engine.maintain,
         storage.pager.observe,
         storage.prefetcher.refill,
         storage.upkeep.trim,

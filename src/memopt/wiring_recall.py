@@ -44,14 +44,15 @@ def wire_recall(
 
 
 def wire_engine(
-    directory: Directory, committer: GroupCommitter, pager: Pager, upkeep: Upkeep, config: Config,
-    clock: Clock, budget: Budget, events: Events, make_embedder: EmbedderMaker,
+    directory: Directory, committer: GroupCommitter, compressor: Compressor, pager: Pager,
+    upkeep: Upkeep, config: Config, clock: Clock, budget: Budget, events: Events,
+    make_embedder: EmbedderMaker,
 ) -> RecallEngine:  # fmt: skip
     """The index, which everything that seals has to know."""
     engine = RecallEngine(
         EngineParts(
-            home=directory.home, committer=committer, pager=pager, budget=budget, config=config,
-            clock=clock, events=events, make_embedder=make_embedder,
+            home=directory.home, committer=committer, compressor=compressor, pager=pager,
+            budget=budget, config=config, clock=clock, events=events, make_embedder=make_embedder,
             make_policy=lambda: make_policy(config.recall_policy, now=clock.monotonic),
             note=directory.notes.append,
         )

@@ -89,7 +89,8 @@ class UnindexedTable(Protocol):
 
 class MaskTable(Protocol):
     """Places whose entries must not be found, until a compaction has taken them out of the
-    segments: where a message is still there, but what it said is not."""
+    segments: where a message is still there, but what it said is not. With seq GONE, what is left
+    of a whole source has to be looked at."""
 
     def put(self, scope_number: int, source: int, seq: int) -> None: ...
     def of_scope(self, scope_number: int) -> list[tuple[int, int]]: ...
@@ -132,6 +133,6 @@ class Indexer(Protocol):
         """In a commit that changes what is visible of a scope other than by appending."""
         ...
 
-    def redacted(self, transaction: Any, scope_number: int, line: int, seq: int) -> None:
-        """In a commit that takes a message's words away."""
+    def taken(self, transaction: Any, scope_number: int, line: int, seq: int | None) -> None:
+        """In a commit that takes a message's words away; None: all of a line, or its end."""
         ...

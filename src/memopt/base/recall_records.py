@@ -7,7 +7,7 @@ travels over the owner's socket.
 import enum
 from collections.abc import Iterator
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -40,6 +40,10 @@ class Indexing(enum.StrEnum):
 
     ON = "on"
     OFF = "off"
+
+
+GONE: Final = (1 << 24) - 1
+"""Instead of a number within a source: some of it is gone, or all. No message has this number."""
 
 
 # -- rows: what a home stores ---------------------------------------------------------------------

@@ -13,6 +13,7 @@ or None. Not here: the embedders. Numpy, and what each needs, is imported for th
 chosen.
 """
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,9 +35,7 @@ def choose_embedder(choice: Any, *, environ: Mapping[str, str] | None = None) ->
     field `embedder`."""
     variables = os.environ if environ is None else environ
     if choice is None or (isinstance(choice, str) and choice == STATIC):
-        from memopt.embedding.static import StaticEmbedder
-
-        return StaticEmbedder()
+        return _shipped()
     if isinstance(choice, str):
         return _named(choice, variables)
     if isinstance(choice, os.PathLike):
@@ -57,6 +56,14 @@ def embedder_maker(
         return lambda: choose_embedder(choice)
     made = choose_embedder(choice, environ=environ)
     return lambda: made
+
+
+@functools.cache
+def _shipped() -> Embedder:
+    """One for all stores of a process: it holds nothing of theirs."""
+    from memopt.embedding.static import StaticEmbedder
+
+    return StaticEmbedder()
 
 
 def _named(choice: str, variables: Mapping[str, str]) -> Embedder | None:

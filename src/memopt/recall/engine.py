@@ -4,25 +4,32 @@ numpy and the embedder are brought in by the first seal or the first recall, not
 Not here: each part's own work (indexing.py, resident.py, recaller.py, merging.py).
 """
 
+import contextlib
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from memopt.base.budget import Budget
 from memopt.base.config import Config
+from memopt.base.errors import StoreClosedError, StoreFailedError
 from memopt.base.events import Events
-from memopt.base.protocols import Clock, Policy, Reader
+from memopt.base.protocols import Clock, Compressor, Policy, Reader
 from memopt.base.recall_protocols import EmbedderMaker
 from memopt.base.recall_records import Recall
 from memopt.journal.commit import GroupCommitter
 from memopt.paging.pager import Pager
 from memopt.recall.embedder import EmbedderInUse
 from memopt.recall.indexing import EntryMaker, MessageIndexer
-from memopt.recall.places import PlaceReader
+from memopt.recall.places import ColdPages, PlaceReader
 from memopt.recall.resident import ResidentScopes
 
 if TYPE_CHECKING:
     from memopt.recall.loading import ScopeLoader
     from memopt.recall.recaller import Recaller
+    from memopt.recall.segments import SegmentUpkeep
+
+_SLICE_SECONDS: Final = 0.05
+"""Of each second, for segments."""
 
 
 class EngineParts(NamedTuple):
@@ -30,6 +37,7 @@ class EngineParts(NamedTuple):
 
     home: Reader
     committer: GroupCommitter
+    compressor: Compressor
     pager: Pager
     budget: Budget
     config: Config
@@ -51,6 +59,9 @@ class RecallEngine:
         self._reader = PlaceReader(
             parts.home, lambda row, scope_number: next(parts.pager.open([row], scope_number))
         )
+        self._cold_reader = PlaceReader(
+            parts.home, ColdPages(parts.home, parts.compressor, parts.budget)
+        )
         self.indexer = MessageIndexer(self._maker, parts.budget, parts.config)
         self.scopes = ResidentScopes(
             self._make_loader, parts.budget, make_policy=parts.make_policy, clock=parts.clock,
@@ -58,6 +69,9 @@ class RecallEngine:
         )  # fmt: skip
         self.indexer.watch = self.scopes
         self._recaller: Recaller | None = None
+        self._upkeep: SegmentUpkeep | None = None
+        self._upkeep_lock = threading.Lock()
+        self._thread: threading.Thread | None = None
 
     @property
     def analyser(self) -> Any:
@@ -79,6 +93,63 @@ class RecallEngine:
                 events=parts.events, tool_chars_max=parts.config.tool_text_chars_max,
             )  # fmt: skip
         return self._recaller.recall(asked(query, **how))
+
+    @property
+    def upkeep(self) -> "SegmentUpkeep":
+        if self._upkeep is None:
+            from memopt.recall.segments import SegmentUpkeep
+
+            parts = self._parts
+            self._upkeep = SegmentUpkeep(
+                parts.home, parts.committer, self._maker, self.indexer, self._cold_reader,
+                parts.budget, parts.events, parts.clock,
+            )  # fmt: skip
+        return self._upkeep
+
+    def maintain(self) -> None:
+        """A slice of what happens by itself."""
+        self.scopes.let_idle_go(self._parts.config.l2_idle_seconds)
+        if self._parts.committer.refusing or not self._has_work():
+            return
+        if self._maker.is_quick or self._maker.embedder is None:
+            self._step()
+        elif self._thread is None or not self._thread.is_alive():
+            # A model or an endpoint may take long, and others wait for maintenance.
+            self._thread = threading.Thread(target=self._step, name="memopt-embed", daemon=True)
+            self._thread.start()
+
+    def _step(self) -> None:
+        with self._upkeep_lock, contextlib.suppress(StoreClosedError, StoreFailedError):
+            self.upkeep.step(_SLICE_SECONDS)
+
+    def stop(self) -> None:
+        """Begin nothing more, and wait for what was begun."""
+        if self._upkeep is not None:
+            self._upkeep.is_ending = True
+        if self._thread is not None:
+            self._thread.join()
+
+    def finish(self) -> None:
+        """In a compaction: all of it, and what was taken away is taken out of segments."""
+        with self._parts.home.snapshot() as tables:
+            if not (
+                tables.segments.heads((0, 0), 1)
+                or tables.masked.scopes()
+                or tables.unindexed.first(1)
+            ):
+                return
+        with self._upkeep_lock:
+            self.upkeep.purge()
+            self.upkeep.finish()
+
+    def _has_work(self) -> bool:
+        """A store that is opened and left alone brings nothing in."""
+        if self._upkeep is not None or self.indexer.fresh or self._recaller is not None:
+            return True
+        if not self.indexer.is_on:
+            return False
+        with self._parts.home.snapshot() as tables:
+            return bool(tables.unindexed.first(1))
 
     def close(self) -> None:
         self.scopes.close()

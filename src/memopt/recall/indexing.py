@@ -9,6 +9,7 @@ segments of many (merging.py).
 """
 
 import logging
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -17,7 +18,7 @@ from memopt.base.config import Config
 from memopt.base.errors import BudgetError, MemoptError
 from memopt.base.protocols import Transaction
 from memopt.base.recall_protocols import Embedder
-from memopt.base.recall_records import Indexing, SegmentRow, UnindexedRow
+from memopt.base.recall_records import GONE, Indexing, SegmentRow, UnindexedRow
 from memopt.base.records import Message
 from memopt.codecs.message import decode_json
 from memopt.codecs.record import TailRecord
@@ -33,6 +34,9 @@ ENTRY_BYTES: Final = 4096
 """Of one entry on its way, but for its text: its vector as floats and as a code, its terms as
 Python integers, its columns twice."""
 _TEXT_FACTOR: Final = 2
+_FRESH_MAX: Final = 16_384
+_TAKINGS: Final = 1024
+"""Counters of what was taken away, which scopes share."""
 _log: Final = logging.getLogger("memopt")
 
 
@@ -99,12 +103,21 @@ class EntryMaker:
             speaker=said.speaker,
         )  # fmt: skip
 
-    def entries(self, drafts: "Sequence[Draft]") -> "Entries":
-        """An embedder that fails is done without: its vectors are made later."""
+    @property
+    def is_quick(self) -> bool:
+        """Whether the embedder takes no longer than everything else about a seal: it is a table.
+        A model or an endpoint is asked in the background; until then, texts are found by words."""
+        return hasattr(self._embedder(), "piece_vectors")
+
+    def entries(self, drafts: "Sequence[Draft]", *, at_once: bool = False) -> "Entries":
+        """`at_once`: somebody waits for them, so with a slow embedder they have no vectors. One
+        that fails is done without, too: its vectors are made later."""
         from memopt.recall.entries import Entries
 
         try:
             embedder: Any = self._embedder()
+            if at_once and not self.is_quick:
+                embedder = None
             return Entries.of(drafts, embedder=embedder, analyser=self.analyser)
         except (MemoptError, OSError) as error:
             _log.warning("texts are indexed by their words alone for now: %s", error)
@@ -126,14 +139,17 @@ class MessageIndexer:
     def __init__(self, maker: EntryMaker, budget: Budget, config: Config) -> None:
         self._maker = maker
         self._budget = budget
-        self._is_on = config.indexing is Indexing.ON
+        self.is_on = config.indexing is Indexing.ON
+        self.fresh: dict[int, int] = {}
+        """Segments that scopes got lately, for whoever merges them."""
         self.watch = Watch()
+        self._takings = array("Q", bytes(8 * _TAKINGS))
 
     def prepare(
         self, scope_number: int, line: int, start: int, records: Sequence[TailRecord]
     ) -> Prepared:
         later = Prepared(None, UnindexedRow(scope_number, line, start, start + len(records)))
-        if not self._is_on:
+        if not self.is_on:
             return later
         drafts = [
             draft
@@ -148,7 +164,7 @@ class MessageIndexer:
         except BudgetError:
             return later
         try:
-            entries = self._maker.entries(drafts)
+            entries = self._maker.entries(drafts, at_once=True)
             return Prepared(self._maker.row(scope_number, entries, records[0].lsn), None)
         except MemoptError as error:
             _log.warning("messages could not be indexed yet: %s", error)
@@ -159,6 +175,9 @@ class MessageIndexer:
     def write(self, transaction: Transaction, prepared: Prepared) -> None:
         if prepared.segment is not None:
             transaction.tables.segments.put(prepared.segment)
+            scope = prepared.segment.scope_number
+            if len(self.fresh) < _FRESH_MAX or scope in self.fresh:
+                self.fresh[scope] = self.fresh.get(scope, 0) + 1
         if prepared.unindexed is not None:
             transaction.tables.unindexed.put(prepared.unindexed)
 
@@ -171,6 +190,14 @@ class MessageIndexer:
     def changed(self, transaction: Transaction, scope_number: int) -> None:
         transaction.after_commit(lambda: self.watch.changed(scope_number))
 
-    def redacted(self, transaction: Transaction, scope_number: int, line: int, seq: int) -> None:
-        transaction.tables.masked.put(scope_number, line, seq)
+    def taken(
+        self, transaction: Transaction, scope_number: int, line: int, seq: int | None
+    ) -> None:
+        self._takings[scope_number % _TAKINGS] += 1
+        transaction.tables.masked.put(scope_number, line, GONE if seq is None else seq)
         self.changed(transaction, scope_number)
+
+    def takings(self, scope_number: int) -> int:
+        """Changes whenever something of a scope is taken away, within that commit; so whoever has
+        read before it can see in a commit that what he has may be too much."""
+        return self._takings[scope_number % _TAKINGS]

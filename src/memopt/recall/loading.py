@@ -78,7 +78,7 @@ class ScopeLoader:
         drafts += self._drafts_of(scope_number, _places(stored.unindexed, stored.visible))
         if drafts:
             reserve(need_bytes(drafts))
-            parts.append(self._in_space(self._maker.entries(drafts)))
+            parts.append(self._in_space(self._maker.entries(drafts, at_once=True)))
         entries = Entries.concat(parts) if parts else self._none()
         whole = _seen(entries, stored.visible, stored.masked)
         return ScopeInRam(ScopeIndex.of([whole]), stored.visible)
@@ -99,7 +99,7 @@ class ScopeLoader:
         if not drafts:
             return ScopeInRam(scope.index, visible)
         reserve(need_bytes(drafts) + scope.charged_bytes)
-        fresh = _seen(self._in_space(self._maker.entries(drafts)), visible, ())
+        fresh = _seen(self._in_space(self._maker.entries(drafts, at_once=True)), visible, ())
         old = scope.index.entries
         sources = old.source[np.isin(old.source, fresh.source)]
         if len(sources):

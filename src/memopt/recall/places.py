@@ -9,12 +9,14 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from memopt.base.budget import Budget
 from memopt.base.errors import CorruptionError, UsageError
-from memopt.base.protocols import Reader, Tables
+from memopt.base.protocols import Compressor, Reader, Tables
 from memopt.base.records import SEQ_MASK, Message, PageRow
 from memopt.codecs.message import decode_json
 from memopt.codecs.record import TailRecord, open_record
-from memopt.paging.fetching import PageGoneError
+from memopt.codecs.texts import text_decoder
+from memopt.paging.fetching import READING, Fetcher, PageGoneError
 from memopt.paging.pager import OpenPage
 
 Opener = Callable[[PageRow, int], OpenPage]
@@ -31,6 +33,26 @@ class Read(NamedTuple):
     place: Place
     record: TailRecord
     message: Message
+
+
+class ColdPages:
+    """An Opener that reads past the tiers, for work in the background: it takes no page's place."""
+
+    def __init__(self, home: Reader, compressor: Compressor, budget: Budget) -> None:
+        self._budget = budget
+        self._fetcher = Fetcher(home, compressor, budget, lambda refs: {})
+
+    def __call__(self, row: PageRow, scope_number: int) -> OpenPage:
+        need = row.raw_bytes + row.stored_bytes
+        self._budget.reserve(READING, need)
+        try:
+            fetched = self._fetcher.fetch(
+                row, None, (), lambda size: self._budget.reserve(READING, size)
+            )
+        finally:
+            self._budget.release(READING, need)
+        texts = {digest: fetched.values[text] for digest, text in fetched.texts}
+        return OpenPage(row, fetched.page, text_decoder(texts))
 
 
 class PlaceReader:

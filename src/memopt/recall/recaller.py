@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from memopt.base.errors import UsageError
+from memopt.base.errors import MemoptError, UsageError
 from memopt.base.events import Events, Recalled
 from memopt.base.moments import Bound, check_time
 from memopt.base.names import check_count, check_scope
@@ -129,16 +129,14 @@ class Recaller:
             raise UsageError(
                 f"{len(reached)} scopes are below it, at most {SCOPES_MAX}", field="reach"
             )
-        opened: dict[int, _Opened] = {}
+        opened = {
+            number: _Opened(number, path, self._scopes.open(number)) for number, path in reached
+        }
+        entries = sum(len(one.scope.index) for one in opened.values())
+        query = self._query(question, opened.values(), notes)
         candidates: list[_Candidate] = []
-        entries = 0
-        for number, path in reached:
-            scope = self._scopes.open(number)
-            entries += len(scope.index)
-            found = self._candidates(question, number, scope)
-            if found:
-                opened[number] = _Opened(number, path, scope)
-                candidates += found
+        for one in opened.values():
+            candidates += self._candidates(question, query, one)
         candidates.sort(key=lambda one: (-one.score, one.number, one.source, one.seq))
         hits = self._hits(question, candidates, opened)
         if reached and not hits:
@@ -152,15 +150,26 @@ class Recaller:
 
     # -- ranking ----------------------------------------------------------------------------------
 
-    def _candidates(self, question: Asked, number: int, scope: ScopeInRam) -> list[_Candidate]:
-        index = scope.index
+    def _query(self, question: Asked, opened: Iterable[_Opened], notes: list[str]) -> Query:
+        """Once for all scopes: an embedder may be far away."""
+        speakers = frozenset[int]().union(*(one.scope.index.speakers for one in opened))
+        embedder: Any = None
+        try:
+            embedder = self._maker.embedder
+            return Query.of(
+                question.query, analyser=self._maker.analyser, embedder=embedder,
+                speakers=speakers,
+            )  # fmt: skip
+        except (MemoptError, OSError) as error:
+            notes.append(f"found by words alone: the embedder failed: {error}")
+        return Query.of(
+            question.query, analyser=self._maker.analyser, embedder=None, speakers=speakers
+        )
+
+    def _candidates(self, question: Asked, query: Query, one: _Opened) -> list[_Candidate]:
+        index, number = one.scope.index, one.number
         if not len(index):
             return []
-        embedder: Any = self._maker.embedder
-        query = Query.of(
-            question.query, analyser=self._maker.analyser, embedder=embedder,
-            speakers=index.speakers,
-        )  # fmt: skip
         weights, _ = index.weigh(query.terms)
         scores = weights.sum(axis=0)
         scores /= max(float(scores.max(initial=0.0)), 1e-9)

@@ -209,7 +209,7 @@ class Branches:
         lsn = transaction.lsn
         for line, seq in sorted(places):
             if self._redact(transaction, row, line, seq):
-                self._indexer.redacted(transaction, row.scope_number, line, seq)
+                self._indexer.taken(transaction, row.scope_number, line, seq)
                 lsn = transaction.next_lsn()
                 self._note(transaction, RecordKind.REDACTED, key, row.session, seq, lsn)
         _suspect(transaction.tables, row, transaction.lsn)
@@ -284,6 +284,7 @@ class Branches:
     def _trim(self, transaction: CommitTransaction, row: SessionRow, line: LineRow) -> None:
         """Cut a line that has no session down to what its forks read."""
         tables = transaction.tables
+        self._indexer.taken(transaction, row.scope_number, line.line, None)
         needed = max((child.base for child in tables.lines.children(line.line)), default=line.base)
         for page in tables.pages.map(line.line, needed, SEQ_STOP):
             if page.start >= needed:

@@ -58,7 +58,10 @@ class Compaction:
         clock: Clock,
         events: Events,
         drop_dictionary: Callable[[int], None],
+        index: Callable[[], None],
     ) -> None:
+        """`index` finishes the index of recall, and takes out of it what was taken away."""
+        self._finish_index = index
         self._home = home
         self._committer = committer
         self._transcripts = transcripts
@@ -88,6 +91,7 @@ class Compaction:
         trained = self._train(suspects)
         report(50, 100)
         encoded, texts = self._encode_again(report)
+        self._finish_index()
         dropped = self._drop_unused()
         self._clear(suspects)
         report(95, 100)

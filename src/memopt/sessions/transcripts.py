@@ -385,6 +385,7 @@ class Transcripts:
                 transaction.unsealed_delta -= len(record)
             tables.tail.delete(line.line, 0, SEQ_MASK + 1)
             tables.lines.delete(line.line)
+            self._indexer.taken(transaction, row.scope_number, line.line, None)
 
     def _chunks(
         self, line: int, tail: list[tuple[int, bytes]], all_of_it: bool
