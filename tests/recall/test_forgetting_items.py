@@ -111,6 +111,7 @@ def test_a_time_takes_messages_and_memories(memory: memopt.Memory, clock: Manual
     assert texts(memory) == [f"day {n}" for n in (0, 1, 4, 5)]
     said = [message["content"] for message in session.messages()]
     assert [one for one in said if one != "[redacted]"] == [f"day {n}" for n in (0, 1, 4, 5)]
+    assert memory.plan_forget(selector).targets == ()
     late = Selector(scope=SCOPE, since=until, session="s")
     assert memory.plan_forget(late).entries == 2
     assert memory.plan_forget(late).items == 0

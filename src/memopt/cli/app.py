@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from memopt.base.errors import MemoptError
-from memopt.cli import forget, ingest, inspect, measure, simulate, top, transfer, upkeep
+from memopt.cli import forget, ingest, inspect, measure, memories, simulate, top, transfer, upkeep
 from memopt.cli.directory import config_file
 from memopt.cli.terminal import EXIT_PIPE, describe, exit_code, fail
 
@@ -85,6 +85,8 @@ app.command("export")(transfer.export)
 app.command("import")(transfer.import_)
 app.command("ingest")(ingest.ingest)
 app.command("forget")(forget.forget)
+app.command("remember")(memories.remember)
+app.command("items")(memories.items)
 app.command("bench")(measure.bench)
 
 

@@ -17,6 +17,7 @@ from memopt.base.errors import NotFoundError, UsageError
 from memopt.base.records import ForgetPlan, ForgetReceipt, Reach, Selector
 from memopt.base.units import format_bytes
 from memopt.cli.directory import AsJson, Directory, attached, every_session
+from memopt.cli.memories import moment
 from memopt.cli.terminal import EXIT_FAILED, print_json, progress, say, shown, table
 
 _READ_AT_ONCE: Final = 4 << 20
@@ -45,11 +46,13 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     sessions_left: int
     values_left: int = 0
     """Values of mappings and sequences."""
+    items_left: int = 0
+    """Memories, and pieces of documents."""
 
     @property
     def gone(self) -> bool:
         unexplained = any(found.after and not found.elsewhere for found in self.findings)
-        left = self.entries_left or self.sessions_left or self.values_left
+        left = self.entries_left or self.sessions_left or self.values_left or self.items_left
         return not (unexplained or left)
 
 
@@ -62,11 +65,27 @@ def forget(
         str | None, typer.Option("--containing", help="Messages and states that hold this text.")
     ] = None,
     whole_scope: Annotated[bool, typer.Option("--whole-scope", help="Everything in it.")] = False,
+    item: Annotated[
+        list[str] | None, typer.Option("--item", help="This memory, by id; may be given again.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="Memories and documents from there.")
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", help="Memories with this tag, and all others.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="What was said or stated then...")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="... and before that.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and leave.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Forget a session, a text or a whole scope: plan, ask, forget, compact, prove it is gone."""
+    """Forget sessions, texts, memories, a time or a whole scope: plan, ask, forget, compact, and
+    prove it is gone."""
     if as_json and not (yes or dry_run):
         raise UsageError("needs --yes or --dry-run, since it cannot ask", field="--json")
     selector = Selector(
@@ -75,6 +94,11 @@ def forget(
         session=session,
         containing=containing,
         whole_scope=whole_scope,
+        items=tuple(item or ()),
+        source=source,
+        tags=tuple(tag or ()),
+        since=moment(since, "--since"),
+        until=moment(until, "--until"),
     )
     with attached(directory, writable=not dry_run) as memory:
         plan = memory.plan_forget(selector)
@@ -98,7 +122,7 @@ def forget(
 def _carry_out(
     memory: Memory, directory: Path, plan: ForgetPlan
 ) -> tuple[ForgetReceipt | None, Proof]:
-    needles = _needles(plan)
+    needles = [*_needles(plan), *_texts(memory, plan.selector)]
     before, _, _ = _search(directory, needles)
     receipt = memory.forget(plan) if plan.targets else None
     # Also where the plan is empty: an earlier call may have hidden what is not yet erased.
@@ -107,7 +131,7 @@ def _carry_out(
     after, files, size_bytes = _search(directory, needles)
     try:
         left = memory.plan_forget(plan.selector)
-    except NotFoundError:  # what a named session should be by now
+    except NotFoundError:  # what a named session or memory should be by now
         left = ForgetPlan(selector=plan.selector, targets=(), backups=())
     findings = tuple(
         Finding(
@@ -124,6 +148,7 @@ def _carry_out(
         findings=findings,
         entries_left=left.entries,
         values_left=left.values,
+        items_left=left.items,
         sessions_left=len(left.targets),
     )
     return receipt, proof
@@ -141,6 +166,13 @@ def _needles(plan: ForgetPlan) -> list[str]:
         whole = (target.session for target in plan.targets if target.seqs is None)
         texts.extend(session for session in whole if session is not None)
     long_enough = (text for text in texts if len(text.encode()) >= _NEEDLE_BYTES_MIN)
+    return list(dict.fromkeys(long_enough))[:_NEEDLES_MAX]
+
+
+def _texts(memory: Memory, selector: Selector) -> list[str]:
+    """What the memories say that are named: their first lines."""
+    lines = (memory.item(item_id).text.partition("\n")[0] for item_id in selector.items)
+    long_enough = (line for line in lines if len(line.encode()) >= _NEEDLE_BYTES_MIN)
     return list(dict.fromkeys(long_enough))[:_NEEDLES_MAX]
 
 
@@ -207,21 +239,25 @@ def _say_plan(plan: ForgetPlan) -> None:
         rows = (
             (
                 target.scope,
-                target.session or "(its own collections)",
+                target.session or "(its own)",
                 "all of it" if target.seqs is None else f"{len(target.seqs)} positions",
                 target.entries,
                 target.states,
                 target.values,
+                target.items,
             )
             for target in plan.targets[:_TARGETS_SHOWN]
         )
-        columns = ("scope", "session", "what", "#messages", "#states", "#values")
+        columns = ("scope", "session", "what", "#messages", "#states", "#values", "#memories")
         say(table("Will be forgotten", columns, rows))
         hidden = len(plan.targets) - _TARGETS_SHOWN
         if hidden > 0:
             say(f"… and {hidden} more sessions.")
         sessions = sum(target.session is not None for target in plan.targets)
-        say(f"{plan.entries} messages in {sessions} sessions, {plan.values} values.")
+        say(
+            f"{plan.entries} messages in {sessions} sessions, {plan.values} values,"
+            f" {plan.items} memories."
+        )
     if plan.backups:
         say("These copies cannot be reached from here; delete them yourself:")
         say(*(f"  {shown(path)}" for path in plan.backups))
@@ -231,7 +267,8 @@ def _say_proof(receipt: ForgetReceipt | None, proof: Proof) -> None:
     if receipt is not None:
         say(
             f"Forgotten at LSN {receipt.lsn}: {receipt.entries} messages, {receipt.states}"
-            f" states and {receipt.values} values in {receipt.sessions} sessions."
+            f" states and {receipt.values} values in {receipt.sessions} sessions, and"
+            f" {receipt.items} memories."
         )
     say(
         f"Searched {format_bytes(proof.bytes_searched)} ({proof.bytes_searched} bytes) in"
@@ -249,6 +286,6 @@ def _say_proof(receipt: ForgetReceipt | None, proof: Proof) -> None:
     say(table("", ("text or name", "#before", "#after", "why"), rows))
     say(
         f"Asked again, the store finds {proof.entries_left} messages and {proof.values_left}"
-        f" values in {proof.sessions_left} sessions."
+        f" values in {proof.sessions_left} sessions, and {proof.items_left} memories."
     )
     say("Gone." if proof.gone else "NOT gone.")

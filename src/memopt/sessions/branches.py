@@ -25,6 +25,7 @@ from memopt.base.records import (
     SEQ_BITS,
     EventRow,
     LineRow,
+    Message,
     PageRow,
     Receipt,
     RecordKind,
@@ -44,6 +45,7 @@ from memopt.sessions.transcripts import Transcripts, publish_event
 
 T = TypeVar("T")
 
+_MARK: Final = {"content": "[redacted]", "redacted": True}
 _ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 SUSPECT: Final = "suspect:"
 """Meta entries: scopes whose dictionaries may hold what was taken away since an LSN."""
@@ -386,9 +388,14 @@ def _suspect(tables: Tables, row: SessionRow, lsn: int) -> None:
         tables.meta.put(f"{SUSPECT}{scope}", str(lsn).encode())
 
 
+def is_redacted(message: Message) -> bool:
+    """Whether it is what stays of one that was taken away."""
+    return message.items() >= _MARK.items() and message.keys() <= {*_MARK, "role"}
+
+
 def _redacted(body: bytes) -> bytes:
     """What stays of a message: that there was one, and whose turn it was."""
     role = decode_shared(body).get("role")
     mark: dict[str, Any] = {"role": role} if type(role) is str and role in _ROLES else {}
-    mark |= {"content": "[redacted]", "redacted": True}
+    mark |= _MARK
     return encode_json(mark, bytes_max=256, depth_max=1, field="message")

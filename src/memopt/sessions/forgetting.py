@@ -27,7 +27,13 @@ from memopt.base.records import (
 )
 from memopt.codecs.message import contains, decode_json
 from memopt.journal.commit import CommitTransaction, GroupCommitter
-from memopt.sessions.branches import Branches, Place, drop_scope_if_empty, place_of
+from memopt.sessions.branches import (
+    Branches,
+    Place,
+    drop_scope_if_empty,
+    is_redacted,
+    place_of,
+)
 from memopt.sessions.listing import scope_numbers
 from memopt.sessions.names import SessionKey, check_name, check_scope
 from memopt.sessions.reading import LineReader, segments_of
@@ -261,6 +267,8 @@ class Forgetting:
                 record = read.record
                 said = record.committed_us if record.said_us is None else record.said_us
                 if (since is not None and said < since) or (until is not None and said >= until):
+                    continue
+                if text is None and is_redacted(read.message):
                     continue
                 if text is None or contains(read.message, text) or text in (record.actor or ""):
                     yield place_of(segments, read.seq)
