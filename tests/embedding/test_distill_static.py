@@ -49,15 +49,24 @@ def test_the_forward_pass_gives_the_cosines_that_the_model_is_known_for(
     assert np.allclose(unit @ unit.T, expected, atol=1e-4)
 
 
-def test_principal_components_keep_what_differs_most(tools: tuple[Any, Any]) -> None:
+def test_components_are_those_that_differ_most_and_flattened(tools: tuple[Any, Any]) -> None:
     chance = np.random.default_rng(0)
     made = chance.normal(size=(500, 3)) @ np.diag([9, 5, 0.01]) @ chance.normal(size=(3, 8)) + 7
-    kept = tools[0].principal(made.astype(np.float32), 2)
-    centred = made - made.mean(axis=0)
-    assert kept.shape == (500, 2)
-    assert np.allclose(kept @ kept.T, centred @ centred.T, atol=1e-2 * np.abs(made).max() ** 2)
-    again = tools[0].principal(made.astype(np.float32), 2)
-    assert kept.tobytes() == again.tobytes()
+    kept = tools[0].principal(made, 2)
+    _, strengths, axes = np.linalg.svd(made - made.mean(axis=0), full_matrices=False)
+    expected = (made - made.mean(axis=0)) @ axes[:2].T
+    # A variance is a strength squared.
+    expected /= (strengths[:2] / strengths[0]) ** (2 * tools[0].FLATTENING)
+    assert np.allclose(np.abs(kept), np.abs(expected))
+    assert kept.tobytes() == tools[0].principal(made, 2).tobytes()
+
+
+def test_a_rotation_changes_no_cosine_and_levels_the_components(tools: tuple[Any, Any]) -> None:
+    vectors = np.random.default_rng(0).normal(size=(300, 64)) * (100.0 / np.arange(1, 65))
+    turned = tools[0].turned(vectors)
+    assert np.allclose(turned @ turned.T, vectors @ vectors.T)
+    spread = turned.std(axis=0)
+    assert spread.max() / spread.min() < 10 < vectors.std(axis=0).max() / vectors.std(axis=0).min()
 
 
 def test_frequent_pieces_and_marks_say_little(tools: tuple[Any, Any]) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memopt.base.errors import CorruptionError, StoreVersionError, UsageError
+from memopt.codecs.vectors import VectorCodec, dequantise, quantise
 from memopt.embedding.static import (
     CHECKSUM_AT,
     HEADER,
@@ -144,3 +145,17 @@ def test_the_shipped_table_is_small_and_whole() -> None:
     assert np.all((table.weights >= 0) & (table.weights <= 1))
     assert np.all(np.isfinite(table.scales))
     assert SHIPPED_ONE.embed([""]).tolist() == [[0.0] * 256]
+
+
+@pytest.mark.parametrize(("codec", "share"), [(VectorCodec.INT8, 0.95), (VectorCodec.INT4, 0.7)])
+def test_rounded_vectors_keep_most_of_their_neighbours(codec: VectorCodec, share: float) -> None:
+    """The table is turned so that no component is much larger than the others."""
+    vocabulary = open_table(SHIPPED).vocabulary
+    words = [word for word in vocabulary[1000:] if word.isalpha() and len(word) > 3]
+    texts = [" ".join(words[at * 7 : at * 7 + 12]) for at in range(2000)]
+    vectors = SHIPPED_ONE.embed(texts)
+    exact = vectors[:100] @ vectors.T
+    found = vectors[:100] @ dequantise(quantise(vectors, codec)).T
+    nearest, still = (np.argsort(-cosines, axis=1)[:, :10] for cosines in (exact, found))
+    kept = [len({*a} & {*b}) / 10 for a, b in zip(nearest.tolist(), still.tolist(), strict=True)]
+    assert np.mean(kept) > share
