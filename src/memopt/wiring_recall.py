@@ -35,7 +35,7 @@ def wire_recall(
         committer, owners, compressor, budget, items.watchers,
         bytes_max=config.document_bytes_max, admit=admit,
     )  # fmt: skip
-    items.watchers.append(documents)
+    items.watchers += [documents, engine.indexer]
     return RecallParts(
         items=items, contradicting=contradicting, documents=documents, engine=engine,
         keeper=Keeper(home, committer, compressor, items.watchers),

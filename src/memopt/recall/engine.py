@@ -24,6 +24,7 @@ from memopt.recall.places import ColdPages, PlaceReader
 from memopt.recall.resident import ResidentScopes
 
 if TYPE_CHECKING:
+    from memopt.recall.drafts import DraftReader
     from memopt.recall.loading import ScopeLoader
     from memopt.recall.recaller import Recaller
     from memopt.recall.segments import SegmentUpkeep
@@ -80,7 +81,14 @@ class RecallEngine:
     def _make_loader(self) -> "ScopeLoader":
         from memopt.recall.loading import ScopeLoader
 
-        return ScopeLoader(self._parts.home, self._maker, self._reader)
+        return ScopeLoader(
+            self._parts.home, self._maker, self._drafts(self._reader), self._parts.compressor
+        )
+
+    def _drafts(self, reader: PlaceReader) -> "DraftReader":
+        from memopt.recall.drafts import DraftReader
+
+        return DraftReader(self._parts.home, self._maker, reader, self._parts.compressor)
 
     def recall(self, query: object, **how: Any) -> Recall:
         """The hits of a query. Arguments as `asked` of recaller.py takes them."""
@@ -89,8 +97,9 @@ class RecallEngine:
         parts = self._parts
         if self._recaller is None:
             self._recaller = Recaller(
-                parts.home, self.scopes, self._maker, self._reader, clock=parts.clock,
-                events=parts.events, tool_chars_max=parts.config.tool_text_chars_max,
+                parts.home, self.scopes, self._maker, self._reader, parts.compressor,
+                clock=parts.clock, events=parts.events,
+                tool_chars_max=parts.config.tool_text_chars_max,
             )  # fmt: skip
         return self._recaller.recall(asked(query, **how))
 
@@ -101,8 +110,8 @@ class RecallEngine:
 
             parts = self._parts
             self._upkeep = SegmentUpkeep(
-                parts.home, parts.committer, self._maker, self.indexer, self._cold_reader,
-                parts.budget, parts.events, parts.clock,
+                parts.home, parts.committer, self._maker, self.indexer,
+                self._drafts(self._cold_reader), parts.budget, parts.events, parts.clock,
             )  # fmt: skip
         return self._upkeep
 
@@ -146,10 +155,8 @@ class RecallEngine:
         """A store that is opened and left alone brings nothing in."""
         if self._upkeep is not None or self.indexer.fresh or self._recaller is not None:
             return True
-        if not self.indexer.is_on:
-            return False
         with self._parts.home.snapshot() as tables:
-            return bool(tables.unindexed.first(1))
+            return bool(tables.unindexed.first(1, stated=not self.indexer.is_on))
 
     def close(self) -> None:
         self.scopes.close()

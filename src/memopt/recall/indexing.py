@@ -41,10 +41,11 @@ _log: Final = logging.getLogger("memopt")
 
 
 class Appended(NamedTuple):
-    """Messages [start, stop) of a line were committed."""
+    """Messages [start, stop) of a line were committed; or versions of an item, whose source is
+    minus its number, none where something else about it has changed."""
 
     scope_number: int
-    line: int
+    source: int
     start: int
     stop: int
 
@@ -134,7 +135,7 @@ def need_bytes(drafts: "Iterable[Draft]") -> int:
 
 
 class MessageIndexer:
-    """The Indexer of a store. Thread-safe."""
+    """The Indexer and an ItemWatcher of a store. Thread-safe."""
 
     def __init__(self, maker: EntryMaker, budget: Budget, config: Config) -> None:
         self._maker = maker
@@ -186,6 +187,26 @@ class MessageIndexer:
     ) -> None:
         places = Appended(scope_number, line, start, stop)
         transaction.after_commit(lambda: self.watch.appended(places))
+
+    # -- what was stated: the ItemWatcher ---------------------------------------------------------
+
+    def stated(self, transaction: Transaction, scope_number: int, item: int, version: int) -> None:
+        # Its entry is made later, and until then by whoever asks for the scope.
+        transaction.tables.unindexed.put(UnindexedRow(scope_number, -item, version, version + 1))
+        self.appended(transaction, scope_number, -item, version, version + 1)
+
+    def marked(self, transaction: Transaction, scope_number: int, item: int) -> None:
+        self.appended(transaction, scope_number, -item, 0, 0)
+
+    def forgotten(
+        self, transaction: Transaction, scope_number: int, item: int, versions: int
+    ) -> None:
+        for version in range(1, versions + 1):
+            row = UnindexedRow(scope_number, -item, version, version + 1)
+            transaction.tables.unindexed.delete(row)
+        self.taken(transaction, scope_number, -item, None)
+
+    # -- what changes -----------------------------------------------------------------------------
 
     def changed(self, transaction: Transaction, scope_number: int) -> None:
         transaction.after_commit(lambda: self.watch.changed(scope_number))

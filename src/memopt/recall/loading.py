@@ -1,9 +1,10 @@
 """Puts the index of a scope together: from its segments, from what has no entries yet, and from
 what is still in its tails.
 
-Everything comes from one snapshot, which is closed before the first entry is decoded. What is not
-visible is left out, and what is there twice is there once. In RAM a message is under its session,
-whatever lines it is on, so that neighbours in a conversation are neighbours in the index.
+Everything comes from one snapshot, which is closed before the first entry is decoded. Messages that
+are not visible are left out, and what is there twice is there once. In RAM a message is under its
+session, whatever lines it is on, so that neighbours in a conversation are neighbours in the index.
+Of what was stated, all versions are here: which of them count is asked of the columns.
 
 Not here: who stays in RAM (resident.py), and how an index is searched (index.py).
 """
@@ -14,13 +15,15 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from memopt.base.protocols import Reader, Tables
+from memopt.base.protocols import Compressor, Reader, Tables
 from memopt.base.recall_records import SegmentRow, UnindexedRow
 from memopt.base.records import SEQ_BITS
+from memopt.recall.drafts import DraftReader
 from memopt.recall.entries import Draft, Entries
 from memopt.recall.index import ScopeIndex
 from memopt.recall.indexing import Appended, EntryMaker, need_bytes
-from memopt.recall.places import Place, PlaceReader
+from memopt.recall.item_columns import ROW_BYTES, ItemColumns
+from memopt.recall.places import Place
 from memopt.recall.visibility import Visible, visible_of
 
 Array = np.ndarray[Any, Any]
@@ -41,10 +44,12 @@ class ScopeInRam:
 
     index: ScopeIndex
     visible: Visible
+    items: ItemColumns
 
     @property
     def charged_bytes(self) -> int:
-        return self.index.charged_bytes + self.visible.charged_bytes
+        parts = (self.index, self.visible, self.items)
+        return sum(part.charged_bytes for part in parts)
 
 
 class _Stored(NamedTuple):
@@ -55,15 +60,19 @@ class _Stored(NamedTuple):
     masked: list[tuple[int, int]]
     tails: list[tuple[int, int, bytes]]
     unindexed: list[UnindexedRow]
+    items: ItemColumns
 
 
 class ScopeLoader:
     """Thread-safe. Holds nothing between calls."""
 
-    def __init__(self, home: Reader, maker: EntryMaker, reader: PlaceReader) -> None:
+    def __init__(
+        self, home: Reader, maker: EntryMaker, drafts: DraftReader, compressor: Compressor
+    ) -> None:
         self._home = home
         self._maker = maker
-        self._reader = reader
+        self._drafts = drafts
+        self._compressor = compressor
 
     def load(self, scope_number: int, reserve: Reserve) -> ScopeInRam:
         """The index of a scope, which may have no entry. Raises BudgetError where it has no room,
@@ -74,60 +83,56 @@ class ScopeLoader:
         with self._home.snapshot() as tables:
             stored = self._read(tables, scope_number)
         parts = [self._in_space(Entries.decode(row.body)) for row in stored.segments]
-        drafts = self._drafts_of_tails(stored.tails)
+        drafts = [draft for tail in stored.tails for draft in self._drafts.of_tail(*tail)]
         drafts += self._drafts_of(scope_number, _places(stored.unindexed, stored.visible))
         if drafts:
             reserve(need_bytes(drafts))
             parts.append(self._in_space(self._maker.entries(drafts, at_once=True)))
         entries = Entries.concat(parts) if parts else self._none()
-        whole = _seen(entries, stored.visible, stored.masked)
-        return ScopeInRam(ScopeIndex.of([whole]), stored.visible)
+        whole = _seen(entries, stored.visible, stored.items, stored.masked)
+        return ScopeInRam(ScopeIndex.of([whole]), stored.visible, stored.items)
 
     def add(
         self, scope_number: int, scope: ScopeInRam, notes: Sequence[Appended], reserve: Reserve
     ) -> ScopeInRam:
-        """The same with what was appended since."""
-        visible = scope.visible
-        lines = np.array([note.line for note in notes], np.int64)
+        """The same with what was appended or stated since."""
+        visible, items = scope.visible, scope.items
+        lines = np.array([note.source for note in notes], np.int64)
         starts = np.array([note.start for note in notes], np.int64)
-        if not visible.sessions(lines, starts).all():
-            # A session was made.
-            with self._home.snapshot() as tables:
+        known = visible.sessions(lines, starts) > 0
+        with self._home.snapshot() as tables:
+            if not known[lines > 0].all():
+                # A session was made.
                 visible = visible_of(tables, scope_number)
-        places = {Place(note.line, n) for note in notes for n in range(note.start, note.stop)}
+            if (lines < 0).any():
+                changed = set((-lines[lines < 0]).tolist())
+                items = items.changed(tables, scope_number, self._compressor, changed)
+        places = {Place(note.source, n) for note in notes for n in range(note.start, note.stop)}
         drafts = self._drafts_of(scope_number, places)
         if not drafts:
-            return ScopeInRam(scope.index, visible)
+            return ScopeInRam(scope.index, visible, items)
         reserve(need_bytes(drafts) + scope.charged_bytes)
-        fresh = _seen(self._in_space(self._maker.entries(drafts, at_once=True)), visible, ())
+        entries = self._in_space(self._maker.entries(drafts, at_once=True))
+        fresh = _seen(entries, visible, items, ())
         old = scope.index.entries
         sources = old.source[np.isin(old.source, fresh.source)]
         if len(sources):
             inside = np.isin(old.source, sources)
-            known = old.source[inside] << SEQ_BITS | old.seq[inside]
-            fresh = fresh.take(~np.isin(fresh.source << SEQ_BITS | fresh.seq, known))
+            here = old.source[inside] << SEQ_BITS | old.seq[inside]
+            fresh = fresh.take(~np.isin(fresh.source << SEQ_BITS | fresh.seq, here))
         index = scope.index.adding(fresh) if len(fresh) else scope.index
-        return ScopeInRam(index, visible)
+        return ScopeInRam(index, visible, items)
 
     def _read(self, tables: Tables, scope_number: int) -> _Stored:
         return _Stored(
             visible_of(tables, scope_number), tables.segments.of_scope(scope_number),
             tables.masked.of_scope(scope_number), tables.scope_lines.tails(scope_number),
             tables.unindexed.of_scope(scope_number),
+            ItemColumns.load(tables, scope_number, self._compressor),
         )  # fmt: skip
-
-    def _drafts_of_tails(self, tails: Iterable[tuple[int, int, bytes]]) -> list[Draft]:
-        reads = (
-            read for line, seq, record in tails
-            for read in self._reader.opened(Place(line, seq), record)
-        )  # fmt: skip
-        drafts = (self._maker.draft(*read.place, read.record, read.message) for read in reads)
-        return [draft for draft in drafts if draft is not None]
 
     def _drafts_of(self, scope_number: int, places: Iterable[Place]) -> list[Draft]:
-        reads = self._reader.read(scope_number, places)
-        drafts = (self._maker.draft(*read.place, read.record, read.message) for read in reads)
-        return [draft for draft in drafts if draft is not None]
+        return [drafted.draft for drafted in self._drafts.of(scope_number, places)]
 
     def _none(self) -> Entries:
         embedder = self._maker.embedder
@@ -148,6 +153,7 @@ class ScopeLoader:
 
 def _need(tables: Tables, scope_number: int) -> int:
     size = tables.scope_lines.tail_bytes(scope_number) * _TAIL_FACTOR
+    size += tables.item_topics.count(scope_number) * ROW_BYTES
     after = 0
     while True:
         heads = tables.segments.heads((scope_number, after), _HEADS)
@@ -159,23 +165,22 @@ def _need(tables: Tables, scope_number: int) -> int:
 
 
 def _places(rows: Iterable[UnindexedRow], visible: Visible) -> list[Place]:
-    """Those of a scope's unindexed messages that are seen."""
-    places = [
-        Place(row.source, seq) for row in rows if row.source > 0
-        for seq in range(row.start, row.stop)
-    ]  # fmt: skip
+    """Those of what is not indexed in a scope that are seen, and what was stated."""
+    places = [Place(row.source, seq) for row in rows for seq in range(row.start, row.stop)]
     if not places:
         return []
     lines, seqs = np.array(places, np.int64).T
-    seen = visible.sessions(lines, seqs) > 0
+    seen = (lines < 0) | (visible.sessions(lines, seqs) > 0)
     return [place for place, is_seen in zip(places, seen.tolist(), strict=True) if is_seen]
 
 
-def _seen(entries: Entries, visible: Visible, masked: Sequence[tuple[int, int]]) -> Entries:
+def _seen(
+    entries: Entries, visible: Visible, items: ItemColumns, masked: Sequence[tuple[int, int]]
+) -> Entries:
     """What is visible of entries, each once, under their sessions and in order."""
     source, seq = entries.source, entries.seq.astype(np.int64)
-    sessions = visible.sessions(source, seq)
-    under = np.where(source < 0, source, sessions)
+    stated = np.where(np.isin(-source, items.item), source, 0)
+    under = np.where(source < 0, stated, visible.sessions(source, seq))
     if masked:
         hidden = np.array([line << SEQ_BITS | at for line, at in masked], np.int64)
         under[np.isin(source << SEQ_BITS | seq, hidden)] = 0

@@ -13,15 +13,17 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from memopt.base.errors import MemoptError, UsageError
+from memopt.base.errors import CorruptionError, MemoptError, UsageError
 from memopt.base.events import Events, Recalled
-from memopt.base.moments import Bound, check_time
+from memopt.base.moments import NOW, Bound, check_time
 from memopt.base.names import check_count, check_scope
-from memopt.base.protocols import Clock, Reader
+from memopt.base.protocols import Clock, Compressor, Reader
 from memopt.base.reaching import scopes_from
 from memopt.base.recall_records import Hit, Kind, Recall, Span
-from memopt.base.records import Reach, to_datetime
+from memopt.base.records import Reach, to_datetime, to_us
+from memopt.recall.describing import Describing
 from memopt.recall.indexing import EntryMaker
+from memopt.recall.item_columns import Filter, ItemColumns
 from memopt.recall.listing import check_kinds
 from memopt.recall.loading import ScopeInRam
 from memopt.recall.message_text import said_in
@@ -106,12 +108,13 @@ class Recaller:
 
     def __init__(
         self, home: Reader, scopes: ResidentScopes, maker: EntryMaker, reader: PlaceReader,
-        *, clock: Clock, events: Events, tool_chars_max: int,
+        compressor: Compressor, *, clock: Clock, events: Events, tool_chars_max: int,
     ) -> None:  # fmt: skip
         self._home = home
         self._scopes = scopes
         self._maker = maker
         self._reader = reader
+        self._compressor = compressor
         self._clock = clock
         self._events = events
         self._tool_chars_max = tool_chars_max
@@ -177,8 +180,7 @@ class Recaller:
             scores += index.cosines(query.vector)
         elif not query.terms:
             return []
-        taken = index.entries.source > 0 if self._takes_episodes(question) else np.zeros(0, bool)
-        places = np.flatnonzero(taken)
+        places = np.flatnonzero(self._allowed(question, one))
         best = places[np.argsort(-scores[places], kind="stable")[:CANDIDATES]]
         found = index.entries
         return [
@@ -189,8 +191,20 @@ class Recaller:
             for at in best.tolist()
         ]  # fmt: skip
 
-    def _takes_episodes(self, question: Asked) -> bool:
-        return not question.tags and (question.kinds is None or Kind.EPISODE in question.kinds)
+    def _allowed(self, question: Asked, one: _Opened) -> Any:
+        """A mask of the entries that may be found."""
+        entries, items = one.scope.index.entries, one.scope.items
+        if question.bound != NOW:
+            with self._home.snapshot() as tables:
+                items = ItemColumns.load(tables, one.number, self._compressor, question.bound)
+        which = Filter(question.kinds, question.tags, question.valid_us, self._now_us(question))
+        allowed = items.visible(entries.source, entries.seq, which)
+        if not question.tags and (question.kinds is None or Kind.EPISODE in question.kinds):
+            allowed |= entries.source > 0
+        return allowed
+
+    def _now_us(self, question: Asked) -> int:
+        return self._clock.now_us() if question.now is None else to_us(question.now)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -207,7 +221,10 @@ class Recaller:
                 break
             texts = self._read(some, opened)
             for one in some:
-                hit = self._hit(question, one, opened[one.number], texts)
+                if one.source < 0:
+                    hit = self._item(question, one, opened[one.number])
+                else:
+                    hit = self._hit(question, one, opened[one.number], texts)
                 if hit is None or len(hits) == question.limit:
                     continue
                 if question.min_score is not None and hit.score < question.min_score:
@@ -224,6 +241,8 @@ class Recaller:
     ) -> dict[tuple[int, Place], Read]:
         places: dict[int, list[Place]] = {}
         for one in some:
+            if one.source < 0:
+                continue
             visible = opened[one.number].scope.visible
             line = visible.line(one.source, one.seq)
             places.setdefault(one.number, []).append(Place(line, one.seq))
@@ -255,6 +274,27 @@ class Recaller:
             score=one.score, why="", kind=Kind.EPISODE, role=said.role, scope=opened.path,
             spans=(Span(session=session.id, start=one.seq, stop=one.seq + 1),),
             at=to_datetime(at_us),
+        )  # fmt: skip
+
+    def _item(self, question: Asked, one: _Candidate, opened: _Opened) -> Hit | None:
+        """What was stated, as it was known."""
+        with self._home.snapshot() as tables:
+            row = tables.items.get(-one.source)
+            if row is None or row.scope_number != one.number:
+                return None
+            try:
+                item = Describing(
+                    tables, self._compressor, self._now_us(question), question.bound
+                ).item(row, opened.path)
+            except CorruptionError:
+                return None
+        # Tags are compared by their numbers before.
+        if item.version != one.seq or not question.tags.issubset(item.tags):
+            return None
+        return Hit(
+            item_id=item.item_id, text=item.text, tokens=tokens_of(item.text), score=one.score,
+            why="", kind=item.kind, role=None, scope=opened.path, spans=(), at=item.stated_at,
+            valid=item.valid, tags=item.tags, pinned=item.pinned, source=item.source,
         )  # fmt: skip
 
 

@@ -25,9 +25,10 @@ from memopt.base.recall_records import GONE, SegmentRow, UnindexedRow
 from memopt.base.records import SEQ_BITS, SEQ_MASK
 from memopt.base.units import KIB, MIB
 from memopt.journal.commit import GroupCommitter
+from memopt.recall.drafts import DraftReader
 from memopt.recall.entries import Draft, Entries
 from memopt.recall.indexing import OWNER, EntryMaker, MessageIndexer, need_bytes
-from memopt.recall.places import Place, PlaceReader
+from memopt.recall.places import Place
 
 Array = np.ndarray[Any, Any]
 
@@ -57,7 +58,7 @@ class SegmentUpkeep:
         committer: GroupCommitter,
         maker: EntryMaker,
         indexer: MessageIndexer,
-        reader: PlaceReader,
+        drafts: DraftReader,
         budget: Budget,
         events: Events,
         clock: Clock,
@@ -67,7 +68,7 @@ class SegmentUpkeep:
         self._committer = committer
         self._maker = maker
         self._indexer = indexer
-        self._reader = reader
+        self._read = drafts
         self._budget = budget
         self._events = events
         self._at = (0, 0)
@@ -187,10 +188,9 @@ class SegmentUpkeep:
 
     def _index_some(self) -> bool:
         """Entries for what has none: up to _MESSAGES; whether there may be more."""
-        if not self._indexer.is_on:
-            return False
         with self._home.snapshot() as tables:
-            rows = tables.unindexed.first(_ROWS)
+            # With indexing off, messages stay as they are.
+            rows = tables.unindexed.first(_ROWS, stated=not self._indexer.is_on)
             owners = {row: _scope_of(tables, row) for row in rows}
         if not rows:
             return False
@@ -230,14 +230,12 @@ class SegmentUpkeep:
             raise _Later
 
     def _drafts(self, scope: int, places: Iterable[Place]) -> Iterator[tuple[list[Draft], int]]:
-        """Of messages that can be read, at most _MESSAGES at a time; with their first LSN."""
+        """Of what can be read, at most _MESSAGES at a time; with their first LSN."""
         drafts: list[Draft] = []
         lsn = 0
-        for read in self._reader.read(scope, places):
-            draft = self._maker.draft(*read.place, read.record, read.message)
-            if draft is not None:
-                lsn = lsn or read.record.lsn
-                drafts.append(draft)
+        for draft, at in self._read.of(scope, places):
+            lsn = lsn or at
+            drafts.append(draft)
             if len(drafts) == _MESSAGES:
                 yield drafts, lsn
                 drafts, lsn = [], 0
@@ -374,14 +372,16 @@ def _once(entries: Entries) -> Entries:
 
 def _still_there(tables: Tables, entries: Entries, masked: Sequence[tuple[int, int]]) -> Array:
     """A mask of the entries whose message is still at home, on whatever line, and was not
-    redacted."""
+    redacted, or whose item is."""
     places = entries.source << SEQ_BITS | entries.seq.astype(np.int64)
     hidden = [source << SEQ_BITS | seq for source, seq in masked if seq != GONE]
     kept = ~np.isin(places, np.array(hidden, np.int64))
     for source in np.unique(entries.source).tolist():
+        own = entries.source == source
         if source > 0:
-            own = entries.source == source
             kept[own & (entries.seq >= _sealed_stop(tables, source))] = False
+        elif tables.items.get(-source) is None:
+            kept[own] = False
     return kept
 
 

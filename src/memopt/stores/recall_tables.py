@@ -91,8 +91,9 @@ class SqliteUnindexed(Table):
         )
         return [UnindexedRow(*row) for row in rows]
 
-    def first(self, limit: int) -> list[UnindexedRow]:
-        rows = self._execute("SELECT * FROM unindexed LIMIT ?", (limit,))
+    def first(self, limit: int, *, stated: bool = False) -> list[UnindexedRow]:
+        which = "WHERE source < 0" if stated else ""
+        rows = self._execute(f"SELECT * FROM unindexed {which} LIMIT ?", (limit,))
         return [UnindexedRow(*row) for row in rows]
 
     def delete(self, row: UnindexedRow) -> None:
