@@ -121,9 +121,17 @@ def test_every_time_expression_in_the_page_means_what_it_says() -> None:
             assert describe_time(scope) == meaning, expression
 
 
-def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    assert len(blocks) >= 3
+@pytest.mark.parametrize(
+    ("document", "blocks_min", "said"),
+    [
+        (README, 3, ["My parcel has not come.", "{'step': 3, 'open': ['refund']}"]),
+        (ROOT / "docs" / "recall.md", 3, ["preference: Ann prefers an aisle seat", "\n1\n"]),
+    ],
+    ids=["README.md", "recall.md"],
+)
+def test_the_examples_run(document: Path, blocks_min: int, said: list[str], tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", document.read_text("utf-8"), re.DOTALL)
+    assert len(blocks) >= blocks_min
     script = "\n".join(blocks)
     ast.parse(script)
     done = subprocess.run(
@@ -136,5 +144,4 @@ def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
     )
     assert done.stderr == ""
     assert done.returncode == 0
-    assert "My parcel has not come." in done.stdout
-    assert "{'step': 3, 'open': ['refund']}" in done.stdout
+    assert [one for one in said if one not in done.stdout] == []
