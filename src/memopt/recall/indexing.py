@@ -11,7 +11,7 @@ segments of many (merging.py).
 import logging
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from memopt.base.budget import Budget
 from memopt.base.config import Config
@@ -22,11 +22,9 @@ from memopt.base.recall_records import GONE, Indexing, SegmentRow, UnindexedRow
 from memopt.base.records import Message
 from memopt.codecs.message import decode_json
 from memopt.codecs.record import TailRecord
+from memopt.recall.entries import Draft, Entries, Role
 from memopt.recall.message_text import said_in
-
-if TYPE_CHECKING:
-    # They need numpy, which whoever opens a store and seals nothing does not pay for.
-    from memopt.recall.entries import Draft, Entries
+from memopt.text.analysis import Analyser
 
 OWNER: Final = "indexing"
 """What is there while entries are made."""
@@ -86,15 +84,11 @@ class EntryMaker:
     @property
     def analyser(self) -> Any:
         if self._analyser is None:
-            from memopt.text.analysis import Analyser
-
             self._analyser = Analyser()
         return self._analyser
 
     def draft(self, source: int, seq: int, record: TailRecord, message: Message) -> "Draft | None":
         """Of a message; None where it has no text. `source` is what its entry is to be under."""
-        from memopt.recall.entries import Draft, Role
-
         said = said_in(message, record.actor, tool_chars_max=self._tool_chars_max)
         if said is None:
             return None
@@ -113,8 +107,6 @@ class EntryMaker:
     def entries(self, drafts: "Sequence[Draft]", *, at_once: bool = False) -> "Entries":
         """`at_once`: somebody waits for them, so with a slow embedder they have no vectors. One
         that fails is done without, too: its vectors are made later."""
-        from memopt.recall.entries import Entries
-
         try:
             embedder: Any = self._embedder()
             if at_once and not self.is_quick:

@@ -86,7 +86,9 @@ def message_of(number: int, role: str, chance: random.Random) -> dict[str, Any]:
 def verify(memory: Memory, model: Model, in_flight: list[Effect], *, deep: bool) -> list[bool]:
     """Compare everything; whether each operation in flight was done. Raises WrongError."""
     stats = memory.stats()
-    notes = [note for note in stats.notes if "checksum VFS" not in note]
+    # What a small budget or an old SQLite goes without is said, too.
+    expected = ("checksum VFS", "the embedder takes")
+    notes = [note for note in stats.notes if not any(said in note for said in expected)]
     if stats.lost_records or notes:
         raise WrongError(f"opening said: {stats.lost_records} lost, {notes}")
     listed = {(info.scope, info.id): info for info in memory.sessions(None, limit=10_000)}
