@@ -25,6 +25,7 @@ from memopt.base.errors import (
 )
 from memopt.base.events import Committed, Events
 from memopt.base.protocols import Clock, Tables, Writer
+from memopt.base.wakeups import Wakeup
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -123,6 +124,8 @@ class GroupCommitter:
         self._lsn_limit = lsn
         self._last_us = at_us
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._arrived = Wakeup()
+        """Rings when something was put into the queue."""
         self._queue_max = queue_max
         self._expected = 1
         """How many calls the next batch is likely to have: those of the last one come back."""
@@ -195,6 +198,7 @@ class GroupCommitter:
             if self._thread is None:
                 self._start()
             self._queue.put(waiting)
+            self._arrived.ring()
         waiting.done.acquire()
         if waiting.error is not None:
             raise waiting.error
@@ -222,6 +226,7 @@ class GroupCommitter:
             self._closing = True
             if self._thread is not None:
                 self._queue.put(None)
+                self._arrived.ring()
         if self._thread is not None:
             self._thread.join()
         with self._lock:
@@ -471,10 +476,13 @@ class GroupCommitter:
         deadline = time.monotonic() + seconds
         while len(batch) < count:
             try:
-                left = deadline - time.monotonic() if seconds else 0.0
-                more = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
+                more = self._queue.get_nowait()
             except queue.Empty:
-                return True
+                left = deadline - time.monotonic() if seconds else 0.0
+                if left <= 0.0:
+                    return True
+                self._arrived.wait(left)
+                continue
             if more is None:
                 return False
             batch.append(more)

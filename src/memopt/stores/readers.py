@@ -6,7 +6,6 @@ ended by whoever comes next. Not here: how a connection is made (sqlite.py).
 """
 
 import contextlib
-import queue
 import threading
 import time
 import weakref
@@ -18,6 +17,7 @@ import apsw
 
 from memopt.base.errors import CorruptionError, MemoptError, StoreClosedError, StoreError
 from memopt.base.protocols import Tables
+from memopt.base.wakeups import Wakeup
 from memopt.stores.sqlite_errors import translate, translated
 from memopt.stores.tables import bind_tables
 
@@ -50,7 +50,7 @@ class Readers:
         # Of C, so that no signal is handled between taking it and the block.
         self._lock = threading.Lock()
         self._is_awaited = False
-        self._freed: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._freed = Wakeup()
 
     def take(self, snapshot: "Snapshot", *, is_lookup: bool) -> _Reader:
         """A reader of `snapshot`'s own, as soon as one is free. A lookup is made by threads that
@@ -61,9 +61,8 @@ class Readers:
         while (reader := self._claim(snapshot, limit)) is None:
             if time.monotonic() > until:
                 raise StoreError(f"no reader became free within {_WAIT_SECONDS:g} s")
-            with contextlib.suppress(queue.Empty):
-                # Not longer, because one that was abandoned says nothing.
-                self._freed.get(timeout=_LOOK_SECONDS)
+            # Not longer, because one that was abandoned says nothing.
+            self._freed.wait(_LOOK_SECONDS)
         if reader.connection is None:
             with translated():
                 connection = self._connect()
@@ -78,7 +77,7 @@ class Readers:
                 reader.owner = None
         if self._is_awaited:
             self._is_awaited = False
-            self._freed.put(None)
+            self._freed.ring()
 
     def oldest_seconds(self) -> float:
         since = [reader.since for reader in self._all if reader.since]
