@@ -199,6 +199,6 @@ def test_where_nothing_can_be_saved_nothing_is_begun(
     assert command.main("imports", None, ["--out", str(trace)]) == 1
 
 
-def test_other_commands_need_no_numpy() -> None:
-    script = "import sys, memopt.cli.app; sys.exit('numpy' in sys.modules)"
+def test_other_commands_need_nothing_that_draws() -> None:
+    script = "import sys, memopt.cli.app; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
