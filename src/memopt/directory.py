@@ -37,9 +37,6 @@ from memopt.stores.sqlite_errors import translated
 DATABASE: Final = "memopt.db"
 _STORE: Final = "store"
 _WAL_PASSIVE_SHARE: Final = 0.5
-_SEAL_FRAMES: Final = 24
-"""What a seal adds to the log with its index entries. So much before the limit the log is emptied,
-or half of it where the limit is small."""
 _WAL_EXCESS: Final = 4
 _WAL_KEPT: Final = 2
 """A file of more than so many limits, which one large commit leaves behind, is cut."""
@@ -70,9 +67,7 @@ class Directory:
         self._copying = False
         """Something is being copied home, so a commit may find that all of the log is."""
         self._limit_frames = -(-config.wal_limit_bytes // FRAME_BYTES)
-        self._emptied_from_frames = max(self._limit_frames // 2, self._limit_frames - _SEAL_FRAMES)
-        self._checkpoint_from_frames = self._emptied_from_frames
-        """The same, or more after it could not be emptied."""
+        self._checkpoint_from_frames = self._limit_frames
         self._room_frames = -_ROOM_FRAMES
         """Frames of the log when there was last seen to be room."""
         self._config = config
@@ -131,11 +126,12 @@ class Directory:
 
     def _relieve(self) -> None:
         """Empty the log. That this fails is not the fault of the commit that was just made."""
-        step = int(self._limit_frames * _WAL_RETRY_SHARE)
-        self._checkpoint_from_frames = self.home.writer.wal_frames + step
+        limit = self._limit_frames
+        step = int(limit * _WAL_RETRY_SHARE)
+        self._checkpoint_from_frames = max(limit, self.home.writer.wal_frames + step)
         with contextlib.suppress(DiskFullError, StoreFailedError):
             if self.checkpoint(truncate=False):
-                self._checkpoint_from_frames = self._emptied_from_frames
+                self._checkpoint_from_frames = limit
 
     def wal_is_excessive(self) -> bool:
         """A reader has kept the log from being begun anew for far too long, and still does. Looks

@@ -192,8 +192,8 @@ def test_a_commit_that_comes_while_the_log_is_copied_home_notices_that_it_began_
     memory: memopt.Memory,
 ) -> None:
     directory, home = memory._parts.directory, home_of(memory)
-    while home.wal_bytes() < WAL_LIMIT // 2:
-        memory.session("a").append({"text": "x" * 2000})
+    for number in range(50):
+        memory.session("a").append({"n": number, "text": "x" * 2000})
     copy = home.checkpoint_passive
 
     def slow() -> Any:
