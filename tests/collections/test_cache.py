@@ -127,7 +127,7 @@ def test_dropping_a_collection_leaves_the_others() -> None:
     cache.check()
 
 
-def test_numpy_is_not_imported_before_an_array_is_met(tmp_path: Path) -> None:
+def test_scipy_is_not_imported_before_a_sparse_array_is_met(tmp_path: Path) -> None:
     script = (
         "import sys, memopt\n"
         f"memory = memopt.open({str(tmp_path)!r}, maintenance_seconds=0)\n"
@@ -137,7 +137,7 @@ def test_numpy_is_not_imported_before_an_array_is_met(tmp_path: Path) -> None:
         "assert dict(mapping) == {'k': {'n': [1, '78']}, 'b': b'x'}\n"
         "assert mapping == dict(mapping)\n"
         "memory.close()\n"
-        "assert 'numpy' not in sys.modules\n"
+        "assert 'scipy' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=60)
 

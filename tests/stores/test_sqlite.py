@@ -27,7 +27,7 @@ WAL_LIMIT = 256 << 10
 def opened(path: Path, **settings: Any) -> memopt.Memory:
     defaults: dict[str, Any] = {
         "budget": "32MiB", "durability": "os", "maintenance_seconds": 0, "ballast_bytes": 0,
-        "wal_limit_bytes": WAL_LIMIT, "clock": ManualClock(),
+        "wal_limit_bytes": WAL_LIMIT, "clock": ManualClock(), "indexing": "off",
     }  # fmt: skip
     return memopt.open(path, **(defaults | settings))
 
