@@ -1,5 +1,6 @@
 """Entries as arrays and as bytes: what is decoded is what was encoded, or it is refused."""
 
+import itertools
 import struct
 import zlib
 from collections.abc import Sequence
@@ -28,6 +29,10 @@ class Letters:
     def embed(self, texts: Sequence[str]) -> Any:
         made = np.array([[t.count(c) for c in "aeiou"] for t in texts], np.float32)
         return made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-9)
+
+    def pooled(self, pieces: Any, starts: Any) -> Any:
+        cut = [pieces[a:b] for a, b in itertools.pairwise(starts)]
+        return self.embed(["".join(map(chr, some)) for some in cut])
 
     def pieces(self, texts: Sequence[str]) -> Any:
         starts = np.cumsum([0, *map(len, texts)])

@@ -18,11 +18,14 @@ import itertools
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, NamedTuple, Self, cast
 
 import numpy as np
 
 from memopt.base.errors import CorruptionError, StoreVersionError, UsageError
+from memopt.base.recall_protocols import Embedder, PieceEmbedder
+from memopt.codecs.arrays import pack_nibbles, unpack_nibbles
+from memopt.codecs.vectors import quantise
 from memopt.text.analysis import Analyser, name_of
 
 TAG: Final = 0x49
@@ -54,18 +57,6 @@ _COLUMNS: Final = {
     "speaker": np.uint32,
     "chars": np.uint32,
 }
-
-
-class Embedder(Protocol):
-    """What makes the vectors. It may also have `pieces(texts)`, which gives (numbers u16, starts):
-    the word pieces of all texts in order, and the len(texts) + 1 places at which each begins."""
-
-    space: str
-    """Which vectors may be compared with which."""
-    dimensions: int
-
-    def embed(self, texts: Sequence[str]) -> Array:
-        """float32 (len(texts), dimensions), of unit length or zero."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +159,7 @@ class Entries:
         """The entries of these texts, in their order. Without an embedder they are found by words
         alone. Raises UsageError when the embedder's vectors are not of its dimensions."""
         analysed = [analyser.analyse(draft.text) for draft in drafts]
-        pieces_start, pieces = _pieces(drafts, embedder)
-        codes, scales = _vectors(drafts, embedder)
+        embedded = _embedded([draft.text for draft in drafts], embedder)
         terms = itertools.chain.from_iterable(a.terms for a in analysed)
         columns: dict[str, list[int]] = {
             "source": [d.source for d in drafts],
@@ -185,10 +175,10 @@ class Entries:
             space=embedder.space if embedder else "",
             terms_start=_starts([len(a.terms) for a in analysed]),
             terms=np.fromiter(terms, np.uint32),
-            pieces_start=pieces_start,
-            pieces=pieces,
-            vectors=codes,
-            scales=scales,
+            pieces_start=_starts(embedded.counts),
+            pieces=embedded.pieces,
+            vectors=embedded.codes,
+            scales=embedded.scales,
             **{name: np.array(columns[name], kind) for name, kind in _COLUMNS.items()},
         )
 
@@ -296,14 +286,6 @@ class Entries:
             scales=scales,
             **source,
         )
-
-
-def quantised(vectors: Array) -> tuple[Array, Array]:
-    """(codes i8, scales f16) of float rows: a row's largest number becomes 127."""
-    largest = np.abs(vectors).max(axis=1, initial=0.0)
-    scales = (largest / 127).astype(np.float16)
-    divisors = np.where(scales > 0, scales, 1).astype(np.float32)[:, None]
-    return np.clip(np.rint(vectors / divisors), -127, 127).astype(np.int8), scales
 
 
 class _Reader:
@@ -417,53 +399,72 @@ def _starts(counts: Any) -> Array:
 def _ragged_take(starts: Array, values: Array, places: Array) -> tuple[Array, Array]:
     begins = starts[:-1][places].astype(np.int64)
     counts = starts[1:][places].astype(np.int64) - begins
-    taken_start = _starts(counts)
-    within = np.arange(int(taken_start[-1])) - np.repeat(taken_start[:-1].astype(np.int64), counts)
-    return taken_start, values[np.repeat(begins, counts) + within]
+    return _starts(counts), _spans(values, begins, counts)
 
 
-def _pieces(drafts: Sequence[Draft], embedder: Embedder | None) -> tuple[Array, Array]:
-    cut = getattr(embedder, "pieces", None)
-    if cut is None or not drafts:
-        return np.zeros(len(drafts) + 1, np.uint32), np.empty(0, np.uint16)
-    numbers, starts = cut([draft.text for draft in drafts])
-    begins = np.asarray(starts[:-1], np.int64)
-    counts = np.minimum(np.diff(np.asarray(starts, np.int64)), PIECES_MAX)
-    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-    return _starts(counts), np.asarray(numbers, np.uint16)[np.repeat(begins, counts) + within]
-
-
-def _vectors(drafts: Sequence[Draft], embedder: Embedder | None) -> tuple[Array, Array]:
+def _embedded(texts: Sequence[str], embedder: Embedder | None) -> "_Embedded":
     if embedder is None:
-        return np.empty((len(drafts), 0), np.int8), np.zeros(len(drafts), np.float16)
-    codes = np.empty((len(drafts), embedder.dimensions), np.int8)
-    scales = np.empty(len(drafts), np.float16)
-    for at in range(0, len(drafts), BATCH):
-        texts = [draft.text for draft in drafts[at : at + BATCH]]
-        made = np.asarray(embedder.embed(texts), np.float32)
-        if made.shape != (len(texts), embedder.dimensions) or not np.isfinite(made).all():
-            raise UsageError(
-                f"expected finite vectors of shape {(len(texts), embedder.dimensions)}, "
-                f"got {made.shape}",
-                field="embedder",
-            )
-        codes[at : at + BATCH], scales[at : at + BATCH] = quantised(made)
-    return codes, scales
+        return _Embedded.none(len(texts), 0)
+    has_pieces = hasattr(embedder, "pooled")
+    batches = [
+        _batch(texts[at : at + BATCH], embedder, has_pieces) for at in range(0, len(texts), BATCH)
+    ]
+    if not batches:
+        return _Embedded.none(0, embedder.dimensions)
+    return _Embedded(*(np.concatenate(columns) for columns in zip(*batches, strict=True)))
+
+
+class _Embedded(NamedTuple):
+    """Of n texts."""
+
+    counts: Array
+    """Pieces of each."""
+    pieces: Array
+    codes: Array
+    scales: Array
+
+    @classmethod
+    def none(cls, count: int, dimensions: int) -> "_Embedded":
+        return cls(
+            np.zeros(count, np.int64),
+            np.empty(0, np.uint16),
+            np.zeros((count, dimensions), np.int8),
+            np.zeros(count, np.float16),
+        )
+
+
+def _batch(texts: Sequence[str], embedder: Embedder, has_pieces: bool) -> _Embedded:
+    counts, first = np.zeros(len(texts), np.int64), np.empty(0, np.uint16)
+    if has_pieces:
+        by_pieces = cast(PieceEmbedder, embedder)
+        pieces, starts = by_pieces.pieces(texts)
+        counts = np.minimum(np.diff(starts), PIECES_MAX).astype(np.int64)
+        first = _spans(pieces, np.asarray(starts[:-1], np.int64), counts)
+        vectors = np.asarray(by_pieces.pooled(pieces, starts), np.float32)
+    else:
+        vectors = np.asarray(embedder.embed(texts), np.float32)
+    if vectors.shape != (len(texts), embedder.dimensions):
+        raise UsageError(
+            f"expected vectors of shape {(len(texts), embedder.dimensions)}, got {vectors.shape}",
+            field="embedder",
+        )
+    quantised = quantise(vectors)
+    return _Embedded(counts, first, quantised.codes, quantised.scales)
+
+
+def _spans(values: Array, begins: Array, counts: Array) -> Array:
+    """`counts` values from each of `begins`, one after the other."""
+    shift = np.repeat(begins - (np.cumsum(counts) - counts), counts)
+    found: Array = values[np.arange(len(shift)) + shift]
+    return found
 
 
 def _halved(codes: Array) -> Array:
-    """Two numbers of four bits, -7 to 7, in a byte."""
-    small = np.rint(codes.astype(np.float32) * (7 / 127)).astype(np.int8)
-    if small.shape[1] % 2:
-        small = np.pad(small, ((0, 0), (0, 1)))
-    low, high = small[:, ::2].view(np.uint8) & 15, small[:, 1::2].view(np.uint8) & 15
-    halved: Array = (low | high << 4).view(np.int8)
+    """u8: two numbers of four bits, -7 to 7, in a byte."""
+    halved: Array = pack_nibbles(np.rint(codes.astype(np.float32) * (7 / 127)).astype(np.int8))
     return halved
 
 
 def _doubled(halved: Array, dimensions: int) -> Array:
-    codes = np.empty((len(halved), 2 * halved.shape[1]), np.int8)
-    # Up and down again, which brings the sign along.
-    codes[:, ::2] = (halved << 4) >> 4
-    codes[:, 1::2] = halved >> 4
-    return np.rint(codes[:, :dimensions] * np.float32(127 / 7)).astype(np.int8)
+    codes: Array = np.rint(unpack_nibbles(halved, dimensions) * np.float32(127 / 7)).astype(np.int8)
+    return codes

@@ -130,6 +130,17 @@ class ScopeIndex:
             return found[0]
         return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
 
+    def idf(self, terms: Array) -> Array:
+        """float32: of these terms, how rare each is here."""
+        having = np.zeros(len(terms), np.int64)
+        for part in self._postings:
+            if len(part.table):
+                at = np.minimum(np.searchsorted(part.table, terms), len(part.table) - 1)
+                many = part.starts[at + 1].astype(np.int64) - part.starts[at]
+                having += np.where(part.table[at] == terms, many, 0)
+        found: Array = np.log(1 + (len(self) - having + 0.5) / (having + 0.5)).astype(np.float32)
+        return found
+
     def weigh(self, terms: Sequence[int]) -> tuple[Array, Array]:
         """(weights, idf): BM25's part of each term in each entry, float32 (terms, entries), and
         each term's inverse document frequency. A term that nobody has gets the highest idf.
@@ -164,8 +175,9 @@ def _linked(entries: Entries, order: Array) -> tuple[Array, Array, Array, Array]
     """(before, after, run, run_first) from the order of (source, seq): each entry's neighbours in
     its run, or NONE; the number of its run; each run's first entry."""
     count = len(order)
-    before = np.full(count, NONE, np.int32)
-    after = np.full(count, NONE, np.int32)
+    # One longer than the entries: from NONE one comes to NONE.
+    before = np.full(count + 1, NONE, np.int32)
+    after = np.full(count + 1, NONE, np.int32)
     run = np.empty(count, np.int32)
     if not count:
         return before, after, run, np.empty(0, np.int32)
