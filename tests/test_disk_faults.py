@@ -83,9 +83,22 @@ class Book:
                 allowed.append(self.perhaps[id] or [])
             assert found in allowed, f"{id}: {len(found)} messages, {[len(a) for a in allowed]}"
             assert len(session) == len(found)
+        self.is_recalled(memory)
         listed = {info.id for info in memory.sessions("acme/u")}
         assert self.sure.keys() - self.perhaps.keys() <= listed
         assert listed <= self.sure.keys() | self.perhaps.keys()
+
+    def is_recalled(self, memory: Memory) -> None:
+        """A message is recalled exactly when it can be read, and once, however many share it."""
+        texts = {
+            said["content"]
+            for id in self.sure.keys() | self.perhaps.keys()
+            for said in memory.session(id, scope="acme/u").messages()
+            if "redacted" not in said
+        }
+        hits = [hit.text for hit in memory.recall("alpha", scope="acme/u", limit=1000)]
+        assert len(hits) == len(set(hits))
+        assert set(hits) == texts
 
 
 class Play:

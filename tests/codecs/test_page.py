@@ -39,6 +39,7 @@ def test_a_page_gives_back_its_records(records: list[TailRecord]) -> None:
     page = Page(pack_page(records, has_texts=False))
     assert page.count == len(records)
     assert page.records() == records
+    assert [page.record(at) for at in range(page.count)] == records
     assert page.lsns() == [record.lsn for record in records]
     assert page.committed_us() == [record.committed_us for record in records]
     assert not page.has_texts

@@ -1,5 +1,5 @@
 """Stated memories in random order, known and valid at random times, against a dull model: a list of
-what was stated, looked through from the beginning for every question."""
+what was stated, looked through from the beginning for every question, listed or recalled."""
 
 import dataclasses
 import shutil
@@ -197,6 +197,10 @@ class Items(RuleBasedStateMachine):
         self.memory.close()
         self.open()
 
+    @rule()
+    def tidy(self) -> None:
+        self.memory._parts.maintenance.once()
+
     # -- what is seen -----------------------------------------------------------------------------
 
     @invariant()
@@ -232,6 +236,13 @@ class Items(RuleBasedStateMachine):
         }
         found = self.memory.items(SCOPE, known_at=lsn, valid_at=at, tags=tags, limit=1000)
         assert {item.item_id: item.text for item in found} == wanted
+        hits = self.memory.recall(
+            "which text?", scope=SCOPE, known_at=lsn, valid_at=at, tags=tags, limit=1000
+        )
+        assert {hit.item_id: hit.text for hit in hits} == wanted
+        assert self.memory.at(lsn).recall(
+            "which text?", scope=SCOPE, valid_at=at, tags=tags, limit=1000
+        ) == hits  # fmt: skip
         self.check_columns(lsn, at, tags, wanted)
 
     def check_columns(self, lsn: int, at: datetime, tags: set[str], wanted: dict[str, str]) -> None:

@@ -130,12 +130,33 @@ class Page:
         if self._flags & _HAS_ACTORS:
             index = self._column("H", at)
             at += 2 * self.count
-            (length,) = _U32.unpack_from(self.raw, at)
-            names = msgspec.msgpack.decode(self.raw[at + 4 : at + 4 + length], type=list[str])
+            names = self._actors(at)
             actors = [names[i - 1] if i else None for i in index]
         bodies = map(bytes, self.bodies(0, self.count))
         columns = (self.lsns(), self.committed_us(), said, actors, bodies)
         return [TailRecord(*values) for values in zip(*columns, strict=True)]
+
+    def record(self, at: int) -> TailRecord:
+        """One of those, counted from the page's first: what is read of a page for one message of
+        it is not much more than that message."""
+        (_, _, _, _, first_lsn, first_us) = _HEAD.unpack_from(self.raw)
+        lsn = first_lsn + sum(self._steps(0)[1 : at + 1])
+        committed_us = first_us + sum(self._steps(1)[1 : at + 1])
+        said = actor = None
+        column = self._columns + 2 * self.count * array(self._wide).itemsize
+        if self._flags & _HAS_SAID:
+            said_us = self._column("q", column)[at]
+            said = None if said_us == _NOT_SAID else said_us
+            column += 8 * self.count
+        if self._flags & _HAS_ACTORS:
+            index = self._column("H", column)[at]
+            actor = self._actors(column + 2 * self.count)[index - 1] if index else None
+        (body,) = self.bodies(at, at + 1)
+        return TailRecord(lsn, committed_us, said, actor, bytes(body))
+
+    def _actors(self, at: int) -> list[str]:
+        (length,) = _U32.unpack_from(self.raw, at)
+        return msgspec.msgpack.decode(self.raw[at + 4 : at + 4 + length], type=list[str])
 
     def _steps(self, index: int) -> "array[int]":
         size = array(self._wide).itemsize * self.count

@@ -103,9 +103,11 @@ class PlaceReader:
     def _of_page(self, scope_number: int, row: PageRow, inside: list[Place]) -> Iterator[Read]:
         try:
             page = self._open_page(row, scope_number)
-            records = page.page.records()
+            # A few of them, or most: whatever is less work.
+            all_of_them = page.page.records() if 2 * len(inside) > page.page.count else None
             for place in inside:
-                record = records[place.seq - row.start]
+                at = place.seq - row.start
+                record = page.page.record(at) if all_of_them is None else all_of_them[at]
                 yield Read(place, record, page.decode(record.body))
         except CorruptionError:
             self.damaged += 1
