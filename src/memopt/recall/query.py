@@ -13,7 +13,8 @@ from typing import Any, Final, Self
 import numpy as np
 
 from memopt.base.errors import UsageError
-from memopt.recall.entries import PIECES_MAX, Embedder
+from memopt.base.recall_protocols import Embedder
+from memopt.recall.entries import PIECES_MAX
 from memopt.text.analysis import Analyser, fold, name_of, term_of, words_of
 from memopt.text.words import ASKS_WHEN, ASKS_WHERE, ASKS_WHO, ASKS_WHY
 
