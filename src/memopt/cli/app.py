@@ -13,7 +13,18 @@ import typer
 from typer.core import TyperGroup
 
 from memopt.base.errors import MemoptError
-from memopt.cli import forget, ingest, inspect, measure, memories, simulate, top, transfer, upkeep
+from memopt.cli import (
+    forget,
+    ingest,
+    inspect,
+    measure,
+    memories,
+    recall,
+    simulate,
+    top,
+    transfer,
+    upkeep,
+)
 from memopt.cli.directory import config_file
 from memopt.cli.terminal import EXIT_PIPE, describe, exit_code, fail
 
@@ -87,6 +98,7 @@ app.command("ingest")(ingest.ingest)
 app.command("forget")(forget.forget)
 app.command("remember")(memories.remember)
 app.command("items")(memories.items)
+app.command("recall")(recall.recall)
 app.command("bench")(measure.bench)
 
 

@@ -116,7 +116,7 @@ def items(
         else:
             found = memory.items(
                 scope, reach=reach, kinds=kind, tags=tag, valid_at=moment(valid_at, "--valid-at"),
-                known_at=_known(known_at), limit=limit,
+                known_at=known(known_at), limit=limit,
             )  # fmt: skip
     if as_json:
         print_json(found)
@@ -135,7 +135,8 @@ def every_item(memory: Memory, scope: str | None, reach: Reach) -> Iterable[Item
         after = (page[-1].scope, page[-1].item_id)
 
 
-def _known(text: str | None) -> int | datetime | None:
+def known(text: str | None) -> int | datetime | None:
+    """An LSN or a time. Raises UsageError."""
     return int(text) if text is not None and text.isdecimal() else moment(text, "--known-at")
 
 

@@ -1,0 +1,58 @@
+"""`memopt recall`: what is found is told with its reasons, and what is not with its own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import memopt
+from memopt.cli.app import app
+
+
+def run(*arguments: object) -> Any:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    with memopt.open(tmp_path / "store", durability="os", maintenance_seconds=0) as memory:
+        session = memory.session("talk", scope="acme/ann")
+        for n in range(20):
+            session.append({"role": "user", "content": f"day {n} of the walk was mild"})
+        session.append(
+            {"role": "assistant", "content": "The flight\nto Lima leaves \x1b[2Jat nine"}
+        )
+        memory.remember("Ann is afraid of flying", scope="acme/ann")
+    return tmp_path / "store"
+
+
+def test_hits_are_told_with_place_text_and_reason(store: Path) -> None:
+    done = run("recall", store, "when does the flight leave?", "--scope", "acme/ann", "--limit", 1)
+    assert done.exit_code == 0
+    assert "talk:20  assistant" in done.stdout
+    assert "The flight to Lima" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_json_is_the_whole_answer(store: Path) -> None:
+    done = run("recall", store, "flying", "--scope", "acme", "--reach", "subtree", "--json",
+               "--kind", "fact")  # fmt: skip
+    (hit,) = json.loads(done.stdout)["hits"]
+    assert (hit["item_id"], hit["kind"], hit["scope"]) == ("i1", "fact", "acme/ann")
+
+
+def test_nothing_found_is_no_failure_and_says_why(store: Path) -> None:
+    done = run("recall", store, "flying", "--scope", "nobody")
+    assert done.exit_code == 0
+    assert "Note: there is nothing in scope 'nobody'" in done.stdout
+
+
+def test_a_wrong_time_is_a_wrong_call(store: Path) -> None:
+    done = run("recall", store, "flying", "--now", "yesterday")
+    assert done.exit_code == 2
+    assert "--now" in done.stderr
