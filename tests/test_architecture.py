@@ -22,7 +22,20 @@ FLOORS = {
     **dict.fromkeys(("context", "learn"), 4),
     **dict.fromkeys(("memory", "wiring", "directory", "maintenance", "upkeep"), 5),
     **dict.fromkeys(
-        ("aio", "client", "owner", "parts", "figures", "recalling", "wiring_recall", "admitting"), 5
+        (
+            "aio",
+            "client",
+            "owner",
+            "parts",
+            "figures",
+            "recalling",
+            "wiring_recall",
+            "admitting",
+            "answering",
+            "wiring_answers",
+            "wiring_storage",
+        ),
+        5,
     ),
     **dict.fromkeys(("server", "adapters", "bench", "testing"), 6),
     "cli": 7,

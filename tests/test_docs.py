@@ -125,9 +125,10 @@ def test_every_time_expression_in_the_page_means_what_it_says() -> None:
     ("document", "blocks_min", "said"),
     [
         (README, 3, ["My parcel has not come.", "{'step': 3, 'open': ['refund']}"]),
+        (ROOT / "docs" / "answers.md", 1, ["words Settings, then Security."]),
         (ROOT / "docs" / "recall.md", 3, ["preference: Ann prefers an aisle seat", "\n1\n"]),
     ],
-    ids=["README.md", "recall.md"],
+    ids=["README.md", "answers.md", "recall.md"],
 )
 def test_the_examples_run(document: Path, blocks_min: int, said: list[str], tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", document.read_text("utf-8"), re.DOTALL)

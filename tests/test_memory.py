@@ -429,15 +429,19 @@ def test_above_the_disk_quota_writing_is_refused_and_deleting_is_not(tmp_path: P
         session, mapping = memory.session("s"), memory.mapping("m")
         mapping.update(a=1, b=2)
 
-        def fill() -> None:
+        def fill(random_bytes: int) -> None:
             for _ in range(1000):
-                session.append({"content": os.urandom(4 * KIB).hex()})
+                session.append({"content": os.urandom(random_bytes).hex()})
 
         with pytest.raises(memopt.QuotaError) as refused:
-            fill()
+            fill(4 * KIB)
         assert refused.value.limit == "disk_quota_bytes"
         written = len(session)
         assert 10 < written < 250
+        # What is smaller may fit; then that does not, either.
+        with pytest.raises(memopt.QuotaError):
+            fill(1)
+        written = len(session)
         with pytest.raises(memopt.QuotaError):
             session.save_state("x" * 1000)
         with pytest.raises(memopt.QuotaError):

@@ -1,6 +1,18 @@
 """memopt: a memory runtime for LLM agents, inside one byte budget."""
 
 from memopt import aio
+from memopt.base.answer_records import (
+    Answer,
+    AnswerContext,
+    Cached,
+    Category,
+    Check,
+    Made,
+    Match,
+    Miss,
+    MissReason,
+    Verdict,
+)
 from memopt.base.config import Config
 from memopt.base.document_records import Ingested, Media
 from memopt.base.errors import (
@@ -56,10 +68,15 @@ from memopt.wiring import open_memory as open
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
+    "AnswerContext",
     "BackpressureError",
     "BackupReport",
     "BudgetError",
+    "Cached",
     "CapacityError",
+    "Category",
+    "Check",
     "CheckReport",
     "CompactReport",
     "Config",
@@ -81,9 +98,13 @@ __all__ = [
     "Item",
     "JournalRecord",
     "Kind",
+    "Made",
+    "Match",
     "Media",
     "MemoptError",
     "Memory",
+    "Miss",
+    "MissReason",
     "NotFoundError",
     "PageInfo",
     "PoolShares",
@@ -111,6 +132,7 @@ __all__ = [
     "Stored",
     "Turn",
     "UsageError",
+    "Verdict",
     "aio",
     "connect",
     "open",

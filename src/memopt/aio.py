@@ -27,6 +27,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, get_origin
 
+from memopt.answering import Answers
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import BackpressureError, MemoptError, StoreClosedError
 from memopt.base.records import JournalRecord
@@ -302,6 +303,11 @@ async def _leaving(
 class AsyncMemory(_Handle):
     """A store, opened here or by another process. The verbs are Memory's."""
 
+    @property
+    def answers(self) -> "AsyncAnswers":
+        """The answer cache."""
+        return AsyncAnswers(self._sync.answers, self._threads)
+
     @_as(Memory.subscribe)
     def subscribe(self, **arguments: Any) -> "_Opening[AsyncSubscription]":
         return _Opening(lambda: self._subscribe(arguments))
@@ -333,6 +339,12 @@ class AsyncMemory(_Handle):
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+@_coroutines(Answers)
+class AsyncAnswers(_Handle):
+    """The answer cache. The verbs are those of `memory.answers`; what `through` is given to call is
+    called on a thread."""
 
 
 @_coroutines(MemoryView)

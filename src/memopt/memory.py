@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from memopt.answering import Answering
 from memopt.base.config import Config
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.errors import (
@@ -56,7 +57,7 @@ _VACUUM_PAGES: Final = 256
 _RESTORE_ROWS: Final = 256
 
 
-class Memory(Recalling):
+class Memory(Recalling, Answering):
     """A store, opened. Thread-safe; close it, or use it in a `with` block."""
 
     def __init__(self, parts: Parts, *, read_only: bool) -> None:

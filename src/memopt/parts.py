@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from memopt.answers.engine import AnswerEngine
 from memopt.base.budget import Budget
 from memopt.base.config import Config
 from memopt.base.events import Events
@@ -60,6 +61,7 @@ class Parts(NamedTuple):
     sessions: Sessions
     forgetting: Forgetting
     recall: RecallParts
+    answers: AnswerEngine
     checking: Checking
     compaction: Compaction
     maintenance: Maintenance

@@ -1,32 +1,30 @@
 """The one place that knows every class: puts a Memory together, and takes care of its order."""
 
-import contextlib
-import logging
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 from memopt.admitting import admission_of
+from memopt.answers.engine import AnswerEngine
+from memopt.base.answer_protocols import AnswerKeeper
 from memopt.base.budget import Budget
 from memopt.base.clock import SystemClock
 from memopt.base.config import Config
 from memopt.base.errors import (
     CorruptionError,
-    MemoptError,
 )
 from memopt.base.events import Events
 from memopt.base.forks import of_parent
+from memopt.base.item_protocols import ItemKeeper
 from memopt.base.metrics import Metrics
-from memopt.base.protocols import Clock, Policy, Probe, Reader, Tables
+from memopt.base.protocols import Clock, CollectionKeeper, Probe, Reader
 from memopt.base.readings import Level
 from memopt.base.recall_protocols import EmbedderMaker
-from memopt.base.records import PageRow, PoolShares, Seal
+from memopt.base.records import Seal
 from memopt.base.units import MIB
-from memopt.codecs.keys import page_key
-from memopt.codecs.zstd import Zstd
 from memopt.collections.cache import EntryCache
 from memopt.collections.engine import TurnsTold
 from memopt.collections.maker import Collections
@@ -39,18 +37,9 @@ from memopt.journal.subscription import Subscriptions
 from memopt.maintenance import Maintenance
 from memopt.memory import Memory
 from memopt.owner import serve_owner
-from memopt.paging.access_log import AccessLog
-from memopt.paging.arena import Arena, extent_bytes_for
-from memopt.paging.dictionaries import Dictionaries
-from memopt.paging.page_writer import PageWriter
-from memopt.paging.pager import Pager
-from memopt.paging.pools import Pools
-from memopt.paging.prefetch import Prefetcher
-from memopt.paging.working_set import WorkingSets
 from memopt.parts import Parts, RecallParts
 from memopt.policies.catalog import make_policy
 from memopt.pressure.admission import Admission
-from memopt.pressure.collector import Collector
 from memopt.pressure.forecast import Forecaster
 from memopt.pressure.governor import Governor, Step
 from memopt.pressure.leaks import LeakWatch
@@ -65,30 +54,26 @@ from memopt.sessions.compaction import Compaction, install_learnt
 from memopt.sessions.forgetting import Forgetting
 from memopt.sessions.owners import Owners
 from memopt.sessions.reading import LineReader
-from memopt.sessions.residents import Residents
 from memopt.sessions.session import Sessions
 from memopt.sessions.states import States
 from memopt.sessions.transcripts import Transcripts
 from memopt.sessions.turns import collecting
 from memopt.stores.scratch import Scratch
-from memopt.upkeep import Upkeep, limit_heap_arenas, trim_heap
+from memopt.upkeep import limit_heap_arenas, trim_heap
+from memopt.wiring_answers import Kept, TakenFromAnswersToo, wire_answers, wire_kept
 from memopt.wiring_recall import wire_engine, wire_recall
+from memopt.wiring_storage import WORKING_SETS, Storage, log_failure, wire_storage
 
 _EVICTABLE = (
     "pages", "texts", "policies", "sessions", "collections", "collection policies", "arena",
-    "recall", "recall policies",
+    "recall", "recall policies", "answers",
 )  # fmt: skip
 """Owners of the budget whose bytes can be given back at once: all of it is at home."""
 _PROBE_SECONDS = 0.25
 """What a forecast takes for the time between readings, where they are taken by hand."""
-_RAW_BYTES_MAX = 1024 * MIB
 _TURN_PEAKS = "turn_peaks"
 """Meta entry: what turns of each agent type needed."""
 _TURN_PEAKS_SECONDS = 60.0
-_WORKING_SETS = "working_sets"
-"""Meta entry: the history that predictions start from."""
-_SHADOW_PER_BYTES = 8192
-_SHADOWS_MAX = 32768
 _FIXED_BYTES = 1 * MIB
 """Threads' stacks in use, metrics, the commit queue, the acked page: measured, not itemised."""
 
@@ -143,93 +128,6 @@ def _wire(
         raise
 
 
-class _Storage(NamedTuple):
-    """The floors below sessions."""
-
-    committer: GroupCommitter
-    dictionaries: Dictionaries
-    compressor: Zstd
-    pager: Pager
-    prefetcher: Prefetcher
-    residents: Residents
-    pages: PageWriter
-    upkeep: Upkeep
-    access_log: AccessLog | None
-    arena: Arena
-    collector: Collector
-
-
-def _wire_storage(
-    directory: Directory, config: Config, clock: Clock, events: Events, budget: Budget,
-    subscriptions: Subscriptions,
-) -> _Storage:  # fmt: skip
-    home = directory.home
-    committer = GroupCommitter(
-        home.writer, directory, clock=clock, events=events, lsn=directory.lsn,
-        at_us=directory.at_us, batch_max=config.commit_batch_max,
-        queue_max=config.commit_queue_max, deliver=subscriptions.deliver,
-        has_listeners=subscriptions.has_listeners, on_failure=_log_failure,
-    )  # fmt: skip
-
-    def read_page(tables: Tables, row: PageRow) -> bytes:
-        body = tables.pages.body(row.page)
-        return compressor.decode(body, key=page_key(row)) if body is not None else b""
-
-    dictionaries = Dictionaries(
-        home, read_page, budget, size_bytes=config.dictionary_bytes,
-        scopes_min=config.dictionary_scopes_min, training_pages=config.dictionary_training_pages,
-    )  # fmt: skip
-    compressor = Zstd(budget, dictionary=dictionaries.body, raw_bytes_max=_RAW_BYTES_MAX)
-    sets = WorkingSets(
-        clock.monotonic(), window_seconds=config.working_set_seconds,
-        thrashing_share=config.thrashing_share,
-        shadows_max=min(max(budget.limit_bytes // _SHADOW_PER_BYTES, 1024), _SHADOWS_MAX),
-    )  # fmt: skip
-    budget.reserve("working sets", sets.charged_bytes())
-    _restore_sets(home, sets)
-    access_log = None
-    if config.access_log is not None:
-        access_log = AccessLog(
-            config.access_log, bytes_max=config.access_log_bytes_max, clock=clock, budget=budget
-        )
-
-    def make_one() -> Policy:
-        return make_policy(config.policy, admission=config.admission_policy, now=clock.monotonic)
-
-    def make_pool() -> Policy:
-        if config.pool_shares is PoolShares.OFF:
-            return make_one()
-        return Pools(make_one, lambda page: pager.type_of(page), sets)
-
-    pager = Pager(
-        home, compressor, budget, make_policy=make_pool, clock=clock,
-        events=events, promotion_batch_pages=config.promotion_batch_pages,
-        l1_share=config.l1_share, sets=sets, access_log=access_log,
-    )  # fmt: skip
-    prefetcher = Prefetcher(
-        home, pager, budget, clock=clock, events=events, kind=config.prefetch,
-        recent_seconds=config.l1_idle_seconds,
-    )  # fmt: skip
-    residents = Residents(budget, config.resident_sessions_max)
-    upkeep = Upkeep(pager, residents, compressor)
-    budget.on_shortage(upkeep.make_free)
-    pages = PageWriter(
-        compressor, dictionaries.of, next_page=home.newest_page() + 1,
-        text_bytes_min=config.text_bytes_min,
-    )  # fmt: skip
-    arena = Arena(
-        budget, clock=clock, events=events, extent_bytes=extent_bytes_for(budget.limit_bytes)
-    )
-    collector = Collector(
-        arena, make_trigger(config.collection_trigger, Random()), name=config.collection_trigger,
-        clock=clock, wait=threading.Event().wait,
-    )  # fmt: skip
-    return _Storage(
-        committer, dictionaries, compressor, pager, prefetcher, residents, pages, upkeep,
-        access_log, arena, collector,
-    )  # fmt: skip
-
-
 def _wire_parts(
     directory: Directory, config: Config, embedder: EmbedderMaker, clock: Clock,
     metrics: Metrics, events: Events, budget: Budget, start: Start, probe: Probe | None,
@@ -237,7 +135,7 @@ def _wire_parts(
 ) -> Memory:  # fmt: skip
     home = directory.home
     subscriptions = Subscriptions(budget)
-    storage = _wire_storage(directory, config, clock, events, budget, subscriptions)
+    storage = wire_storage(directory, config, clock, events, budget, subscriptions)
     committer, dictionaries, compressor, pager, prefetcher, residents, pages, _, *_ = storage
     monitor = _wire_pressure(directory, config, clock, events, budget, storage, start, probe)
     admit = admission_of(directory, config, events, monitor.governor, read_only=read_only)
@@ -245,13 +143,15 @@ def _wire_parts(
         directory, committer, compressor, pager, storage.upkeep, config, clock, budget, events,
         embedder,
     )  # fmt: skip
+    kept = wire_kept(directory, committer, compressor, storage.upkeep, budget)
+    indexer = TakenFromAnswersToo(engine.indexer, kept.keeper)
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
-        events=events, admit=admit, budget=budget, indexer=engine.indexer,
+        events=events, admit=admit, budget=budget, indexer=indexer,
     )  # fmt: skip
     branches = Branches(
         committer, transcripts, residents, pages, pager,
-        lambda: committer.exclusive(directory.make_room), engine.indexer,
+        lambda: committer.exclusive(directory.make_room), indexer,
     )  # fmt: skip
     reader = LineReader(home.snapshot, pager)
     states = States(
@@ -265,49 +165,81 @@ def _wire_parts(
         home, committer, transcripts, pages, pager, dictionaries, compressor, config=config,
         clock=clock, events=events, drop_dictionary=compressor.drop, index=engine.finish,
     )  # fmt: skip
-    recall = wire_recall(
-        home, committer, Owners(transcripts), compressor, config, clock, budget, admit, engine
+    recall, answers = _wire_memories(
+        directory, config, clock, events, budget, storage, transcripts, admit, engine, kept
     )
-    storage.upkeep.ask_also(lambda _: recall.contradicting.shrink())
-    checking = Checking(
-        home, committer, reader, pages, compressor, collections.keeper, recall.keeper,
-        clock=clock, events=events, wait=threading.Event().wait,
-        bytes_per_second=config.check_bytes_per_second,
+    checking, forgetting = _wire_care(
+        directory, config, clock, events, storage, branches, reader, states,
+        (collections.keeper, recall.keeper, kept.keeper),
     )  # fmt: skip
-    forgetting = Forgetting(
-        home, committer, branches, reader, states, compressor, collections.keeper,
-        recall.keeper, config.state_keyframe_versions,
+    sessions = Sessions(
+        config, min(config.message_bytes_max, config.budget_bytes // 4), transcripts, branches,
+        reader, states, collections, turns, monitor.admission,
     )  # fmt: skip
     steps = _steps(
-        directory, config, clock, events, storage, transcripts, collections, engine, monitor,
-        read_only=read_only,
+        directory, config, clock, events, storage, transcripts, collections, engine, answers,
+        monitor, read_only=read_only,
     )  # fmt: skip
-
     return Memory(
         Parts(
             config=config, clock=clock, budget=budget, metrics=metrics, events=events,
             directory=directory, committer=committer, subscriptions=subscriptions,
             history=History(home, compressor), pager=pager, prefetcher=prefetcher,
-            dictionaries=dictionaries,
-            residents=residents, sessions=Sessions(
-                config, min(config.message_bytes_max, config.budget_bytes // 4), transcripts,
-                branches, reader, states, collections, turns, monitor.admission,
-            ),
-            forgetting=forgetting, recall=recall, checking=checking, compaction=compaction,
+            dictionaries=dictionaries, residents=residents, sessions=sessions,
+            forgetting=forgetting, recall=recall, answers=answers, checking=checking,
+            compaction=compaction,
             maintenance=Maintenance(config.maintenance_seconds, steps), pressure=monitor,
             serve=serve_owner,
-            release=_releasing(budget, storage, monitor, turns, collections, states, recall),
+            release=_releasing(
+                budget, storage, monitor, turns, collections, states, recall, answers
+            ),
             abandon=_abandoning(
-                directory, budget, subscriptions, storage, monitor, turns, collections, engine
+                directory, budget, subscriptions, storage, monitor, turns, collections, engine,
+                answers,
             ),
         ),
         read_only=read_only,
     )  # fmt: skip
 
 
+def _wire_memories(
+    directory: Directory, config: Config, clock: Clock, events: Events, budget: Budget,
+    storage: Storage, transcripts: Transcripts, admit: Callable[[int], None],
+    engine: RecallEngine, kept: Kept,
+) -> tuple[RecallParts, AnswerEngine]:  # fmt: skip
+    owners, committer = Owners(transcripts), storage.committer
+    recall = wire_recall(
+        directory.home, committer, owners, storage.compressor, config, clock, budget, admit, engine
+    )
+    recall.items.watchers.append(kept.keeper)
+    storage.upkeep.ask_also(lambda _: recall.contradicting.shrink())
+    answers = wire_answers(
+        directory, committer, owners, storage.compressor, config, clock, budget, events, admit,
+        engine.embedder, kept,
+    )  # fmt: skip
+    return recall, answers
+
+
+def _wire_care(
+    directory: Directory, config: Config, clock: Clock, events: Events, storage: Storage,
+    branches: Branches, reader: LineReader, states: States,
+    keepers: tuple[CollectionKeeper, ItemKeeper, AnswerKeeper],
+) -> tuple[Checking, Forgetting]:  # fmt: skip
+    home, committer, compressor = directory.home, storage.committer, storage.compressor
+    checking = Checking(
+        home, committer, reader, storage.pages, compressor, *keepers, clock=clock, events=events,
+        wait=threading.Event().wait, bytes_per_second=config.check_bytes_per_second,
+    )  # fmt: skip
+    forgetting = Forgetting(
+        home, committer, branches, reader, states, compressor, *keepers,
+        config.state_keyframe_versions,
+    )  # fmt: skip
+    return checking, forgetting
+
+
 def _releasing(
-    budget: Budget, storage: _Storage, monitor: Monitor, turns: Turns, collections: Collections,
-    states: States, recall: RecallParts,
+    budget: Budget, storage: Storage, monitor: Monitor, turns: Turns, collections: Collections,
+    states: States, recall: RecallParts, answers: AnswerEngine,
 ) -> Callable[[], None]:  # fmt: skip
     def release() -> None:
         if storage.access_log is not None:
@@ -317,6 +249,7 @@ def _releasing(
         turns.close()
         collections.close()
         storage.arena.close()
+        answers.close()
         recall.engine.close()
         recall.contradicting.shrink()
         budget.release_all("working sets")
@@ -330,8 +263,9 @@ def _releasing(
 
 
 def _abandoning(
-    directory: Directory, budget: Budget, subscriptions: Subscriptions, storage: _Storage,
+    directory: Directory, budget: Budget, subscriptions: Subscriptions, storage: Storage,
     monitor: Monitor, turns: Turns, collections: Collections, engine: RecallEngine,
+    answers: AnswerEngine,
 ) -> Callable[[], None]:  # fmt: skip
     def abandon() -> None:
         budget.abandon()
@@ -341,6 +275,7 @@ def _abandoning(
         monitor.abandon(of_parent())
         turns.abandon()
         collections.abandon()
+        answers.abandon()
         engine.abandon()
         directory.abandon()
 
@@ -349,7 +284,7 @@ def _abandoning(
 
 def _wire_collections(
     directory: Directory, config: Config, clock: Clock, events: Events, budget: Budget,
-    storage: _Storage, transcripts: Transcripts, admit: Callable[[int], None],
+    storage: Storage, transcripts: Transcripts, admit: Callable[[int], None],
     admission: Admission,
 ) -> tuple[Collections, Turns]:  # fmt: skip
     cache = EntryCache(
@@ -382,7 +317,7 @@ def _wire_collections(
 
 def _wire_pressure(
     directory: Directory, config: Config, clock: Clock, events: Events, budget: Budget,
-    storage: _Storage, start: Start, probe: Probe | None,
+    storage: Storage, start: Start, probe: Probe | None,
 ) -> Monitor:  # fmt: skip
     pager, prefetcher, upkeep = storage.pager, storage.prefetcher, storage.upkeep
 
@@ -444,7 +379,7 @@ def _keep_peaks(
             admission.peaks.restore(packed)
         except CorruptionError as error:
             # It costs a prediction, and nothing that anybody wrote.
-            _log_failure(error)
+            log_failure(error)
 
     def save() -> None:
         if not committer.refusing:
@@ -455,9 +390,9 @@ def _keep_peaks(
 
 
 def _steps(
-    directory: Directory, config: Config, clock: Clock, events: Events, storage: _Storage,
-    transcripts: Transcripts, collections: Collections, engine: RecallEngine, monitor: Monitor,
-    *, read_only: bool,
+    directory: Directory, config: Config, clock: Clock, events: Events, storage: Storage,
+    transcripts: Transcripts, collections: Collections, engine: RecallEngine,
+    answers: AnswerEngine, monitor: Monitor, *, read_only: bool,
 ) -> list[Callable[[], None]]:  # fmt: skip
     """What maintenance does, in order."""
     steps: list[Callable[[], None]] = [
@@ -491,24 +426,12 @@ def _steps(
     def save_sets() -> None:
         packed = storage.pager.unsaved_sets()
         if packed is not None:
-            storage.committer.commit(lambda t: t.tables.meta.put(_WORKING_SETS, packed))
+            storage.committer.commit(lambda t: t.tables.meta.put(WORKING_SETS, packed))
 
     def restore_ballast() -> None:
         directory.ballast.restore()
 
     if config.seal is not Seal.FULL:
         steps.append(lambda: transcripts.seal_idle(config.l1_idle_seconds))
-    return [*steps, learn, transcripts.write_touches, save_sets, monitor.save_due, restore_ballast]
-
-
-def _restore_sets(home: Reader, sets: WorkingSets) -> None:
-    """What was predicted when the store was closed. It is a hint: one that is damaged is begun
-    anew."""
-    with contextlib.suppress(CorruptionError), home.snapshot() as tables:
-        packed = tables.meta.get(_WORKING_SETS)
-        if packed is not None:
-            sets.restore(packed)
-
-
-def _log_failure(error: MemoptError) -> None:
-    logging.getLogger("memopt").error("%s", error)
+    saving = [transcripts.write_touches, save_sets, monitor.save_due]
+    return [*steps, learn, *saving, answers.maintain, restore_ballast]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import memopt
-from memopt.base.answer_records import AnswerRow, CategoryRow, Use, UseRow
+from memopt.base.answer_records import AnswerRow, CategoryRow, History, Use, UseRow
 from memopt.base.errors import CorruptionError
 from memopt.base.protocols import Tables
 from memopt.journal.recovery import highest_lsn
@@ -26,10 +26,13 @@ def tables(memory: Memory) -> Iterator[Tables]:
         yield memory._parts.directory.home.writer.tables
 
 
-def row(answer: int, scope: int = 7, category: int = 1, expires_us: int | None = None) -> AnswerRow:
+def row(
+    answer: int, scope: int = 7, category: int = 1, expires_us: int | None = None,
+    history: History = History.SYSTEM,
+) -> AnswerRow:  # fmt: skip
     return AnswerRow(
-        answer, scope, category, b"c" * 16, answer.to_bytes(16, "big"), "model", 1, 1000 + answer,
-        expires_us, 42, b"body" * 2000,
+        answer, scope, category, b"c" * 16, answer.to_bytes(16, "big"), "model", history,
+        1000 + answer, expires_us, 42, b"body" * 2000,
     )  # fmt: skip
 
 
@@ -60,6 +63,13 @@ def test_the_oldest_of_a_category_and_the_expired_of_all(tables: Tables) -> None
     assert tables.answer_order.oldest(1, 1, 1) == [3]
     assert tables.answer_order.expired(500, 10) == [3]
     assert tables.answer_order.expired(1000, 2) == [3, 2]
+
+
+def test_those_that_answer_within_a_conversation(tables: Tables) -> None:
+    for answer, scope, history in [(1, 7, 2), (2, 7, 1), (3, 8, 2), (4, 7, 0), (5, 7, 2)]:
+        tables.answers.put(row(answer, scope, history=History(history)))
+    assert tables.answer_order.of_turns(7, 10) == [1, 5]
+    assert tables.answer_order.of_turns(7, 1) == [1]
 
 
 def test_the_highest_lsn_is_that_of_an_answer_or_of_a_category(tables: Tables) -> None:

@@ -3,10 +3,11 @@
 As in protocols.py, each is narrow: at most five methods.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from memopt.base.answer_records import AnswerRow, CategoryRow, UseRow
+from memopt.base.records import Selector
 
 
 class AnswerTable(Protocol):
@@ -33,6 +34,10 @@ class AnswerOrder(Protocol):
 
     def expired(self, at_us: int, limit: int) -> list[int]:
         """Up to `limit` of any scope that expired before a time, the longest first."""
+        ...
+
+    def of_turns(self, scope_number: int, limit: int) -> list[int]:
+        """Up to `limit` of a scope that answer within a conversation."""
         ...
 
     def highest_lsn(self) -> int:
@@ -79,28 +84,22 @@ class AnswerCategoryTable(Protocol):
 
 
 class AnswerKeeper(Protocol):
-    """What others ask of answers in a commit of theirs: whatever is taken away takes the answers
-    with it that were made of it."""
+    """What scopes ask of the answers in them. Those that were made of something that is taken away
+    go in the commit that takes it."""
 
-    def drop_of(
-        self, transaction: Any, kind: int, sources: Iterable[tuple[int, int | None]]
-    ) -> int:
-        """Those that hang on any of these (source, seq); seq None: on anything of the source. How
-        many there were."""
+    def matching(self, scope_number: int, selector: Selector) -> list[int]:
+        """The answers of a scope that a selector chooses: by time, and by a text that may be in
+        them, for what was said before the question is not kept."""
         ...
 
-    def drop_history(self, transaction: Any, scope_number: int) -> int:
-        """Those of a scope that answer within a conversation: what it said may be in them."""
-        ...
-
-    def drop_holding(self, transaction: Any, scope_number: int, text: str) -> int:
-        """Those that may hold a text: it is in question or answer, or anything was said before."""
+    def forget(self, scope: str, answers: Sequence[int], text: str | None) -> None:
+        """Take them away; and what else holds `text`."""
         ...
 
     def drop_all(self, transaction: Any, scope_number: int) -> int:
-        """Everything of a scope, with what was learnt of it."""
+        """In a commit: everything of a scope, with what was learnt of it; how many answers."""
         ...
 
-    def count(self, tables: Any, scope_number: int, text: str | None = None) -> int:
-        """How many answers a scope has; with `text`, how many `drop_holding` would take."""
+    def check(self, scope_number: int) -> tuple[int, int, list[str]]:
+        """Verify every answer: (answers, bytes, what is damaged)."""
         ...

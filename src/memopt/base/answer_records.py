@@ -66,9 +66,7 @@ class Use(enum.IntEnum):
     """A stated memory or a piece of a document: its number."""
     LINE = 2
     """A message: its line, and its place there."""
-    SESSION = 3
-    """The conversation it was made in: its number."""
-    TAG = 4
+    TAG = 3
     """A digest of scope and tag."""
 
 
@@ -96,6 +94,15 @@ class Match(enum.StrEnum):
     """Several like questions, all with this answer, and no like one with another."""
 
 
+class AnswerContext(enum.StrEnum):
+    """What must be the same before the last question, for it to be compared."""
+
+    EQUAL = "equal"
+    """All of it."""
+    ANY = "any"
+    """Nothing: answers are taken not to depend on it."""
+
+
 class MissReason(enum.StrEnum):
     """Why there is no answer."""
 
@@ -119,13 +126,15 @@ class MissReason(enum.StrEnum):
     CHECK = "check"
     """The nearest question differs in what must agree."""
     EXPIRED = "expired"
+    EMBEDDER = "embedder"
+    """Questions cannot be compared now: only an equal request would be found."""
     FORM = "form"
     """It was stored as a stream and is wanted whole, or the other way round, in a form of which we
     do not know how to make one of the other."""
     ROOM = "room"
     """The budget has no room to compare questions now; only an equal request would be found."""
-    WAIT = "wait"
-    """Another call is making this answer, and it takes too long, or too many wait for it."""
+    DAMAGED = "damaged"
+    """What is stored failed its checksum: nothing of it is served."""
 
 
 class Verdict(enum.StrEnum):
@@ -206,6 +215,17 @@ class Miss(msgspec.Struct, frozen=True, kw_only=True):
 
     def __bool__(self) -> bool:
         return False
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """There was no answer, so one was made."""
+
+    response: Any
+    """What the call gave; for a stream, the list of its chunks."""
+    miss: Miss
+    """Why there was none."""
+    is_shared: bool
+    """An equal call at the same time made it."""
 
 
 class Cached(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from memopt.base.answer_records import AnswerContext
 from memopt.base.errors import UsageError
 from memopt.base.recall_records import Indexing
 from memopt.base.records import Durability, PoolShares, Prefetch, Seal
@@ -132,6 +133,20 @@ class Config:
     turn_scope_share: float = 1.0
     """Of what may be admitted, by the turns of one scope."""
     turn_session_share: float = 0.5
+    answer_wrong_share: float = 0.01
+    """Of the cached answers that are served, at most this share may be wrong."""
+    answer_context: AnswerContext = AnswerContext.EQUAL
+    """What must be the same before the last question, for it to be compared: equal or any."""
+    answer_ttl_seconds: float | None = None
+    """Cached answers are served for so long; None: until something takes them away."""
+    answer_bytes_max: int = 256 * MIB
+    """Of the cached answers of one scope, on disk; the oldest go."""
+    answers_max: int = 200_000
+    """Cached answers of one category of a scope."""
+    answer_wait_seconds: float = 60.0
+    """A call waits so long for an equal one that is being answered, then it asks for itself."""
+    answer_waiters_max: int = 256
+    """Calls that may wait for others' answers."""
     heap_arenas_max: int = 1
     """Heaps of the C library that threads share (glibc); 0 leaves it as it is."""
     leak_window_seconds: float = 600.0
@@ -214,6 +229,7 @@ _OPTIONAL = frozenset(
         "journal_retention_seconds",
         "journal_retention_records",
         "rss_limit_bytes",
+        "answer_ttl_seconds",
     }
 )
 _AGGRESSIVENESS = "pressure_aggressiveness"
@@ -243,6 +259,7 @@ _SHARES = (
     "pressure_high_share",
     "turn_share",
     "turn_scope_share",
+    "answer_wrong_share",
     "turn_session_share",
     _AGGRESSIVENESS,
 )
@@ -282,6 +299,8 @@ def _checked(name: str, value: Any) -> Any:
         return _member(Seal, name, value)
     if name == "indexing":
         return _member(Indexing, name, value)
+    if name == "answer_context":
+        return _member(AnswerContext, name, value)
     if name == "pool_shares":
         return _member(PoolShares, name, value)
     if name == "prefetch":
@@ -314,9 +333,10 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _member(
-    kind: type[Durability] | type[Seal] | type[Prefetch] | type[PoolShares] | type[Indexing],
+    kind: type[Durability] | type[Seal] | type[Prefetch] | type[PoolShares] | type[Indexing]
+    | type[AnswerContext],
     name: str, value: Any,
-) -> Durability | Seal | Prefetch | PoolShares | Indexing:  # fmt: skip
+) -> Durability | Seal | Prefetch | PoolShares | Indexing | AnswerContext:  # fmt: skip
     try:
         return kind(value)
     except ValueError:

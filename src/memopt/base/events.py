@@ -151,6 +151,31 @@ class Recalled(Event, frozen=True):
     seconds: float
 
 
+class AnswerServed(Event, frozen=True):
+    match: str
+    """exact, words, question or neighbours."""
+    seconds: float
+
+
+class AnswerMissed(Event, frozen=True):
+    reason: str
+    seconds: float
+
+
+class AnswerStored(Event, frozen=True):
+    size_bytes: int
+
+
+class AnswersEvicted(Event, frozen=True):
+    """Answers had to go for another one, or had expired."""
+
+    answers: int
+
+
+class AnswerJudged(Event, frozen=True):
+    verdict: str
+
+
 class SegmentsMerged(Event, frozen=True):
     segments: int
     """That became one."""

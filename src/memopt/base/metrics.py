@@ -9,6 +9,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from memopt.base.events import (
+    AnswerJudged,
+    AnswerMissed,
+    AnswerServed,
+    AnswersEvicted,
+    AnswerStored,
     Appended,
     Checkpointed,
     Collected,
@@ -81,6 +86,13 @@ METRICS: Final = {
     "scopes_faulted": "indexes of scopes brought into RAM",
     "scopes_evicted": "indexes of scopes dropped from RAM",
     "segments_merged": "index segments that became part of a larger one",
+    "answers_served": "lookups that the answer cache answered",
+    "answers_served_near": "of those, how many to a question in other words",
+    "answers_missed": "lookups that it did not answer",
+    "answers_stored": "answers stored",
+    "answer_bytes": "bytes of those answers as stored",
+    "answers_evicted": "answers that expired, or went for others",
+    "answers_wrong": "answers that feedback said were wrong",
     "checkpoints": "write-ahead log checkpoints",
     "checkpoints_forced": "checkpoints the writer had to wait for",
     "dictionaries_trained": "compression dictionaries trained",
@@ -105,6 +117,7 @@ METRICS: Final = {
     "entry_fault_seconds": "histogram: one read of a collection from the home",
     "entry_write_seconds": "histogram: one write to a collection, commit included",
     "recall_seconds": "histogram: one recall, bringing in what was not in RAM included",
+    "answer_lookup_seconds": "histogram: one lookup of an answer",
     "scope_fault_seconds": "histogram: one index of a scope brought into RAM",
     "checkpoint_seconds": "histogram: one checkpoint",
     "collection_seconds": "histogram: one slice of the arena's cleaner, its pause",
@@ -244,6 +257,25 @@ class Metrics:
     def _scopes_evicted(self, event: ScopesEvicted) -> None:
         self.counters["scopes_evicted"] += event.scopes
 
+    def _answer_served(self, event: AnswerServed) -> None:
+        self.counters["answers_served"] += 1
+        self.counters["answers_served_near"] += event.match != "exact"
+        self.histograms["answer_lookup_seconds"].add(event.seconds)
+
+    def _answer_missed(self, event: AnswerMissed) -> None:
+        self.counters["answers_missed"] += 1
+        self.histograms["answer_lookup_seconds"].add(event.seconds)
+
+    def _answer_stored(self, event: AnswerStored) -> None:
+        self.counters["answers_stored"] += 1
+        self.counters["answer_bytes"] += event.size_bytes
+
+    def _answers_evicted(self, event: AnswersEvicted) -> None:
+        self.counters["answers_evicted"] += event.answers
+
+    def _answer_judged(self, event: AnswerJudged) -> None:
+        self.counters["answers_wrong"] += event.verdict == "wrong"
+
     def _segments_merged(self, event: SegmentsMerged) -> None:
         self.counters["segments_merged"] += event.segments
 
@@ -313,6 +345,11 @@ _COUNTING: Final[dict[type, Callable[[Metrics, Any], None]]] = {
     Recalled: Metrics._recalled,
     ScopeFaulted: Metrics._scope_faulted,
     ScopesEvicted: Metrics._scopes_evicted,
+    AnswerServed: Metrics._answer_served,
+    AnswerMissed: Metrics._answer_missed,
+    AnswerStored: Metrics._answer_stored,
+    AnswersEvicted: Metrics._answers_evicted,
+    AnswerJudged: Metrics._answer_judged,
     SegmentsMerged: Metrics._segments_merged,
     Checkpointed: Metrics._checkpointed,
     Collected: Metrics._collected,

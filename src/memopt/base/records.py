@@ -155,6 +155,8 @@ class RecordKind(enum.StrEnum):
     ITEM_FORGOTTEN = "item_forgotten"
     DOCUMENT_INGESTED = "document_ingested"
     """Behind the records of what was stated and forgotten of its pieces."""
+    ANSWERS_DELETED = "answers_deleted"
+    """Cached answers were taken away because a user asked for it; which ones is not said."""
     GAP = "gap"
     """Not stored: a subscriber fell behind, and records up to this LSN were dropped for it."""
 
@@ -396,6 +398,8 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     """Of mappings and sequences."""
     items: int = 0
     """Memories, and pieces of documents."""
+    answers: int = 0
+    """Cached ones."""
 
     @property
     def clean(self) -> bool:
@@ -456,6 +460,8 @@ class ForgetTarget(msgspec.Struct, frozen=True, kw_only=True):
     """Values of mappings and sequences it takes away."""
     items: int = 0
     """Memories, and pieces of documents."""
+    answers: int = 0
+    """Cached ones; besides, those go that were made of what is taken away."""
 
 
 class ForgetPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -476,6 +482,10 @@ class ForgetPlan(msgspec.Struct, frozen=True, kw_only=True):
     def items(self) -> int:
         return sum(target.items for target in self.targets)
 
+    @property
+    def answers(self) -> int:
+        return sum(target.answers for target in self.targets)
+
 
 class ForgetReceipt(msgspec.Struct, frozen=True, kw_only=True):
     lsn: int
@@ -487,3 +497,5 @@ class ForgetReceipt(msgspec.Struct, frozen=True, kw_only=True):
     """Of mappings and sequences."""
     items: int = 0
     """Memories, and pieces of documents."""
+    answers: int = 0
+    """Cached ones."""

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from memopt.answering import Answers
+from memopt.base.answer_records import Answer, Made
 from memopt.base.config import Config
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.document_records import Ingested
@@ -75,11 +77,12 @@ def _directory(place: str) -> Path:
 if TYPE_CHECKING:
     # What a RemoteMemory can do is what a Memory can do; for a type checker it is one.
     _MemoryVerbs = Memory
+    _AnswersVerbs = Answers
     _MemoryViewVerbs = MemoryView
     _SessionVerbs = Session
     _SessionViewVerbs = SessionView
 else:
-    _MemoryVerbs = _MemoryViewVerbs = _SessionVerbs = _SessionViewVerbs = object
+    _MemoryVerbs = _AnswersVerbs = _MemoryViewVerbs = _SessionVerbs = _SessionViewVerbs = object
 
 
 def _as(verb: Any) -> Callable[[F], F]:
@@ -163,6 +166,8 @@ def _sendable(arguments: dict[str, Any], config: Config) -> dict[str, Any]:
         elif name == "value":
             limit = config.state_bytes_max
             arguments[name] = Json(encode_json(value, bytes_max=limit, depth_max=depth, field=name))
+        elif name in ("uses", "tags", "allow") and not isinstance(value, str):
+            arguments[name] = tuple(value)
         elif name == "path":
             # The owner may be in another folder.
             arguments[name] = str(Path(value).absolute())
@@ -227,6 +232,10 @@ class RemoteMemory(_MemoryVerbs):
         ingested: Ingested = self._pool.call(self._target, "ingest", arguments)
         return ingested
 
+    @property
+    def answers(self) -> Answers:
+        return RemoteAnswers(self._pool)
+
     @_as(Memory.at)
     def at(self, moment: int | datetime) -> MemoryView:
         self._pool.call(self._target, "at", {"moment": moment})
@@ -263,6 +272,27 @@ class RemoteMemory(_MemoryVerbs):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@_verbs_of(Answers)
+class RemoteAnswers(_AnswersVerbs):
+    """The answer cache of a store that another process has open."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._target = Target("Answers")
+
+    def through(self, request: Any, make: Callable[[], Any], **how: Any) -> Answer | Made:
+        """The answer, or what `make()` returns, which is stored. Equal calls of several processes
+        do not wait for each other."""
+        storing = {name: value for name, value in how.items() if name != "wait_seconds"}
+        asking = {name: storing[name] for name in ("scope", "allow") if name in storing}
+        found = self.lookup(request, **asking)
+        if isinstance(found, Answer):
+            return found
+        response = make()
+        self.store(request, response, **storing)
+        return Made(response=response, miss=found, is_shared=False)
 
 
 @_verbs_of(MemoryView)

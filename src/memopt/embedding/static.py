@@ -65,6 +65,10 @@ class StaticEmbedder:
         self._lock = threading.Lock()
 
     @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
     def space(self) -> str:
         return self._table.space
 

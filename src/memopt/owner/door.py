@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from memopt.answering import Answers
 from memopt.base.errors import (
     BackpressureError,
     BudgetError,
@@ -64,6 +65,9 @@ VERBS: Final[dict[type, frozenset[str]]] = {
             "history", "ingest", "item", "items", "pin", "recall", "remember", "revise", "unpin",
         }
     ),
+    Answers: frozenset(
+        {"categories", "feedback", "invalidate", "lookup", "set_category", "store"}
+    ),
     MemoryView: frozenset({"item", "items", "recall", "sessions"}),
     Session: frozenset(
         {
@@ -76,6 +80,7 @@ VERBS: Final[dict[type, frozenset[str]]] = {
 """What is called as it is."""
 READS: Final[dict[type, frozenset[str]]] = {
     Memory: frozenset({"journal"}),
+    Answers: frozenset(),
     MemoryView: frozenset(),
     Session: frozenset({"entries", "messages"}),
     SessionView: frozenset({"entries", "messages"}),
@@ -83,6 +88,7 @@ READS: Final[dict[type, frozenset[str]]] = {
 """What is read in batches."""
 VALUES: Final[dict[type, frozenset[str]]] = {
     Memory: frozenset({"lsn"}),
+    Answers: frozenset(),
     MemoryView: frozenset(),
     Session: frozenset({"head", "length"}),
     SessionView: frozenset({"length"}),
@@ -143,9 +149,11 @@ class Target(NamedTuple):
     agent: str | None = None
     moment: Any = None
 
-    def find(self, memory: Memory) -> Memory | MemoryView | Session | SessionView:
+    def find(self, memory: Memory) -> Memory | Answers | MemoryView | Session | SessionView:
         if self.kind == "Memory":
             return memory
+        if self.kind == "Answers":
+            return memory.answers
         if self.kind == "Session":
             return memory.session(self.id, scope=self.scope, agent=self.agent)
         if self.kind == "MemoryView":

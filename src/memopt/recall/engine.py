@@ -55,8 +55,8 @@ class RecallEngine:
 
     def __init__(self, parts: EngineParts) -> None:
         self._parts = parts
-        self._embedder = EmbedderInUse(parts.make_embedder, parts.budget, parts.note)
-        self._maker = EntryMaker(self._embedder, parts.config)
+        self.embedder = EmbedderInUse(parts.make_embedder, parts.budget, parts.note)
+        self._maker = EntryMaker(self.embedder, parts.config)
         self._reader = PlaceReader(
             parts.home, lambda row, scope_number: next(parts.pager.open([row], scope_number))
         )
@@ -160,7 +160,7 @@ class RecallEngine:
 
     def close(self) -> None:
         self.scopes.close()
-        self._embedder.close()
+        self.embedder.close()
 
     def abandon(self) -> None:
         """In a forked child: refuse everything."""

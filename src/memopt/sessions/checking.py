@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from memopt.base.answer_protocols import AnswerKeeper
 from memopt.base.errors import CorruptionError, NotFoundError, StoreVersionError
 from memopt.base.events import Events, Quarantined
 from memopt.base.item_protocols import ItemKeeper
@@ -39,6 +40,7 @@ class Checking:
         compressor: Compressor,
         keeper: CollectionKeeper,
         items: ItemKeeper,
+        answers: AnswerKeeper,
         *,
         clock: Clock,
         events: Events,
@@ -52,6 +54,7 @@ class Checking:
         self._compressor = compressor
         self._keeper = keeper
         self._items = items
+        self._answers = answers
         self._clock = clock
         self._events = events
         self._wait = wait
@@ -68,7 +71,7 @@ class Checking:
         at first, when `after` is None."""
         damages = [Damage(what=what) for what in structure()] if after is None else []
         started = self._clock.monotonic()
-        sessions = messages = pages = states = values = items = size = 0
+        sessions = messages = pages = states = values = items = answers = size = 0
         cursor = after or 0
         highest = self._committer.lsn
         ended = False
@@ -107,7 +110,7 @@ class Checking:
                 if progress is not None:
                     progress(min(cursor, highest), highest)
         if ended:
-            count, items, read_bytes = self._check_scopes(damages)
+            count, items, answers, read_bytes = self._check_scopes(damages)
             values += count
             size += read_bytes
         with self._home.snapshot() as tables:
@@ -116,12 +119,12 @@ class Checking:
             sessions=sessions, messages=messages, pages=pages, states=states, bytes_checked=size,
             damages=tuple(damages), lost_records=int(lost) if lost else 0,
             cursor=None if ended else cursor, values=values,
-            items=items,
+            items=items, answers=answers,
         )  # fmt: skip
 
-    def _check_scopes(self, damages: list[Damage]) -> tuple[int, int, int]:
-        """The collections and memories that scopes own: (values, items, bytes)."""
-        values = items = size = 0
+    def _check_scopes(self, damages: list[Damage]) -> tuple[int, int, int, int]:
+        """What scopes own: (values, items, answers, bytes)."""
+        values = items = answers = size = 0
         start = ""
         while True:
             try:
@@ -129,7 +132,7 @@ class Checking:
                     scopes = tables.scopes.page(start, _SCOPES_AT_ONCE)
             except CorruptionError as error:
                 damages.append(Damage(what=f"the list of scopes from {start!r}: {error.reason}"))
-                return values, items, size
+                return values, items, answers, size
             for number, path in scopes:
                 count, read_bytes, whats = self._keeper.check(number, 0)
                 damages += [Damage(what=what, scope=path) for what in whats]
@@ -139,8 +142,12 @@ class Checking:
                 damages += [Damage(what=what, scope=path) for what in whats]
                 items += count
                 size += read_bytes
+                count, read_bytes, whats = self._answers.check(number)
+                damages += [Damage(what=what, scope=path) for what in whats]
+                answers += count
+                size += read_bytes
             if len(scopes) < _SCOPES_AT_ONCE:
-                return values, items, size
+                return values, items, answers, size
             # Nothing lies between a path and itself with the lowest character behind it.
             start = scopes[-1][1] + "\x00"
 

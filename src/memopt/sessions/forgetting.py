@@ -9,6 +9,7 @@ versions. Hidden at once; erased from dictionaries, free pages and the log by co
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from memopt.base.answer_protocols import AnswerKeeper
 from memopt.base.errors import NotFoundError, UsageError
 from memopt.base.item_protocols import ItemKeeper
 from memopt.base.item_records import item_number
@@ -53,6 +54,7 @@ class _Found(NamedTuple):
     """By collection, what to delete of it; empty where everything goes."""
     items: Sequence[int] = ()
     """Of a scope, by their numbers."""
+    answers: Sequence[int] = ()
 
 
 class Forgetting:
@@ -68,6 +70,7 @@ class Forgetting:
         compressor: Compressor,
         keeper: CollectionKeeper,
         items: ItemKeeper,
+        answers: AnswerKeeper,
         keyframe: int,
     ) -> None:
         self._home = home
@@ -78,6 +81,7 @@ class Forgetting:
         self._compressor = compressor
         self._keeper = keeper
         self._items = items
+        self._answers = answers
         self._keyframe = keyframe
 
     def plan(self, selector: Selector) -> ForgetPlan:
@@ -100,6 +104,7 @@ class Forgetting:
             states=sum(target.states for target in targets),
             values=sum(target.values for target in targets),
             items=sum(target.items for target in targets),
+            answers=sum(target.answers for target in targets),
             backups=self._backups(),
         )
 
@@ -112,7 +117,9 @@ class Forgetting:
                 self._items.forget(target.scope, found.items)
             if target.seqs is None:
                 self._committer.commit(lambda t: self._delete_owned(t, target.scope))
-            elif found.items:
+            elif found.answers:
+                self._answers.forget(target.scope, found.answers, selector.containing)
+            if target.seqs is not None and (found.items or found.answers):
                 self._committer.commit(lambda t: _drop_if_empty(t.tables, target.scope))
             return
         key = SessionKey(target.scope, target.session)
@@ -131,7 +138,12 @@ class Forgetting:
         number = tables.scopes.number(scope)
         if number is None:
             return
+        answers = self._answers.drop_all(transaction, number)
         if not tables.collections.owned(number, 0):
+            if answers:
+                lsn, kind = transaction.next_lsn(), RecordKind.ANSWERS_DELETED
+                tables.events.put(EventRow(lsn, transaction.at_us, kind, 0, 0, -1, None))
+                publish_event(transaction, lsn, kind, None)
             drop_scope_if_empty(tables, number, scope)
             return
         self._keeper.delete(transaction, scope, None, number, 0)
@@ -161,7 +173,7 @@ class Forgetting:
         return found
 
     def _owned(self, selector: Selector) -> Iterator[_Found]:
-        """The collections and the memories that the scopes themselves own."""
+        """The collections, memories and answers that the scopes themselves own."""
         is_partial = not selector.whole_scope or selector.containing is not None
         is_partial = is_partial or _is_of_items(selector) or _has_time(selector)
         for number in self._scopes(selector):
@@ -171,21 +183,24 @@ class Forgetting:
                 with self._home.snapshot() as tables:
                     count = self._keeper.count(tables, number, 0)
                     is_empty = not tables.collections.owned(number, 0)
+                    is_empty = is_empty and not tables.answer_categories.of_scope(number)
             elif selector.containing is not None and not _is_of_items(selector):
                 if not _has_time(selector):
                     values = self._keeper.matching(number, 0, selector.containing)
                 with self._home.snapshot() as tables:
                     count = _count(tables, values)
             items = self._items.matching(number, selector)
+            answers = self._answers.matching(number, selector)
             with self._home.snapshot() as tables:
                 scope = tables.scopes.path(number)
-            if scope is None or not (items or values or not (is_partial or is_empty)):
+            found = items or values or answers
+            if scope is None or not (found or not (is_partial or is_empty)):
                 continue
             target = ForgetTarget(
                 scope=scope, session=None, seqs=() if is_partial else None, entries=0, states=0,
-                values=count, items=len(items),
+                values=count, items=len(items), answers=len(answers),
             )  # fmt: skip
-            yield _Found(target, frozenset(), values, items)
+            yield _Found(target, frozenset(), values, items, answers)
 
     def _find_named(self, selector: Selector) -> None:
         """Raises NotFoundError for an item that is not in the scopes that are looked at."""

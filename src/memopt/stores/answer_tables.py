@@ -18,6 +18,7 @@ ANSWER_TABLES: Final = """
         bytes INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
     CREATE UNIQUE INDEX answers_by_key ON answers (scope, context, question);
     CREATE INDEX answers_by_category ON answers (category, answer);
+    CREATE INDEX answers_of_turns ON answers (scope, answer) WHERE history = 2;
     CREATE INDEX answers_by_expiry ON answers (expires_us) WHERE expires_us IS NOT NULL;
     CREATE TABLE answer_entries (scope INTEGER NOT NULL, answer INTEGER NOT NULL,
         record BLOB NOT NULL, PRIMARY KEY (scope, answer)) WITHOUT ROWID, STRICT;
@@ -85,6 +86,13 @@ class SqliteAnswerOrder(Table):
             "SELECT answer FROM answers WHERE expires_us IS NOT NULL AND expires_us < ? "
             "ORDER BY expires_us LIMIT ?",
             (at_us, limit),
+        ).fetchall()
+        return [answer for (answer,) in rows]
+
+    def of_turns(self, scope_number: int, limit: int) -> list[int]:
+        rows = self._execute(
+            "SELECT answer FROM answers WHERE scope = ? AND history = 2 ORDER BY answer LIMIT ?",
+            (scope_number, limit),
         ).fetchall()
         return [answer for (answer,) in rows]
 

@@ -1,0 +1,1 @@
+"""Semantic cache of model outputs: equal requests, and questions that mean the same."""

@@ -1,0 +1,199 @@
+"""The second look: what two questions must agree in, however near they are to each other.
+
+A vector hardly sees the difference between "with" and "without", 5 and 15, May and June. So what a
+small difference turns into another question is read from the words of both and compared: numbers,
+units, dates, names, negation, comparatives, and what is asked for.
+
+Owns: what is read from a question, and the checks. Invariant: a question agrees with itself, and
+the order of two questions makes no difference. Not here: how alike two questions are (matching).
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from memopt.answers.wording import AMOUNTS, ASKS, NUMBERS, OPPOSITES, UNITS
+from memopt.base.answer_records import Check
+from memopt.text.analysis import fold
+from memopt.text.times import find_times, has_time
+from memopt.text.words import NEGATIONS, STOP_WORDS
+
+CHECKS: Final = (
+    "numbers", "units", "dates", "names", "negation", "comparatives", "question word",
+)  # fmt: skip
+CHARACTERS_MAX: Final = 4096
+"""Longer questions are not compared."""
+_TOKENS_MAX: Final = 1024
+_SHOWN_MAX: Final = 80
+
+_TOKEN: Final = re.compile(
+    r"[$€£¥₹]|\d+(?:[.,]\d+)*%?|[^\W_]+(?:['\u2019][^\W_]+)*(?:\+\+|[+#](?!\w))?|[.?!:\n]"
+)
+_FIGURE: Final = re.compile(r"(\d+(?:[.,]\d+)*)(%|[^\W\d_]*)")
+_ENDS: Final = frozenset(".?!:\n")
+_STOP: Final = STOP_WORDS["english"]
+
+
+class Traits(NamedTuple):
+    """What is compared of a question."""
+
+    words: tuple[str, ...]
+    """Folded, in order; with the signs that belong to a name, as in C++."""
+    numbers: frozenset[str]
+    """Figures, number words as figures, and words with a digit in them."""
+    units: frozenset[tuple[str, str]]
+    """(number, unit)."""
+    times: frozenset[tuple[int, int]]
+    """Intervals in microseconds."""
+    names: frozenset[str]
+    denials: int
+    asks: str
+    """What kind of thing is asked for, where a word says so."""
+
+
+def traits_of(text: str, at: datetime) -> Traits:
+    """What is compared of a question that is asked at a time: "yesterday" is a date."""
+    tokens = _TOKEN.findall(text[:CHARACTERS_MAX])[:_TOKENS_MAX]
+    words: list[str] = []
+    names: list[str] = []
+    capitals = small = 0
+    begins = True
+    for token in tokens:
+        if token in _ENDS:
+            begins = True
+            continue
+        word = fold(token).removesuffix("'s")
+        words.append(word)
+        if not begins and word in _STOP and len(word) > 1:
+            capitals += token[0].isupper()
+            small += token[0].islower()
+        elif not begins and token[0].isupper() and len(word) > 1:
+            names.append(word)
+        begins = False
+    if capitals > small or (text.isupper() and len(words) > 2):
+        # A heading, or shouting: capitals say nothing.
+        names = []
+    numbers, units = _figures(words)
+    times = frozenset(
+        (time.start_us, time.stop_us) for time in (find_times(text, at) if has_time(text) else ())
+    )
+    denials = sum(word in NEGATIONS or word.endswith("n't") for word in words)
+    return Traits(tuple(words), numbers, units, times, frozenset(names), denials, _asked(words))
+
+
+def _figures(words: list[str]) -> tuple[frozenset[str], frozenset[tuple[str, str]]]:
+    numbers, units = set(), set()
+    for index, word in enumerate(words):
+        number = NUMBERS.get(word)
+        unit = ""
+        if number is None:
+            if not any(map(str.isdigit, word)):
+                continue
+            figure = _FIGURE.fullmatch(word)
+            number, unit = (_plain(figure[1]), figure[2]) if figure else (word, "")
+            if unit and unit not in UNITS:
+                number, unit = word, ""
+        if not unit and index + 1 < len(words) and words[index + 1] in UNITS:
+            unit = words[index + 1]
+        if not unit and index and words[index - 1] in UNITS:
+            unit = words[index - 1]
+        numbers.add(number)
+        if unit:
+            units.add((number, UNITS[unit]))
+    return frozenset(numbers), frozenset(units)
+
+
+def _plain(figure: str) -> str:
+    """1,000.50 as 1000.5, and 007 as 7."""
+    whole, point, rest = figure.replace(",", "").partition(".")
+    if "." in rest:
+        # A version or an address, which is no number.
+        return figure
+    fraction = rest.rstrip("0")
+    return (whole.lstrip("0") or "0") + (f".{fraction}" if point and fraction else "")
+
+
+def _asked(words: list[str]) -> str:
+    for index, word in enumerate(words):
+        if word == "how" and index + 1 < len(words) and words[index + 1] in AMOUNTS:
+            return f"how {words[index + 1]}"
+        if word in ASKS:
+            return ASKS[word]
+        if word in ("what", "which", "how"):
+            return ""
+    return ""
+
+
+def compared(one: Traits, other: Traits) -> tuple[Check, ...]:
+    """Every check, in the order of CHECKS."""
+    return (
+        _same("numbers", one.numbers, other.numbers),
+        _same_units(one, other),
+        Check(name="dates", passed=one.times == other.times),
+        _names(one, other),
+        Check(name="negation", passed=one.denials % 2 == other.denials % 2),
+        _opposites(one, other),
+        _question_word(one, other),
+    )
+
+
+def agree(one: Traits, other: Traits) -> bool:
+    """Whether every check passes; `compared` says which."""
+    return (
+        one.numbers == other.numbers
+        and one.times == other.times
+        and one.denials % 2 == other.denials % 2
+        and all(check.passed for check in compared(one, other))
+    )
+
+
+def same_words(one: Traits, other: Traits) -> bool:
+    """The same words in the same order: only case, marks and spaces differ."""
+    return one.words == other.words and one.times == other.times
+
+
+def _same(name: str, one: frozenset[str], other: frozenset[str]) -> Check:
+    if one == other:
+        return Check(name=name, passed=True)
+    return Check(name=name, passed=False, detail=_shown(one - other, other - one))
+
+
+def _same_units(one: Traits, other: Traits) -> Check:
+    # A number without a unit has whichever the other has.
+    mine, theirs = dict(one.units), dict(other.units)
+    for number in mine.keys() & theirs.keys():
+        if mine[number] != theirs[number]:
+            detail = f"{number} {mine[number]}, {number} {theirs[number]}"
+            return Check(name="units", passed=False, detail=detail[:_SHOWN_MAX])
+    return Check(name="units", passed=True)
+
+
+def _names(one: Traits, other: Traits) -> Check:
+    mine = one.names.difference(other.words)
+    theirs = other.names.difference(one.words)
+    if not mine and not theirs:
+        return Check(name="names", passed=True)
+    return Check(name="names", passed=False, detail=_shown(mine, theirs))
+
+
+def _opposites(one: Traits, other: Traits) -> Check:
+    mine, theirs = set(one.words), set(other.words)
+    for word in mine - theirs:
+        for opposite in OPPOSITES.get(word, ()):
+            if opposite in theirs and opposite not in mine:
+                return Check(name="comparatives", passed=False, detail=_shown([word], [opposite]))
+    return Check(name="comparatives", passed=True)
+
+
+def _question_word(one: Traits, other: Traits) -> Check:
+    if one.asks and other.asks and one.asks != other.asks:
+        return Check(name="question word", passed=False, detail=_shown([one.asks], [other.asks]))
+    return Check(name="question word", passed=True)
+
+
+def _shown(mine: "frozenset[str] | list[str]", theirs: "frozenset[str] | list[str]") -> str:
+    sides = [", ".join(sorted(side)) or "nothing" for side in (mine, theirs)]
+    return " / ".join(sides)[:_SHOWN_MAX]
+
+
+UNKNOWN_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,0 +1,102 @@
+"""What two questions must agree in."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memopt.answers.verification import CHECKS, agree, compared, same_words, traits_of
+
+NOW = datetime(2024, 5, 15, 12, tzinfo=UTC)
+
+
+def failed(one: str, other: str, later: timedelta = timedelta(0)) -> set[str]:
+    checks = compared(traits_of(one, NOW), traits_of(other, NOW + later))
+    assert tuple(check.name for check in checks) == CHECKS
+    return {check.name for check in checks if not check.passed}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "check"),
+    [
+        ("How do I send 100 dollars?", "How do I send 200 dollars?", "numbers"),
+        ("Best phones under 500?", "Best phones?", "numbers"),
+        ("What is new in Python 3.11?", "What is new in Python 3.12?", "numbers"),
+        ("Is an i5 fast enough?", "Is an i7 fast enough?", "numbers"),
+        ("Is it worth three stars?", "Is it worth four stars?", "numbers"),
+        ("How far is 10 km?", "How far is 10 miles?", "units"),
+        ("How far is 10km?", "How far is 10 miles?", "units"),
+        ("Is $50 a lot?", "Is €50 a lot?", "units"),
+        ("What happened in May 2023?", "What happened in June 2023?", "dates"),
+        ("What is the capital of France?", "What is the capital of Spain?", "names"),
+        ("Who is Ada Lovelace?", "Who is she?", "names"),
+        ("Can I fly with a cold?", "Can I not fly with a cold?", "negation"),
+        ("Why does it work?", "Why doesn't it work?", "negation"),
+        ("Is it possible without a card?", "Is it possible?", "negation"),
+        ("Which is the largest planet?", "Which is the smallest planet?", "comparatives"),
+        ("How do I add a user?", "How do I remove a user?", "comparatives"),
+        ("What comes before lunch?", "What comes after lunch?", "comparatives"),
+        ("When was it built?", "Where was it built?", "question word"),
+        ("Who built it?", "Why was it built?", "question word"),
+        ("How many are there?", "How much is there?", "question word"),
+        ("What does C++ offer?", "What does C# offer?", "names"),
+    ],
+)
+def test_a_small_difference_is_another_question(one: str, other: str, check: str) -> None:
+    assert check in failed(one, other)
+    assert check in failed(other, one)
+    assert not agree(traits_of(one, NOW), traits_of(other, NOW))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("How do I learn Python?", "What is the best way to learn Python?"),
+        ("how old is the universe", "How old is the Universe?"),
+        ("Can I send 1,000 euros?", "Can I send 1000 euros?"),
+        ("How heavy is 5 kg?", "how heavy is 5 kilograms"),
+        ("Is two enough?", "Is 2 enough?"),
+        ("What is Ada's job?", "What is the job of Ada?"),
+        ("Why is the sky blue?", "What makes the sky blue?"),
+        ("I do not see why not", "I see why"),
+        ("What happened on 3 May 2023?", "What happened on 3 may 2023?"),
+    ],
+)
+def test_other_words_for_the_same_agree(one: str, other: str) -> None:
+    assert failed(one, other) == set()
+
+
+def test_yesterday_is_another_day_tomorrow() -> None:
+    question = "What was the price yesterday?"
+    assert failed(question, question) == set()
+    assert failed(question, question, timedelta(hours=3)) == set()
+    assert failed(question, question, timedelta(days=1)) == {"dates"}
+    asked, stored = traits_of(question, NOW), traits_of(question, NOW + timedelta(days=1))
+    assert not same_words(asked, stored)
+
+
+def test_only_case_marks_and_spaces_differ() -> None:
+    one = traits_of("What's  a page, exactly?", NOW)
+    assert same_words(one, traits_of("what's a PAGE exactly", NOW))
+    assert not same_words(one, traits_of("exactly what's a page", NOW))
+
+
+def test_a_check_says_what_differs() -> None:
+    checks = compared(traits_of("Fly to Oslo", NOW), traits_of("Fly to Rome", NOW))
+    assert [check.detail for check in checks if not check.passed] == ["oslo / rome"]
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_any_text_agrees_with_itself_and_order_makes_no_difference(one: str, other: str) -> None:
+    mine, theirs = traits_of(one, NOW), traits_of(other, NOW)
+    assert agree(mine, mine)
+    assert same_words(mine, mine)
+    there, back = compared(mine, theirs), compared(theirs, mine)
+    assert [check.passed for check in there] == [check.passed for check in back]
+    assert agree(mine, theirs) == all(check.passed for check in there)
+
+
+def test_a_long_text_is_read_up_to_a_limit() -> None:
+    traits = traits_of("word " * 100_000, NOW)
+    assert len(traits.words) <= 1024
