@@ -137,12 +137,14 @@ def _wire_parts(
     subscriptions = Subscriptions(budget)
     storage = wire_storage(directory, config, clock, events, budget, subscriptions)
     committer, dictionaries, compressor, pager, prefetcher, residents, pages, _, *_ = storage
-    monitor = _wire_pressure(directory, config, clock, events, budget, storage, start, probe)
-    admit = admission_of(directory, config, events, monitor.governor, read_only=read_only)
     engine = wire_engine(
         directory, committer, compressor, pager, storage.upkeep, config, clock, budget, events,
         embedder,
     )  # fmt: skip
+    monitor = _wire_pressure(
+        directory, config, clock, events, budget, storage, engine, start, probe
+    )
+    admit = admission_of(directory, config, events, monitor.governor, read_only=read_only)
     kept = wire_kept(directory, committer, compressor, storage.upkeep, budget)
     indexer = TakenFromAnswersToo(engine.indexer, kept.keeper)
     transcripts = Transcripts(
@@ -317,7 +319,7 @@ def _wire_collections(
 
 def _wire_pressure(
     directory: Directory, config: Config, clock: Clock, events: Events, budget: Budget,
-    storage: Storage, start: Start, probe: Probe | None,
+    storage: Storage, engine: RecallEngine, start: Start, probe: Probe | None,
 ) -> Monitor:  # fmt: skip
     pager, prefetcher, upkeep = storage.pager, storage.prefetcher, storage.upkeep
 
@@ -340,6 +342,7 @@ def _wire_pressure(
     governor = Governor(
         [
             Step("stop prefetching", guarded, prefetcher.stop, prefetcher.start),
+            Step("put off indexing", guarded, engine.put_off, engine.go_on),
             Step("shrink caches", guarded, upkeep.shrink_caches, upkeep.restore_caches),
             Step("empty L1", high, pager.empty_l1, pager.fill_l1),
             Step("collect", high, collect, upkeep.collect_later),

@@ -116,9 +116,8 @@ def test_terms_do_not_depend_on_what_was_analysed_before(texts: list[str]) -> No
         assert len(found.terms) <= analysis.TERMS_MAX
 
 
-def test_the_words_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analysis, "CACHED_WORDS_MAX", 10)
-    used = Analyser()
+def test_the_words_that_are_remembered_are_bounded() -> None:
+    used = Analyser(cached_words_max=10)
     for number in range(100):
         used.analyse(f"word{number} wort{number}")
         assert sum(map(len, used._cached.values())) <= 10

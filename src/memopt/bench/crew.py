@@ -23,7 +23,6 @@ import msgspec
 import memopt
 from memopt.base.config import Config
 from memopt.base.errors import CapacityError
-from memopt.base.recall_records import Indexing
 from memopt.base.records import Durability, Message
 from memopt.bench import data
 from memopt.bench.child import Report
@@ -312,7 +311,6 @@ def work(argument: Any, report: Report) -> Any:
         config = Config(
             budget_bytes=task.budget_bytes, durability=Durability.OS,
             turn_wait_seconds=_WAIT_SECONDS, rss_limit_bytes=start + task.line_bytes,
-            indexing=Indexing.OFF,
         )  # fmt: skip
         with memopt.open(task.home, config=config) as memory:
             crew.run(MemoptStore(memory), report, lambda: _figures(memory))

@@ -8,8 +8,7 @@ another one opens what it left, and every acknowledged message and note is compa
 The line between start and limit, 1.05 x budget + 16 MiB, is memopt's `rss_limit_bytes`; a fourth of
 the budget is taken by something else in the process at the height, and is in nobody's account.
 Baseline: the same crew with dicts and lists, under the same limit in the same call.
-Not measured: speed; indexing for recall, which is off; a real model, which is a wait here; other
-processes in the same group.
+Not measured: speed; a real model, which is a wait here; other processes in the same group.
 Ten minutes; one with `--quick`.
 """
 

@@ -9,14 +9,15 @@ says is in the length of its vector already. A text is gathered and summed by it
 the processor's cache, so that is faster than a batch in one go.
 """
 
+import contextlib
 import mmap
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 
@@ -31,12 +32,22 @@ HEADER: Final = struct.Struct("<4sHHIIII40s")
 """Tag, version, dimensions, pieces, bytes of the vocabulary packed and unpacked, CRC-32 of all but
 itself, space."""
 CHECKSUM_AT: Final = 20
+_COLUMNS_BYTES: Final = 8
+"""Of a piece, beside its vector: scale and weight."""
 _DIMENSIONS_MAX: Final = 4096
 _VOCABULARY_BYTES_MAX: Final = 4 << 20
 _READ_BYTES: Final = 1 << 18
 _TEXTS_AT_ONCE: Final = 256
 _ROWS_AT_ONCE: Final = 256
 """Of a long text: what they need besides stays in a core's cache."""
+
+
+class TableShape(NamedTuple):
+    """What a file says of itself."""
+
+    space: str
+    dimensions: int
+    pieces: int
 
 
 class StaticTable(NamedTuple):
@@ -53,14 +64,16 @@ class StaticTable(NamedTuple):
 
 
 class StaticEmbedder:
-    """Embeds by a table. Thread-safe; the file is read when it is first needed.
+    """Embeds by a table. Thread-safe; the file is verified at once, and mapped when a text is first
+    embedded, so whoever asks what it takes and finds it too much has taken nothing.
 
     Raises CorruptionError for a damaged file, StoreVersionError for one of a later version.
     """
 
     def __init__(self, path: str | Path = SHIPPED) -> None:
         self._path = Path(path)
-        self._table = open_table(self._path)
+        self._shape = table_shape(self._path)
+        self._mapped: StaticTable | None = None
         self._pieces: WordPieces | None = None
         self._lock = threading.Lock()
 
@@ -70,11 +83,11 @@ class StaticEmbedder:
 
     @property
     def space(self) -> str:
-        return self._table.space
+        return self._shape.space
 
     @property
     def dimensions(self) -> int:
-        return int(self._table.rows.shape[1])
+        return self._shape.dimensions
 
     def embed(self, texts: Sequence[str]) -> Any:
         """float32 (len(texts), dimensions), of unit length; zeros for a text without a piece that
@@ -117,21 +130,49 @@ class StaticEmbedder:
 
     def charged_bytes(self) -> int:
         """The table, as if all of it were resident, and the vocabulary."""
-        _, rows, scales, weights, vocabulary = self._table
-        words = WordPieces.bytes_of(len(vocabulary))
-        return int(rows.nbytes + scales.nbytes + weights.nbytes) + words
+        _, dimensions, pieces = self._shape
+        return pieces * (dimensions + _COLUMNS_BYTES) + WordPieces.bytes_of(pieces)
+
+    @property
+    def _table(self) -> StaticTable:
+        if self._mapped is None:
+            with self._lock:
+                if self._mapped is None:
+                    self._mapped = self._opened()
+        return self._mapped
+
+    def _opened(self) -> StaticTable:
+        table = open_table(self._path)
+        if (table.space, *table.rows.shape[::-1]) != self._shape:
+            raise CorruptionError(f"{self._path} was replaced by another table")
+        return table
 
     def _word_pieces(self) -> WordPieces:
         if self._pieces is None:
+            vocabulary = self._table.vocabulary
             with self._lock:
                 if self._pieces is None:
-                    self._pieces = WordPieces(self._table.vocabulary)
+                    self._pieces = WordPieces(vocabulary)
         return self._pieces
+
+
+def table_shape(path: Path) -> TableShape:
+    """Verify a file, without keeping anything of it. Raises as `open_table`."""
+    with _verified(path) as (_, fields):
+        return TableShape(_space_of(path, fields), fields[2], fields[3])
 
 
 def open_table(path: Path) -> StaticTable:
     """Verify a file, without making it resident, and map it. Raises UsageError where there is
     none, CorruptionError where it is damaged, StoreVersionError for another version."""
+    with _verified(path) as (file, fields):
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return _mapped(path, mapped, fields)
+
+
+@contextlib.contextmanager
+def _verified(path: Path) -> Iterator[tuple[BinaryIO, tuple[Any, ...]]]:
+    """A file, and the fields of its header."""
     try:
         with path.open("rb") as file:
             size_bytes = path.stat().st_size
@@ -141,10 +182,19 @@ def open_table(path: Path) -> StaticTable:
             fields = HEADER.unpack(header)
             _check_layout(path, fields, size_bytes)
             _check_sum(path, file, header, fields[6])
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            yield file, fields
     except OSError as error:
         raise UsageError(f"cannot be read: {error}", field="embedder") from error
-    return _mapped(path, mapped, fields)
+
+
+def _space_of(path: Path, fields: tuple[Any, ...]) -> str:
+    try:
+        space = str(fields[7].rstrip(b"\0"), "utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptionError(f"the space of {path} is no text") from error
+    if not space:
+        raise CorruptionError(f"{path} names no space")
+    return space
 
 
 def pack_table(table: StaticTable) -> bytes:
@@ -175,7 +225,7 @@ def _check_layout(path: Path, fields: tuple[Any, ...], size_bytes: int) -> None:
         raise CorruptionError(f"{path} declares {pieces} pieces of {dimensions} dimensions")
     if names_bytes > _VOCABULARY_BYTES_MAX:
         raise CorruptionError(f"{path} declares a vocabulary of {names_bytes} bytes")
-    expected = HEADER.size + pieces * (8 + dimensions) + packed_bytes
+    expected = HEADER.size + pieces * (_COLUMNS_BYTES + dimensions) + packed_bytes
     if size_bytes != expected:
         raise CorruptionError(f"{path} has {size_bytes} bytes, its header says {expected}")
 
@@ -190,7 +240,7 @@ def _check_sum(path: Path, file: Any, header: bytes, expected: int) -> None:
 
 
 def _mapped(path: Path, mapped: mmap.mmap, fields: tuple[Any, ...]) -> StaticTable:
-    _, _, dimensions, pieces, packed_bytes, names_bytes, _, space = fields
+    _, _, dimensions, pieces, packed_bytes, names_bytes, _, _ = fields
     at = HEADER.size
     scales = np.frombuffer(mapped, "<f4", pieces, at)
     weights = np.frombuffer(mapped, "<f4", pieces, at + 4 * pieces)
@@ -199,7 +249,7 @@ def _mapped(path: Path, mapped: mmap.mmap, fields: tuple[Any, ...]) -> StaticTab
     try:
         names = zlib.decompressobj().decompress(packed, names_bytes + 1).decode()
         table = StaticTable(
-            space.rstrip(b"\0").decode(),
+            _space_of(path, fields),
             rows.reshape(pieces, dimensions),
             scales,
             weights,
@@ -207,6 +257,6 @@ def _mapped(path: Path, mapped: mmap.mmap, fields: tuple[Any, ...]) -> StaticTab
         )
     except (zlib.error, ValueError) as error:
         raise CorruptionError(f"the names in {path} cannot be read: {error}") from error
-    if len(table.vocabulary) != pieces or len(names.encode()) != names_bytes or not table.space:
+    if len(table.vocabulary) != pieces or len(names.encode()) != names_bytes:
         raise CorruptionError(f"{path} names {len(table.vocabulary)} pieces and has {pieces}")
     return table

@@ -56,7 +56,7 @@ class RecallEngine:
     def __init__(self, parts: EngineParts) -> None:
         self._parts = parts
         self.embedder = EmbedderInUse(parts.make_embedder, parts.budget, parts.note)
-        self._maker = EntryMaker(self.embedder, parts.config)
+        self._maker = EntryMaker(self.embedder, parts.budget, parts.config)
         self._reader = PlaceReader(
             parts.home, lambda row, scope_number: next(parts.pager.open([row], scope_number))
         )
@@ -73,6 +73,7 @@ class RecallEngine:
         self._upkeep: SegmentUpkeep | None = None
         self._upkeep_lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._is_put_off = False
 
     @property
     def analyser(self) -> Any:
@@ -118,7 +119,7 @@ class RecallEngine:
     def maintain(self) -> None:
         """A slice of what happens by itself."""
         self.scopes.let_idle_go(self._parts.config.l2_idle_seconds)
-        if self._parts.committer.refusing or not self._has_work():
+        if self._is_put_off or self._parts.committer.refusing or not self._has_work():
             return
         if self._maker.is_quick or self._maker.embedder is None:
             self._step()
@@ -126,6 +127,14 @@ class RecallEngine:
             # A model or an endpoint may take long, and others wait for maintenance.
             self._thread = threading.Thread(target=self._step, name="memopt-embed", daemon=True)
             self._thread.start()
+
+    def put_off(self) -> None:
+        """Merge no segments and make no missing entries: that takes memory, and can wait. What is
+        sealed meanwhile gets its entries where there is room for it."""
+        self._is_put_off = True
+
+    def go_on(self) -> None:
+        self._is_put_off = False
 
     def _step(self) -> None:
         with self._upkeep_lock, contextlib.suppress(StoreClosedError, StoreFailedError):
@@ -160,6 +169,7 @@ class RecallEngine:
 
     def close(self) -> None:
         self.scopes.close()
+        self._maker.close()
         self.embedder.close()
 
     def abandon(self) -> None:

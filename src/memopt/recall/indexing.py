@@ -8,9 +8,11 @@ Not here: what an entry is (entries.py), who keeps them in RAM (resident.py), an
 segments of many (merging.py).
 """
 
+import contextlib
 import logging
+import threading
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from memopt.base.budget import Budget
@@ -24,14 +26,21 @@ from memopt.codecs.message import decode_json
 from memopt.codecs.record import TailRecord
 from memopt.recall.entries import Draft, Entries, Role
 from memopt.recall.message_text import said_in
-from memopt.text.analysis import Analyser
+from memopt.text.analysis import CACHED_WORD_BYTES, CACHED_WORDS_MAX, Analyser
 
 OWNER: Final = "indexing"
 """What is there while entries are made."""
+WORDS: Final = "stems"
+"""The words whose stems are remembered."""
 ENTRY_BYTES: Final = 4096
-"""Of one entry on its way, but for its text: its vector as floats and as a code, its terms as
-Python integers, its columns twice."""
-_TEXT_FACTOR: Final = 2
+"""Of one entry on its way, but for its text: its vector as floats and as a code, its columns
+twice."""
+_TEXT_FACTOR: Final = 12
+"""Of a text: its words as strings, their terms as integers."""
+_RECORD_FACTOR: Final = 4
+"""Of a record: its message as objects, of which one is there at a time."""
+_WORDS_SHARE: Final = 1 / 32
+"""Of the budget, for words whose stems are remembered."""
 _FRESH_MAX: Final = 16_384
 _TAKINGS: Final = 1024
 """Counters of what was taken away, which scopes share."""
@@ -65,10 +74,14 @@ class Prepared(NamedTuple):
 class EntryMaker:
     """Texts to entries, with one embedder and one analyser. Thread-safe."""
 
-    def __init__(self, embedder: Callable[[], Embedder | None], config: Config) -> None:
+    def __init__(
+        self, embedder: Callable[[], Embedder | None], budget: Budget, config: Config
+    ) -> None:
         """`embedder` is asked when it is first needed; None: words alone."""
         self._embedder = embedder
-        self._analyser: Any = None
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._analyser: Analyser | None = None
         self._tool_chars_max = config.tool_text_chars_max
         self._vector_bits = config.vector_bits
 
@@ -82,9 +95,15 @@ class EntryMaker:
         return self._embedder()
 
     @property
-    def analyser(self) -> Any:
+    def analyser(self) -> Analyser:
+        """Made and paid for when it is first needed. Raises BudgetError where there is no room."""
         if self._analyser is None:
-            self._analyser = Analyser()
+            with self._lock:
+                if self._analyser is None:
+                    share = int(self._budget.limit_bytes * _WORDS_SHARE)
+                    words = min(CACHED_WORDS_MAX, share // CACHED_WORD_BYTES)
+                    self._budget.reserve(WORDS, words * CACHED_WORD_BYTES)
+                    self._analyser = Analyser(cached_words_max=words)
         return self._analyser
 
     def draft(self, source: int, seq: int, record: TailRecord, message: Message) -> "Draft | None":
@@ -116,6 +135,9 @@ class EntryMaker:
             _log.warning("texts are indexed by their words alone for now: %s", error)
             return Entries.of(drafts, embedder=None, analyser=self.analyser)
 
+    def close(self) -> None:
+        self._budget.release_all(WORDS)
+
     def row(self, scope_number: int, entries: "Entries", first_lsn: int) -> SegmentRow:
         body = entries.encode(vector_bits=self._vector_bits)
         return SegmentRow(0, scope_number, entries.space, len(entries), first_lsn, len(body), body)
@@ -144,24 +166,29 @@ class MessageIndexer:
         later = Prepared(None, UnindexedRow(scope_number, line, start, start + len(records)))
         if not self.is_on:
             return later
-        drafts = [
-            draft
-            for seq, record in enumerate(records, start)
-            if (draft := self._maker.draft(line, seq, record, decode_json(record.body)))
-        ]
-        if not drafts:
-            return Prepared(None, None)
-        need = need_bytes(drafts)
         try:
-            self._budget.reserve(OWNER, need)
+            with self._paid(_RECORD_FACTOR * max(len(record.body) for record in records)):
+                drafts = [
+                    draft
+                    for seq, record in enumerate(records, start)
+                    if (draft := self._maker.draft(line, seq, record, decode_json(record.body)))
+                ]
+            if not drafts:
+                return Prepared(None, None)
+            with self._paid(need_bytes(drafts)):
+                entries = self._maker.entries(drafts, at_once=True)
+                return Prepared(self._maker.row(scope_number, entries, records[0].lsn), None)
         except BudgetError:
             return later
-        try:
-            entries = self._maker.entries(drafts, at_once=True)
-            return Prepared(self._maker.row(scope_number, entries, records[0].lsn), None)
         except MemoptError as error:
             _log.warning("messages could not be indexed yet: %s", error)
             return later
+
+    @contextlib.contextmanager
+    def _paid(self, need: int) -> Iterator[None]:
+        self._budget.reserve(OWNER, need)
+        try:
+            yield
         finally:
             self._budget.release(OWNER, need)
 

@@ -35,8 +35,10 @@ Array = np.ndarray[Any, Any]
 MERGE_MIN: Final = 6
 SEGMENT_BYTES_MAX: Final = 1 * MIB
 _SMALLEST_BYTES: Final = 16 * KIB
-_MERGE_FACTOR: Final = 8
-"""What merging takes, over the bytes of what is merged: Python's and numpy's copies."""
+_MERGE_FACTOR: Final = 16
+"""What merging takes, over the bytes of what is merged: numbers of one byte become eight."""
+_BUDGET_SHARE: Final = 1 / 64
+"""Of the budget: what one segment may be."""
 _HEADS: Final = 256
 _ROWS: Final = 64
 _ROUND_SECONDS: Final = 600.0
@@ -71,6 +73,7 @@ class SegmentUpkeep:
         self._read = drafts
         self._budget = budget
         self._events = events
+        self._bytes_max = min(SEGMENT_BYTES_MAX, int(budget.limit_bytes * _BUDGET_SHARE))
         self._at = (0, 0)
         """The segment up to which heads were looked at in this round."""
         self._next_round = 0.0
@@ -142,7 +145,7 @@ class SegmentUpkeep:
             foreign = [head for head in heads if space and head.space != space]
             if foreign:
                 return self._embed_again(foreign[0])
-            group = due(heads)
+            group = due(heads, bytes_max=self._bytes_max)
             return bool(group) and self._merge(group)
         except (BudgetError, _Later):
             return False
@@ -336,7 +339,7 @@ class _Reserved:
         self._budget.release(OWNER, self._size_bytes)
 
 
-def due(heads: Sequence[SegmentRow]) -> list[SegmentRow]:
+def due(heads: Sequence[SegmentRow], *, bytes_max: int = SEGMENT_BYTES_MAX) -> list[SegmentRow]:
     """Segments of one scope that are to become one; none where they are few enough."""
     levels: dict[tuple[str, int], list[SegmentRow]] = collections.defaultdict(list)
     for head in heads:
@@ -346,11 +349,11 @@ def due(heads: Sequence[SegmentRow]) -> list[SegmentRow]:
         group: list[SegmentRow] = []
         size = 0
         for head in alike:
-            if size + head.size_bytes <= SEGMENT_BYTES_MAX:
+            if size + head.size_bytes <= bytes_max:
                 group.append(head)
                 size += head.size_bytes
         # Large ones do not have to be so many: few of them reach the limit.
-        if len(group) >= MERGE_MIN or (len(group) > 1 and size > SEGMENT_BYTES_MAX // 2):
+        if len(group) >= MERGE_MIN or (len(group) > 1 and size > bytes_max // 2):
             return group
     return []
 

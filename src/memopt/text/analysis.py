@@ -32,8 +32,8 @@ TERMS_MAX: Final = 2_048
 WORD_CHARS_MAX: Final = 64
 """A longer run of letters and digits is no word: a key, a digest, something in base64."""
 CACHED_WORDS_MAX: Final = 8_192
-CHARGED_BYTES: Final = CACHED_WORDS_MAX * 288
-"""What an Analyser may come to hold: a word, its tuple, its numbers, its place in the table."""
+CACHED_WORD_BYTES: Final = 288
+"""A word, its tuple, its numbers, its place in the table."""
 LANGUAGES: Final = frozenset(Stemmer.algorithms())
 DEFAULT_LANGUAGE: Final = "english"
 
@@ -120,13 +120,16 @@ for _language, _words in STOP_WORDS.items():
 class Analyser:
     """Analyses texts, remembering the words it met lately. Thread-safe."""
 
-    def __init__(self, language: str | None = None) -> None:
+    def __init__(
+        self, language: str | None = None, *, cached_words_max: int = CACHED_WORDS_MAX
+    ) -> None:
         """`language` settles it for every text; None finds it for each: by its script, by its
         stop-words, else English. Raises UsageError for a language that Snowball does not have."""
         if language is not None and language not in LANGUAGES:
             known = ", ".join(sorted(LANGUAGES))
             raise UsageError(f"expected one of {known}, got {language!r}", field="language")
         self._settled = language
+        self._cached_words_max = cached_words_max
         self._stemmers: dict[str, Stemmer.Stemmer] = {}
         self._cached: dict[str, dict[str, _Word]] = {}
         self._count = 0
@@ -188,7 +191,7 @@ class Analyser:
         bits, stems = self._made(token, language)
         word = (bits, tuple(map(term_of, stems)))
         if len(token) <= WORD_CHARS_MAX and len(stems) <= _PARTS_MAX:
-            if self._count >= CACHED_WORDS_MAX:
+            if self._count >= self._cached_words_max:
                 for held in list(self._cached.values()):
                     held.clear()
                 self._count = 0
