@@ -1,4 +1,4 @@
-"""`memopt export` and `import`: sessions out of a store and back, losslessly, a line at a time.
+"""`memopt export` and `import`: sessions and memories out of a store and back, a line at a time.
 
 The JSONL form has one JSON object a line, so a session of any length streams through constant
 memory. A session is a line of kind "session", followed by its messages and its state versions:
@@ -6,6 +6,8 @@ memory. A session is a line of kind "session", followed by its messages and its 
     {"kind":"session","memopt":1,"scope":"acme/ann","id":"s1","agent":"desk","message_count":2}
     {"kind":"message","at":"2031-05-17T09:20:00Z","actor":null,"message":{"role":"user", …}}
     {"kind":"state","name":"main","value":{…}}
+
+Behind them come the memories that are stated (item_transfer.py).
 
 Kept: scope, id, agent, each message exactly, when it was said, who wrote it, and the values of all
 state versions. Not kept: LSNs, times of commits and of states, branches that were abandoned.
@@ -35,6 +37,9 @@ from memopt.base.errors import CorruptionError, UsageError
 from memopt.base.records import Entry, Message, Reach, SessionInfo
 from memopt.base.units import GIB
 from memopt.cli.directory import AsJson, Directory, attached, every_session, find_session
+from memopt.cli.item_transfer import KINDS as OF_ITEMS
+from memopt.cli.item_transfer import ItemReading, item_lines
+from memopt.cli.item_tree import TreeReport, read_tree, say_tree, write_tree
 from memopt.cli.terminal import json_text, print_json, progress, say, shown, shown_lines
 
 _FORM: Final = 1
@@ -49,6 +54,8 @@ class Form(StrEnum):
     """Lossless; `memopt import` reads it."""
     MARKDOWN = "markdown"
     """For people."""
+    TREE = "tree"
+    """Memories alone, as a folder of Markdown that people can edit; `memopt import` reads it."""
 
 
 def export(
@@ -60,18 +67,27 @@ def export(
     session: Annotated[
         str | None, typer.Option("--session", help='One session of --scope (or of "default").')
     ] = None,
-    form: Annotated[Form, typer.Option("--format", help="Lossless, or for people.")] = Form.JSONL,
+    form: Annotated[
+        Form, typer.Option("--format", help="Lossless, for people, or to be edited.")
+    ] = Form.JSONL,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="[default: standard output]")
+        Path | None, typer.Option("--output", metavar="PATH", help="[default: standard output]")
     ] = None,
 ) -> None:
-    """Write sessions out, as JSONL that `import` reads or as Markdown for people.
+    """Write sessions and memories out, as JSONL that `import` reads or as Markdown for people. A
+    tree is a folder of memories alone, which people can edit and `import` reads.
 
     A damaged session is written up to the damage, the others are whole, and the exit code is 1.
     Mappings and sequences are left out: `memopt backup` copies everything.
     """
     damaged: list[str] = []
     reach = Reach.SUBTREE if subtree else Reach.EXACT
+    if form is Form.TREE:
+        if output is None or session is not None:
+            raise UsageError("a tree needs a folder, and no session", field="--output")
+        with attached(directory, writable=False) as memory:
+            write_tree(memory, output, scope, reach)
+        return
     with attached(directory, writable=False) as memory, _destination(output) as write:
         infos: Iterable[SessionInfo]
         if session is None:
@@ -89,6 +105,11 @@ def export(
                         bar(done, 0)
                 except CorruptionError:
                     damaged.append(f"{info.id} of {info.scope}")
+            if session is None and form is Form.JSONL:
+                for item_line in item_lines(memory, scope, reach):
+                    write(json_text(item_line) + "\n")
+                    done += 1
+                    bar(done, 0)
     if damaged:
         raise CorruptionError(f"{len(damaged)} sessions are damaged: {', '.join(damaged)}")
 
@@ -189,23 +210,39 @@ class Imported(msgspec.Struct, kw_only=True):
     messages_there: int = 0
     """Messages that the store held already."""
     states: int = 0
+    items: int = 0
+    """Memories."""
+    items_there: int = 0
+    trees: list[TreeReport] = []
 
 
 def import_(
     directory: Directory,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="JSONL, .gz too."),
+        typer.Argument(metavar="PATH...", exists=True, help="JSONL, .gz too, or a tree's folder."),
     ],
     scope: Annotated[
         str | None, typer.Option("--scope", help="Put all sessions here. [default: as in the file]")
     ] = None,
+    forget_removed: Annotated[
+        bool, typer.Option("--forget-removed", help="Forget memories whose lines are gone.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Of a tree, say what would be done.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read sessions that `export` wrote, or lines of {"messages": […]}; makes DIR where needed."""
+    """Read what `export` wrote, or lines of {"messages": […]}; makes DIR where needed."""
     counts = Imported()
-    with attached(directory, writable=True, create=True) as memory:
+    wrong = {"--dry-run": dry_run, "--forget-removed": forget_removed}
+    _check_paths(files, [name for name, given in wrong.items() if given], scope)
+    with attached(directory, writable=not dry_run, create=not dry_run) as memory:
         for file in files:
+            if file.is_dir():
+                tree = read_tree(memory, file, forget_removed=forget_removed, dry_run=dry_run)
+                counts.trees.append(tree)
+                continue
             reading = _Reading(memory, file, scope, counts)
             with progress(f"Importing {shown(file.name)}") as bar:
                 try:
@@ -216,11 +253,31 @@ def import_(
     if as_json:
         print_json(counts)
     else:
-        there = f" ({counts.messages_there} were there already)" if counts.messages_there else ""
-        say(
-            f"{counts.sessions} sessions, {counts.messages} messages{there},"
-            f" {counts.states} state versions."
-        )
+        if len(counts.trees) < len(files):
+            _say_counts(counts)
+        for tree in counts.trees:
+            say_tree(tree)
+
+
+def _check_paths(paths: list[Path], of_trees: list[str], scope: str | None) -> None:
+    """Raises UsageError where an option does not go with what is named."""
+    files = [path for path in paths if not path.is_dir()]
+    if files and of_trees:
+        raise UsageError("goes with the folder of a tree alone", field=of_trees[0])
+    if scope is not None and len(files) < len(paths):
+        raise UsageError("goes with files alone: a page names its scope itself", field="--scope")
+    for file in files:
+        if file.suffix == ".md":
+            raise UsageError(f"{file} is a page: import the folder of its tree", field="PATH")
+
+
+def _say_counts(counts: Imported) -> None:
+    messages = f" ({counts.messages_there} were there already)" if counts.messages_there else ""
+    items = f" ({counts.items_there} were there already)" if counts.items_there else ""
+    say(
+        f"{counts.sessions} sessions, {counts.messages} messages{messages},"
+        f" {counts.states} state versions, {counts.items} memories{items}."
+    )
 
 
 def _lines(file: Path, bar: Callable[[int, int], None]) -> Iterator[tuple[int, bytes]]:
@@ -290,6 +347,13 @@ class _Reading:
         self._states_there: dict[str, list[int]] = {}
         self._head = 0
         self._waiting: _Waiting | None = None
+        self._items = ItemReading(memory, scope, self._counted)
+
+    def _counted(self, was_there: bool) -> None:
+        if was_there:
+            self._counts.items_there += 1
+        else:
+            self._counts.items += 1
 
     def take(self, number: int, line: bytes) -> None:
         where = f"{self._file}:{number}"
@@ -299,6 +363,12 @@ class _Reading:
                 self._said(where, msgspec.json.decode(line, type=_Said))
             elif kind == "state":
                 self._saved(where, msgspec.json.decode(line, type=_Saved))
+            elif kind in OF_ITEMS:
+                self.finish()
+                try:
+                    self._items.take(kind, line)
+                except UsageError as error:
+                    raise UsageError(str(error), field=where) from error
             elif kind == "session":
                 self._begin(where, number, msgspec.json.decode(line, type=_Session))
             else:
