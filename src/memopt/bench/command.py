@@ -29,6 +29,7 @@ NAMES: Final = (
     "embedding",
     "forecast",
     "imports",
+    "indexing",
     "latency",
     "likeness",
     "mappings",

@@ -182,6 +182,15 @@ class Entries:
             **{name: np.array(columns[name], kind) for name, kind in _COLUMNS.items()},
         )
 
+    def placed(self, draft: Draft) -> "Entries":
+        """This one entry as that of another draft with the same text."""
+        columns: dict[str, Any] = {
+            "source": draft.source, "seq": draft.seq, "at_us": draft.at_us, "role": draft.role,
+            "kind": draft.kind, "speaker": name_of(draft.speaker),
+        }  # fmt: skip
+        arrays = {name: np.array([value], _COLUMNS[name]) for name, value in columns.items()}
+        return dataclasses.replace(self, **cast(dict[str, Any], arrays))
+
     @classmethod
     def concat(cls, parts: Sequence["Entries"]) -> "Entries":
         """One after the other. Raises UsageError where their vectors are of different spaces."""

@@ -26,12 +26,14 @@ from memopt.codecs.message import decode_json
 from memopt.codecs.record import TailRecord
 from memopt.recall.entries import Draft, Entries, Role
 from memopt.recall.message_text import said_in
+from memopt.recall.prompts import SIZE_BYTES_MAX as PROMPTS_BYTES_MAX
+from memopt.recall.prompts import Prompts
 from memopt.text.analysis import CACHED_WORD_BYTES, CACHED_WORDS_MAX, Analyser
 
 OWNER: Final = "indexing"
 """What is there while entries are made."""
 WORDS: Final = "stems"
-"""The words whose stems are remembered."""
+"""The words whose stems are remembered, and the prompts."""
 ENTRY_BYTES: Final = 4096
 """Of one entry on its way, but for its text: its vector as floats and as a code, its columns
 twice."""
@@ -82,6 +84,7 @@ class EntryMaker:
         self._budget = budget
         self._lock = threading.Lock()
         self._analyser: Analyser | None = None
+        self._prompts = Prompts()
         self._tool_chars_max = config.tool_text_chars_max
         self._vector_bits = config.vector_bits
 
@@ -102,7 +105,7 @@ class EntryMaker:
                 if self._analyser is None:
                     share = int(self._budget.limit_bytes * _WORDS_SHARE)
                     words = min(CACHED_WORDS_MAX, share // CACHED_WORD_BYTES)
-                    self._budget.reserve(WORDS, words * CACHED_WORD_BYTES)
+                    self._budget.reserve(WORDS, words * CACHED_WORD_BYTES + PROMPTS_BYTES_MAX)
                     self._analyser = Analyser(cached_words_max=words)
         return self._analyser
 
@@ -130,7 +133,11 @@ class EntryMaker:
             embedder: Any = self._embedder()
             if at_once and not self.is_quick:
                 embedder = None
-            return Entries.of(drafts, embedder=embedder, analyser=self.analyser)
+            analyser = self.analyser
+            space = embedder.space if embedder is not None else ""
+            return self._prompts.entries(
+                drafts, lambda some: Entries.of(some, embedder=embedder, analyser=analyser), space
+            )
         except (MemoptError, OSError) as error:
             _log.warning("texts are indexed by their words alone for now: %s", error)
             return Entries.of(drafts, embedder=None, analyser=self.analyser)
