@@ -37,6 +37,7 @@ NAMES: Final = (
     "policies",
     "prefetch",
     "pressure",
+    "recall",
     "scale",
     "soak",
     "shares",

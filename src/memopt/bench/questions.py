@@ -8,7 +8,7 @@ here: any ranking, or any judgement of one.
 import datetime
 import gzip
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -96,6 +96,21 @@ def hotpotqa(path: Path, *, tokens: int = HOTPOT_TOKENS) -> Iterator[Material]:
         texts = {n: own.get(titles[n], paragraphs[titles[n]]) for n in chosen}
         yield _page_questions(kept, sample, facts, texts, titles, number_of)
         kept += 1
+
+
+SETS: Final = {
+    "locomo": "locomo/locomo_dev5.json.gz",
+    "longmemeval": "longmemeval/longmemeval_s_dev.json.gz",
+    "hotpotqa": "hotpotqa/hotpotqa_dev.json.gz",
+}
+"""Where they lie in the data directory."""
+
+
+def materials_of(name: str, path: Path) -> Iterable[Material]:
+    """The memories of one of SETS."""
+    if name == "hotpotqa":
+        return hotpotqa(path)
+    return locomo(path) if name == "locomo" else longmemeval(path)
 
 
 def _read(path: Path) -> Any:

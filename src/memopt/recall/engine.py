@@ -99,7 +99,7 @@ class RecallEngine:
         if self._recaller is None:
             self._recaller = Recaller(
                 parts.home, self.scopes, self._maker, self._reader, parts.compressor,
-                clock=parts.clock, events=parts.events,
+                parts.budget, clock=parts.clock, events=parts.events,
                 tool_chars_max=parts.config.tool_text_chars_max,
             )  # fmt: skip
         return self._recaller.recall(asked(query, **how))

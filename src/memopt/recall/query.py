@@ -2,38 +2,75 @@
 
 Owns: the analysis of a query against one scope. Invariant: a query without a single word that says
 something is still a query, with no terms; what is searched then is its vector, if it has one. Not
-here: scores (features, ranking), the reading of time expressions (text/times.py).
+here: scores (features, ranking), what a time expression means (text/times.py).
 """
 
 import dataclasses
 import enum
 import itertools
-from typing import Any, Final, Self
+from datetime import datetime
+from typing import Any, Final, Self, cast
 
 import numpy as np
 
 from memopt.base.errors import UsageError
-from memopt.base.recall_protocols import Embedder
-from memopt.recall.entries import PIECES_MAX
+from memopt.base.recall_protocols import Embedder, PieceEmbedder
+from memopt.base.records import to_us
 from memopt.text.analysis import Analyser, fold, name_of, term_of, words_of
-from memopt.text.words import ASKS_WHEN, ASKS_WHERE, ASKS_WHO, ASKS_WHY
+from memopt.text.times import find_times
+from memopt.text.words import (
+    ASKS_WHEN,
+    ASKS_WHERE,
+    ASKS_WHO,
+    FRAME_WORDS,
+)
 
 Array = np.ndarray[Any, Any]
 
 CHARS_MAX: Final = 8_192
 """Of a query; what is longer is no question, and is read so far."""
 TERMS_MAX: Final = 32
-"""Different terms that are looked up; of more, the rarest."""
+"""Different terms that are looked up: the first ones."""
+PIECES_MAX: Final = 32
+"""Different word pieces that are compared with those of entries."""
+FRAME_WEIGHT: Final = 0.3
+"""Of a word by which is asked, beside the words that are asked about."""
 
 
 class Asks(enum.IntFlag):
-    """The kind of answer that a question wants, by its question word."""
+    """The kind of answer that a question wants, by its words."""
 
     WHEN = 1
     WHO = 2
     WHERE = 4
-    WHY = 8
-    HOW_MANY = 16
+    HOW_MANY = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QueryPieces:
+    """The word pieces of a query, and its terms as if they were pieces."""
+
+    embedder: PieceEmbedder
+    vectors: Array
+    """float32 (pieces + terms, dimensions), each of unit length or zero."""
+    weights: Array
+    """float32 (pieces): how much each says; their sum is 1, or 0."""
+
+    @classmethod
+    def of(cls, embedder: PieceEmbedder, text: str, words: list[str]) -> Self:
+        """`words`: those of the terms."""
+        pieces = np.unique(embedder.pieces([text])[0])
+        weights = np.asarray(embedder.piece_weights(pieces), np.float32)
+        best = np.sort(np.argsort(-weights, kind="stable")[:PIECES_MAX])
+        vectors = [np.asarray(embedder.piece_vectors(pieces[best]), np.float32)]
+        if words:
+            vectors.append(np.asarray(embedder.embed(words), np.float32))
+        weights = weights[best]
+        return cls(
+            embedder=embedder,
+            vectors=np.concatenate(vectors),
+            weights=weights / max(float(weights.sum()), 1e-9),
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,20 +82,18 @@ class Query:
     """Different ones, in order."""
     stems: tuple[str, ...]
     """Of each term, as it is shown."""
-    sequence: tuple[int, ...]
-    """Terms in order, with repetitions."""
-    names: frozenset[int]
-    """Speakers of the scope that it names."""
+    weights: Array
+    """float32, of each term: FRAME_WEIGHT or 1."""
+    names: tuple[int, ...]
+    """Speakers of the scope that it names, in order."""
     asks: int
     flags: int
     vector: Array | None
     """float32, of unit length; None without an embedder, or where it says nothing."""
-    piece_vectors: Array | None
-    piece_weights: Array | None
-    now_us: int | None
-    from_us: int | None
-    to_us: int | None
-    """The time that it speaks of: from_us <= t < to_us."""
+    pieces: QueryPieces | None
+    """None with an embedder that has no word pieces, and without one."""
+    times: tuple[tuple[int, int], ...]
+    """Intervals that it speaks of, µs: start <= t < stop."""
 
     @classmethod
     def of(
@@ -68,40 +103,54 @@ class Query:
         analyser: Analyser,
         embedder: Embedder | None,
         speakers: frozenset[int] = frozenset(),
-        now_us: int | None = None,
-        times: tuple[int | None, int | None] = (None, None),
+        now: datetime | None = None,
     ) -> Self:
-        """Names of `speakers` are no terms: nearly every entry would be about them.
+        """Names of `speakers` are no terms: nearly every entry would be about them. Times are read
+        as seen from `now`, and not without it.
 
         Raises UsageError for what is no text."""
         if not isinstance(text, str):
             raise UsageError(f"expected text, got {type(text).__name__}", field="query")
         text = text[:CHARS_MAX]
         words = words_of(text)
-        named = {word: name_of(word) for word in words}
-        names = frozenset(named.values()) & speakers
+        numbers = [name_of(word) for word in words] if speakers else []
+        names = tuple(dict.fromkeys(n for n in numbers if n in speakers))
         pairs = [
-            (stem, term_of(stem))
+            (word, stem)
             for word, stem in analyser.stems(text)
-            if name_of(fold(word).removesuffix("'s")) not in names
+            if not names or name_of(fold(word).removesuffix("'s")) not in names
         ]
-        stem_of = {term: stem for stem, term in pairs}
-        vector, pieces, weights = _embedded(text, embedder, names)
+        word_of: dict[int, tuple[str, str]] = {}
+        for word, stem in pairs:
+            word_of.setdefault(term_of(stem), (word, stem))
+        terms = tuple(word_of)[:TERMS_MAX]
+        known = [word_of[term] for term in terms]
+        vector = None
+        if embedder is not None:
+            vector = _vector(embedder, text, names)
+        pieces = (
+            QueryPieces.of(cast(PieceEmbedder, embedder), text, [word for word, _ in known])
+            if vector is not None and hasattr(embedder, "piece_vectors")
+            else None
+        )
         return cls(
             text=text,
-            terms=tuple(stem_of),
-            stems=tuple(stem_of.values()),
-            sequence=tuple(term for _, term in pairs),
+            terms=terms,
+            stems=tuple(stem for _, stem in known),
+            weights=np.array(
+                [FRAME_WEIGHT if fold(word) in FRAME_WORDS else 1 for word, _ in known], np.float32
+            ),
             names=names,
             asks=_asks(words),
             flags=analyser.analyse(text).flags,
             vector=vector,
-            piece_vectors=pieces,
-            piece_weights=weights,
-            now_us=now_us,
-            from_us=times[0],
-            to_us=times[1],
+            pieces=pieces,
+            times=_times(text, now),
         )
+
+
+_TIMES: Final = frozenset({"year", "month", "day", "date", "time", "season", "week", "weekday"})
+_AMOUNTS: Final = frozenset({"many", "much", "old", "often", "far", "big", "tall", "high"})
 
 
 def _asks(words: list[str]) -> int:
@@ -111,38 +160,29 @@ def _asks(words: list[str]) -> int:
         (Asks.WHEN, ASKS_WHEN),
         (Asks.WHO, ASKS_WHO),
         (Asks.WHERE, ASKS_WHERE),
-        (Asks.WHY, ASKS_WHY),
     ):
         if not known.isdisjoint(held):
             asks |= int(asked)
     follows = dict(itertools.pairwise(words))
-    if follows.get("how") in ("many", "much", "old", "often", "far", "big", "tall"):
+    if follows.get("how") in _AMOUNTS:
         asks |= int(Asks.HOW_MANY)
-    if follows.get("how") == "long" or follows.get("what") in _TIMES:
-        asks |= int(Asks.WHEN)
-    if follows.get("which") in _TIMES:
+    if follows.get("how") == "long" or {follows.get("what"), follows.get("which")} & _TIMES:
         asks |= int(Asks.WHEN)
     return asks
 
 
-_TIMES: Final = frozenset({"year", "month", "day", "date", "time", "season", "week", "weekday"})
+def _times(text: str, now: datetime | None) -> tuple[tuple[int, int], ...]:
+    """Of what has not begun nothing was said then: "any tips for this weekend?"."""
+    if now is None:
+        return ()
+    now_us = to_us(now)
+    found = find_times(text, now)
+    return tuple((scope.start_us, scope.stop_us) for scope in found if scope.start_us <= now_us)
 
 
-def _embedded(
-    text: str, embedder: Embedder | None, names: frozenset[int]
-) -> tuple[Array | None, Array | None, Array | None]:
-    if embedder is None:
-        return None, None, None
+def _vector(embedder: Embedder, text: str, names: tuple[int, ...]) -> Array | None:
+    """Of the text without the names."""
     if names:
-        kept = [w for w in text.split() if name_of(w) not in names]
-        text = " ".join(kept) or text
+        text = " ".join(word for word in text.split() if name_of(word) not in names) or text
     vector = np.asarray(embedder.embed([text]), np.float32)[0]
-    if not vector.any():
-        return None, None, None
-    vectors = getattr(embedder, "piece_vectors", None)
-    cut = getattr(embedder, "pieces", None)
-    if vectors is None or cut is None:
-        return vector, None, None
-    pieces = np.unique(np.asarray(cut([text])[0], np.uint16)[:PIECES_MAX])
-    weights = np.asarray(embedder.piece_weights(pieces), np.float32)  # type: ignore[attr-defined]
-    return vector, np.asarray(vectors(pieces), np.float32), weights
+    return vector if vector.any() else None

@@ -5,6 +5,7 @@ scope is opened, and once more when its texts are read: a hit whose text is gone
 of one scope is counted in another. Not here: what is in RAM (resident.py), ranking (ranking.py).
 """
 
+import heapq
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from memopt.base.budget import Budget
 from memopt.base.errors import CorruptionError, MemoptError, UsageError
 from memopt.base.events import Events, Recalled
 from memopt.base.moments import NOW, Bound, check_time
@@ -22,6 +24,7 @@ from memopt.base.reaching import scopes_from
 from memopt.base.recall_records import Hit, Kind, Recall, Span
 from memopt.base.records import Reach, to_datetime, to_us
 from memopt.recall.describing import Describing
+from memopt.recall.index import ScopeIndex
 from memopt.recall.indexing import EntryMaker
 from memopt.recall.item_columns import Filter, ItemColumns
 from memopt.recall.listing import check_kinds
@@ -29,14 +32,18 @@ from memopt.recall.loading import ScopeInRam
 from memopt.recall.message_text import said_in
 from memopt.recall.places import Place, PlaceReader, Read, id_of
 from memopt.recall.query import Query
+from memopt.recall.ranking import CANDIDATES, Priors, Ranked, Ranker, work_bytes
 from memopt.recall.resident import ResidentScopes
-from memopt.recall.stating import check_tags
+from memopt.recall.stating import IMPORTANCE, check_tags
 
 LIMIT_MAX: Final = 1000
 SCOPES_MAX: Final = 1000
 """That one recall may look at."""
-CANDIDATES: Final = 200
-"""Of a scope, so many entries are looked at closely."""
+OWNER: Final = "ranking"
+_IMPORTANCE_WEIGHT: Final = 1.0
+_FEEDBACK_WEIGHT: Final = 0.5
+"""Of a sum of features, in which a word that a question asks for counts about as much."""
+_SHARE_LEAST: Final = 0.005
 _LIMIT: Final = 10
 _CHARS_A_TOKEN: Final = 4
 _READ_MORE: Final = 4
@@ -87,20 +94,35 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+class _Opened(NamedTuple):
+    number: int
+    path: str
+    scope: ScopeInRam
+
+
 class _Candidate(NamedTuple):
-    score: float
+    sum: float
     number: int
     """Of the scope."""
     source: int
     seq: int
     chars: int
-    entry: int
+    ranked: Ranked
+    place: int
+    """Among the ranked."""
 
+    @property
+    def score(self) -> float:
+        return float(self.ranked.scores[self.place])
 
-class _Opened(NamedTuple):
-    number: int
-    path: str
-    scope: ScopeInRam
+    @property
+    def why(self) -> str:
+        return self.ranked.why(self.place)
+
+    @property
+    def features(self) -> dict[str, float]:
+        shares = self.ranked.shares(self.place)
+        return {name: round(v, 3) for name, v in shares.items() if abs(v) >= _SHARE_LEAST}
 
 
 class Recaller:
@@ -108,13 +130,15 @@ class Recaller:
 
     def __init__(
         self, home: Reader, scopes: ResidentScopes, maker: EntryMaker, reader: PlaceReader,
-        compressor: Compressor, *, clock: Clock, events: Events, tool_chars_max: int,
+        compressor: Compressor, budget: Budget, *, clock: Clock, events: Events,
+        tool_chars_max: int,
     ) -> None:  # fmt: skip
         self._home = home
         self._scopes = scopes
         self._maker = maker
         self._reader = reader
         self._compressor = compressor
+        self._budget = budget
         self._clock = clock
         self._events = events
         self._tool_chars_max = tool_chars_max
@@ -137,18 +161,18 @@ class Recaller:
         }
         entries = sum(len(one.scope.index) for one in opened.values())
         query = self._query(question, opened.values(), notes)
-        candidates: list[_Candidate] = []
-        for one in opened.values():
-            candidates += self._candidates(question, query, one)
-        candidates.sort(key=lambda one: (-one.score, one.number, one.source, one.seq))
-        hits = self._hits(question, candidates, opened)
+        ranked = [(one, self._ranked(question, query, one)) for one in opened.values()]
+        count = sum(len(best) for _, best in ranked)
+        # Of equals the one of the older scope; within a scope, the order that it has.
+        several = (_candidates(*one) for one in ranked)
+        hits = self._hits(question, heapq.merge(*several, key=lambda one: -one.sum), opened)
         if reached and not hits:
-            notes.append(_why_none(entries, len(candidates)))
+            notes.append(_why_none(entries, count))
         recall = Recall(
-            hits=tuple(hits), query=question.query, candidates=len(candidates), entries=entries,
+            hits=tuple(hits), query=question.query, candidates=count, entries=entries,
             tokens=sum(hit.tokens for hit in hits), notes=tuple(notes),
         )  # fmt: skip
-        self._events.emit(Recalled(len(hits), len(candidates), time.perf_counter() - started))
+        self._events.emit(Recalled(len(hits), count, time.perf_counter() - started))
         return recall
 
     # -- ranking ----------------------------------------------------------------------------------
@@ -156,47 +180,41 @@ class Recaller:
     def _query(self, question: Asked, opened: Iterable[_Opened], notes: list[str]) -> Query:
         """Once for all scopes: an embedder may be far away."""
         speakers = frozenset[int]().union(*(one.scope.index.speakers for one in opened))
+        now = to_datetime(self._clock.now_us()) if question.now is None else question.now
         embedder: Any = None
         try:
             embedder = self._maker.embedder
             return Query.of(
                 question.query, analyser=self._maker.analyser, embedder=embedder,
-                speakers=speakers,
+                speakers=speakers, now=now,
             )  # fmt: skip
         except (MemoptError, OSError) as error:
             notes.append(f"found by words alone: the embedder failed: {error}")
         return Query.of(
-            question.query, analyser=self._maker.analyser, embedder=None, speakers=speakers
-        )
+            question.query, analyser=self._maker.analyser, embedder=None, speakers=speakers,
+            now=now,
+        )  # fmt: skip
 
-    def _candidates(self, question: Asked, query: Query, one: _Opened) -> list[_Candidate]:
-        index, number = one.scope.index, one.number
-        if not len(index):
-            return []
-        weights, _ = index.weigh(query.terms)
-        scores = weights.sum(axis=0)
-        scores /= max(float(scores.max(initial=0.0)), 1e-9)
-        if query.vector is not None:
-            scores += index.cosines(query.vector)
-        elif not query.terms:
-            return []
-        places = np.flatnonzero(self._allowed(question, one))
-        best = places[np.argsort(-scores[places], kind="stable")[:CANDIDATES]]
-        found = index.entries
-        return [
-            _Candidate(
-                float(scores[at]), number, int(found.source[at]), int(found.seq[at]),
-                int(found.chars[at]), int(at),
-            )
-            for at in best.tolist()
-        ]  # fmt: skip
+    def _ranked(self, question: Asked, query: Query, one: _Opened) -> Ranked:
+        index = one.scope.index
+        need = work_bytes(index, query)
+        self._budget.reserve(OWNER, need)
+        try:
+            items = one.scope.items
+            if question.bound != NOW:
+                with self._home.snapshot() as tables:
+                    items = ItemColumns.load(tables, one.number, self._compressor, question.bound)
+            return Ranker.shipped().rank(
+                index, query, among=self._allowed(question, index, items),
+                priors=_priors(index, items),
+                candidates=max(CANDIDATES, 0 if question.max_tokens else question.limit),
+            )  # fmt: skip
+        finally:
+            self._budget.release(OWNER, need)
 
-    def _allowed(self, question: Asked, one: _Opened) -> Any:
+    def _allowed(self, question: Asked, index: ScopeIndex, items: ItemColumns) -> Any:
         """A mask of the entries that may be found."""
-        entries, items = one.scope.index.entries, one.scope.items
-        if question.bound != NOW:
-            with self._home.snapshot() as tables:
-                items = ItemColumns.load(tables, one.number, self._compressor, question.bound)
+        entries = index.entries
         which = Filter(question.kinds, question.tags, question.valid_us, self._now_us(question))
         allowed = items.visible(entries.source, entries.seq, which)
         if not question.tags and (question.kinds is None or Kind.EPISODE in question.kinds):
@@ -209,12 +227,11 @@ class Recaller:
     # -- reading ----------------------------------------------------------------------------------
 
     def _hits(
-        self, question: Asked, candidates: list[_Candidate], opened: dict[int, _Opened]
+        self, question: Asked, rest: Iterator[_Candidate], opened: dict[int, _Opened]
     ) -> list[Hit]:
         """The best that can be read, as many as were asked for and as fit."""
         hits: list[Hit] = []
         left = question.max_tokens
-        rest = iter(candidates)
         while len(hits) < question.limit:
             some = list(_fitting(rest, question.limit - len(hits) + _READ_MORE, left))
             if not some:
@@ -271,9 +288,9 @@ class Recaller:
         at_us = record.committed_us if record.said_us is None else record.said_us
         return Hit(
             item_id=id_of(one.number, place), text=said.text, tokens=tokens_of(said.text),
-            score=one.score, why="", kind=Kind.EPISODE, role=said.role, scope=opened.path,
+            score=one.score, why=one.why, kind=Kind.EPISODE, role=said.role, scope=opened.path,
             spans=(Span(session=session.id, start=one.seq, stop=one.seq + 1),),
-            at=to_datetime(at_us),
+            at=to_datetime(at_us), features=one.features,
         )  # fmt: skip
 
     def _item(self, question: Asked, one: _Candidate, opened: _Opened) -> Hit | None:
@@ -293,14 +310,35 @@ class Recaller:
             return None
         return Hit(
             item_id=item.item_id, text=item.text, tokens=tokens_of(item.text), score=one.score,
-            why="", kind=item.kind, role=None, scope=opened.path, spans=(), at=item.stated_at,
+            why=one.why, kind=item.kind, role=None, scope=opened.path, spans=(), at=item.stated_at,
             valid=item.valid, tags=item.tags, pinned=item.pinned, source=item.source,
+            features=one.features,
         )  # fmt: skip
 
 
 def tokens_of(text: str) -> int:
     """An estimate that needs no tokenizer: characters by four, rounded up."""
     return -(-len(text) // _CHARS_A_TOKEN)
+
+
+def _candidates(one: _Opened, ranked: Ranked) -> Iterator[_Candidate]:
+    """One by one: most are never asked for."""
+    entries = one.scope.index.entries
+    for place, (at, total) in enumerate(zip(ranked.numbers, ranked.sums, strict=True)):
+        yield _Candidate(
+            float(total), one.number, int(entries.source[at]), int(entries.seq[at]),
+            int(entries.chars[at]), ranked, place,
+        )  # fmt: skip
+
+
+def _priors(index: ScopeIndex, items: ItemColumns) -> Priors | None:
+    """Importance as it was stated, and what feedback said. None where there are no items."""
+    if not len(items):
+        return None
+    rows = items.rows_of(index.entries.source, index.entries.seq)
+    importance = np.where(rows >= 0, (items.importance[rows] - IMPORTANCE) * _IMPORTANCE_WEIGHT, 0)
+    feedback = np.where(rows >= 0, items.reward[rows] * _FEEDBACK_WEIGHT, 0)
+    return Priors(importance.astype(np.float32), feedback.astype(np.float32))
 
 
 def _fitting(rest: Iterator[_Candidate], count: int, tokens: int | None) -> Iterable[_Candidate]:

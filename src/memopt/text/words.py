@@ -187,6 +187,12 @@ EXCLAMATIONS: Final = _lists(
 )
 """Words that begin an utterance in a capital and are no name."""
 
+FRAME_WORDS: Final = _lists(
+    """accord current currently describe described different discuss discussed kind kinds many
+    mention mentioned much name often recommend recommended said say says share shared sort
+    specific suggest suggested tell told type types various art arten sorte genre tipo tipos"""
+)
+"""Words by which a question asks, and which its answer need not have."""
 ASKS_WHEN: Final = _lists(
     """when wann quand cuándo quando wanneer när hvornår når milloin mikor когда πότε متى कब kapan
     什么时候 いつ 언제"""
@@ -195,8 +201,6 @@ ASKS_WHO: Final = _lists(
     "who whom whose wer wem wen qui quién chi quem wie vem hvem kuka ki kim кто ποιος من कौन siapa"
 )
 ASKS_WHERE: Final = _lists(
-    "where wo wohin woher où dónde dove onde waar var hvor missä hol nerede где πού أين कहाँ mana"
-)
-ASKS_WHY: Final = _lists(
-    "why warum weshalb pourquoi perché waarom varför hvorfor miksi miért neden почему γιατί mengapa"
+    """where city country town wo wohin woher où dónde dove onde waar var hvor missä hol nerede где
+    πού أين कहाँ mana"""
 )

@@ -1,0 +1,89 @@
+"""Features that come from other entries: from the page an entry is on, and from the best entries.
+
+A second step of finding: what answers a question often shares no word with it, and is led to by
+what does. Owns: headings and what they name, likeness to the best candidates, and links: a
+candidate on a page whose title a good candidate mentions, or the other way round. Not here: the
+features of an entry itself (features).
+"""
+
+from typing import Any, Final
+
+import numpy as np
+
+from memopt.recall.entries import Role
+from memopt.recall.ragged import among, incidence, ragged
+from memopt.recall.scan import TINY, Scan
+
+Array = np.ndarray[Any, Any]
+Features = dict[str, Array]
+
+WINNERS: Final = 8
+"""The best of the candidates, with which the others are compared."""
+_WHOLE: Final = 0.95
+_PAGE: Final = ("page_first", "title_whole", "title_covered", "page_words", "page_meaning",
+                "page_length", "page_window_covered")  # fmt: skip
+_LINKS: Final = ("linked", "linked_whole", "linking")
+
+
+def page_features(f: Features, scan: Scan, chosen: Array, around: Array) -> None:
+    """Of what has a heading: sentences of a page, which is about what its title says."""
+    index, entries = scan.index, scan.index.entries
+    heads = index.run_first[index.run[chosen]]
+    page = (entries.role[heads] == Role.HEADING).astype(np.float32)
+    if not page.any():
+        f.update(dict.fromkeys(_PAGE, page))
+        return
+    has = (scan.parts[:, heads] > 0) | (scan.parts[:, chosen] > 0)
+    owners, terms = ragged(entries.terms_start, entries.terms, heads)
+    asked = among(terms, np.array(scan.query.terms, np.uint32))
+    there = np.bincount(owners, asked, len(chosen))
+    wanted = np.bincount(owners, minlength=len(chosen))
+    f["page_first"] = page * (around[len(around) // 2 - 1] == heads)
+    f["title_whole"] = page * (there == wanted) * (wanted > 0)
+    f["title_covered"] = page * ((scan.idf / scan.full) @ has)
+    for name in ("words", "meaning", "length", "window_covered"):
+        f["page_" + name] = page * f[name]
+
+
+def winner_features(f: Features, scan: Scan, chosen: Array, scores: Array) -> None:
+    """Beside the best few of `chosen`, each counting by how good it is itself."""
+    index, entries = scan.index, scan.index.entries
+    best = chosen[:WINNERS]
+    weight = np.exp(scores[best] - scores[best[0]])[:, None]
+    other = best[:, None] != chosen
+    vectors = entries.vectors[chosen] * entries.scales[chosen].astype(np.float32)[:, None]
+    alike = (vectors[: len(best)] @ vectors.T) * other
+    f["like_best"] = (alike * weight).sum(axis=0) / weight.sum()
+    owners, terms = ragged(entries.terms_start, entries.terms, chosen)
+    theirs = terms[owners < len(best)]
+    new = np.unique(theirs[~among(theirs, np.array(scan.query.terms, np.uint32))])
+    has = incidence(terms, owners, new, len(chosen))
+    shared = ((has[: len(best)] * index.idf(new)) @ has.T) * other * weight
+    f["shares_best"] = np.log1p(shared.max(axis=0))
+    f["shares_mean"] = np.log1p(shared.sum(axis=0) / weight.sum())
+    _link_features(f, scan, chosen, terms, owners, weight)
+
+
+def _link_features(
+    f: Features, scan: Scan, chosen: Array, terms: Array, owners: Array, weight: Array
+) -> None:
+    index, entries = scan.index, scan.index.entries
+    heads = index.run_first[index.run[chosen]]
+    page = entries.role[heads] == Role.HEADING
+    if not page.any():
+        f.update(dict.fromkeys(_LINKS, np.zeros(len(chosen), np.float32)))
+        return
+    few = len(weight)
+    head_owners, head_terms = ragged(entries.terms_start, entries.terms, heads)
+    known = np.unique(head_terms)
+    idf = index.idf(known)
+    titles = incidence(head_terms, head_owners, known, len(chosen)) * page[:, None]
+    mentions = incidence(terms, owners, known, len(chosen))
+    whole = np.maximum(titles @ idf, TINY)
+    other_run = index.run[chosen[:few]][:, None] != index.run[chosen]
+    # Of the title of each candidate's page, what share each of the best mentions; and back.
+    mentioned = (mentions[:few] * idf) @ titles.T / whole * other_run
+    mentioning = (titles[:few] * idf) @ mentions.T / whole[:few, None] * other_run
+    f["linked"] = (mentioned * weight).max(axis=0)
+    f["linked_whole"] = ((mentioned > _WHOLE) * weight).max(axis=0)
+    f["linking"] = (mentioning * weight).max(axis=0)
