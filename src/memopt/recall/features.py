@@ -26,6 +26,13 @@ Features = dict[str, Array]
 
 AROUND: Final = 2
 """Turns before and after a candidate that are looked at with it: its window."""
+WINDOW: Final = 2 * AROUND + 1
+PIECES_KNOWN: Final = 8192
+"""About as many different word pieces as the texts of all windows have."""
+_PIECES_FEW: Final = 2048
+_KNOWN_AT_ONCE: Final = 256
+_PIECES_AT_ONCE: Final = 8192
+"""What is compared together stays in the processor's cache."""
 _LIKE_LEAST: Final = 0.4
 """A piece that is less like another one is not like it."""
 _SOFT_LEAST: Final = 0.35
@@ -133,17 +140,39 @@ def _met(scan: Scan, some: Array) -> Array:
     owners, pieces = ragged(entries.pieces_start, entries.pieces, some[there])
     if not len(pieces):
         return met
-    # Every piece once: a table of all u16 is quicker than sorting them.
+    known, places = _each_once(pieces)
+    alike = np.empty((len(asked.vectors), len(known)), np.float32)
+    for at in range(0, len(known), _KNOWN_AT_ONCE):
+        few = known[at : at + _KNOWN_AT_ONCE]
+        np.matmul(
+            asked.vectors, asked.embedder.piece_vectors(few).T,
+            out=alike[:, at : at + len(few)],
+        )  # fmt: skip
+    starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
+    having = there[owners[starts]]
+    first = 0
+    while first < len(starts):
+        begin = starts[first]
+        last = max(int(np.searchsorted(starts, begin + _PIECES_AT_ONCE)), first + 1)
+        end = starts[last] if last < len(starts) else len(pieces)
+        near = alike[:, places[begin:end]]
+        met[:, having[first:last]] = np.maximum.reduceat(near, starts[first:last] - begin, axis=1)
+        first = last
+    return np.maximum(met, 0, out=met)
+
+
+def _each_once(pieces: Array) -> tuple[Array, Array]:
+    """(known, places): the different ones in order, and where among them each is."""
+    if len(pieces) < _PIECES_FEW:
+        known, places = np.unique(pieces, return_inverse=True)
+        return known, places
+    # A table of all u16 is quicker than sorting many.
     seen = np.zeros(1 << 16, bool)
     seen[pieces] = True
-    known = np.flatnonzero(seen)
+    known = np.flatnonzero(seen).astype(np.uint16)
     place = np.empty(1 << 16, np.int32)
     place[known] = np.arange(len(known))
-    alike = asked.vectors @ asked.embedder.piece_vectors(known.astype(np.uint16)).T
-    starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
-    nearest = np.maximum.reduceat(alike[:, place[pieces]], starts, axis=1)
-    met[:, there[owners[starts]]] = np.maximum(nearest, 0)
-    return met
+    return known, place[pieces]
 
 
 def _shape(f: Features, scan: Scan, chosen: Array, around: Array) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from memopt.base.errors import UsageError
 from memopt.recall.entries import Role
-from memopt.recall.features import examine
+from memopt.recall.features import PIECES_KNOWN, WINDOW, examine
 from memopt.recall.index import ScopeIndex
 from memopt.recall.query import Query
 from memopt.recall.reasons import why
@@ -30,9 +30,12 @@ Array = np.ndarray[Any, Any]
 CANDIDATES: Final = 200
 """Entries of a scope that are looked at closely."""
 _STEEP: Final = 50.0
-_ENTRY_BYTES: Final = 96
-_CANDIDATE_BYTES: Final = 8192
-_FIXED_BYTES: Final = 512 * 1024
+_ENTRY_BYTES: Final = 112
+_CANDIDATE_BYTES: Final = 2048
+_WINDOW_BYTES: Final = 128
+_PIECE_BYTES: Final = 40
+_KNOWN_FEW: Final = 256
+_FIXED_BYTES: Final = 256 * 1024
 
 
 class Priors(NamedTuple):
@@ -153,13 +156,17 @@ class Ranker:
 
 
 def work_bytes(index: ScopeIndex, query: Query) -> int:
-    """What a ranking occupies while it lasts; measured in the tests."""
-    terms = len(query.terms)
-    pieces = 0 if query.pieces is None else len(query.pieces.vectors)
-    each = 4 * len(SCANNED) + 8 * terms + _ENTRY_BYTES
-    return (
-        len(index) * each + CANDIDATES * (_CANDIDATE_BYTES + 40 * (pieces + terms)) + _FIXED_BYTES
-    )
+    """About what a ranking occupies while it lasts; measured in the tests."""
+    terms, count = len(query.terms), len(index)
+    each = 4 * len(SCANNED) + 9 * terms + _ENTRY_BYTES
+    window = min(count, WINDOW * CANDIDATES)
+    near = min(count, CANDIDATES) * _CANDIDATE_BYTES + window * (20 * terms + _WINDOW_BYTES)
+    if query.pieces is not None and count:
+        pieces = window * len(index.entries.pieces) // count
+        known = min(pieces, PIECES_KNOWN)
+        near += 4 * len(query.pieces.vectors) * (2 * window + known) + pieces * _PIECE_BYTES
+        near += min(known, _KNOWN_FEW) * 8 * index.entries.dimensions
+    return count * each + near + _FIXED_BYTES
 
 
 def best_of(scores: Array, places: Array, count: int) -> Array:

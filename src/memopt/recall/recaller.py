@@ -198,7 +198,7 @@ class Recaller:
     def _ranked(self, question: Asked, query: Query, one: _Opened) -> Ranked:
         index = one.scope.index
         need = work_bytes(index, query)
-        self._budget.reserve(OWNER, need)
+        self._scopes.reserve(OWNER, need)
         try:
             items = one.scope.items
             if question.bound != NOW:

@@ -131,7 +131,7 @@ class ResidentScopes(Watch):
 
         def reserve(size_bytes: int) -> None:
             nonlocal reserved
-            self._make_room(size_bytes)
+            self.reserve(LOADING, size_bytes)
             reserved += size_bytes
 
         if scope is not None and not row.notes:
@@ -157,14 +157,14 @@ class ResidentScopes(Watch):
             self._events.emit(ScopeFaulted(len(scope.index), scope.charged_bytes, seconds))
         return scope
 
-    def _make_room(self, size_bytes: int) -> None:
-        """For building, up to the indexes' own share at the expense of others, and beyond it at
-        their own."""
-        if self._budget.try_reserve(LOADING, size_bytes):
+    def reserve(self, owner: str, size_bytes: int) -> None:
+        """For building and ranking, up to the indexes' own share at the expense of others, and
+        beyond it at their own."""
+        if self._budget.try_reserve(owner, size_bytes):
             return
         if self.excess_bytes + size_bytes > 0:
             self.make_free(size_bytes)
-        self._budget.reserve(LOADING, size_bytes)
+        self._budget.reserve(owner, size_bytes)
 
     @_whole
     def _keep(self, row: _Row, scope: "ScopeInRam") -> None:
