@@ -19,9 +19,11 @@ import pytest
 
 import memopt
 from memopt import aio
+from memopt.answering import Answers
 from memopt.base import errors, records
 from memopt.client import remote as client
 from memopt.client.connection import CONNECTIONS_MAX, RemoteSubscription
+from memopt.client.remote import RemoteAnswers
 from memopt.codecs import wire
 from memopt.codecs.wire import Channel
 from memopt.journal.subscription import Subscription
@@ -136,6 +138,7 @@ LOCAL_ONLY = {memopt.Memory: {"abandon"}, Subscription: {"put"}}
     ("local", "other"),
     [
         (memopt.Memory, client.RemoteMemory),
+        (Answers, RemoteAnswers),
         (MemoryView, client.RemoteMemoryView),
         (memopt.Session, client.RemoteSession),
         (SessionView, client.RemoteSessionView),
@@ -162,6 +165,7 @@ def test_a_remote_object_has_the_verbs_and_signatures_of_the_local_one(
     ("local", "other"),
     [
         (memopt.Memory, aio.AsyncMemory),
+        (Answers, aio.AsyncAnswers),
         (MemoryView, aio.AsyncMemoryView),
         (memopt.Session, aio.AsyncSession),
         (SessionView, aio.AsyncSessionView),

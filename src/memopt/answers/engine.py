@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import msgspec
+
 from memopt.answers.categories import GENERAL, check_settings, kinds_of, open_category
 from memopt.answers.flights import Flights
 from memopt.answers.keeper import Keeper
@@ -25,7 +27,7 @@ from memopt.base.answer_records import (
     MissReason,
     Verdict,
 )
-from memopt.base.errors import MemoptError, UsageError
+from memopt.base.errors import CapacityError, MemoptError, UsageError
 from memopt.base.events import AnswerJudged, AnswersEvicted
 from memopt.base.moments import check_time
 from memopt.base.names import check_name, check_scope
@@ -34,6 +36,7 @@ from memopt.journal.commit import CommitTransaction
 if TYPE_CHECKING:
     from memopt.answers.cache import AnswerCache
     from memopt.answers.comparing import LazyComparer
+    from memopt.answers.matching import Matcher
     from memopt.answers.storing import AnswerStoring
 
 USES_MAX: Final = 256
@@ -85,6 +88,13 @@ class AnswerEngine:
                     )  # fmt: skip
         return self._made
 
+    def use_matcher(self, matcher: "Matcher") -> None:
+        """Other models than the shipped ones, for whoever measures them."""
+        comparer = self._work().comparer.get()
+        if comparer is None:
+            raise UsageError("the store has no embedder", field="embedder")
+        comparer.matcher = matcher
+
     # -- verbs ------------------------------------------------------------------------------------
 
     def lookup(self, request: Any, scope: str, allow: Any) -> Answer | Miss:
@@ -132,22 +142,26 @@ class AnswerEngine:
         if isinstance(found, Answer):
             return found
         if any(reason not in allowed for reason in asked.refusals):
-            return Made(response=make(), miss=found, is_shared=False)
+            return Made(response=make(), miss=found, is_shared=False, is_stored=False)
 
-        def make_and_store() -> Any:
+        def make_and_store() -> Answer | Made:
             # Somebody may have stored it between the lookup and here.
             again = cache.lookup(asked, path, allowed)
             if isinstance(again, Answer):
                 return again
             response = make()
-            self.store(request, response, path, category, uses, tags, allow)
-            return response
+            try:
+                self.store(request, response, path, category, uses, tags, allow)
+            except CapacityError:
+                # It was paid for, and whoever asked gets it; it is not there the next time.
+                return Made(response=response, miss=again, is_shared=False, is_stored=False)
+            return Made(response=response, miss=again, is_shared=False)
 
         key = path, asked.context, asked.key, asked.wants_stream
         landed = self.flights.join(key, make_and_store, wait_seconds=wait)
-        if isinstance(landed.result, Answer):
-            return landed.result
-        return Made(response=landed.result, miss=found, is_shared=landed.is_shared)
+        if isinstance(landed.result, Made) and landed.is_shared:
+            return msgspec.structs.replace(landed.result, is_shared=True)
+        return landed.result
 
     def feedback(self, answer_id: Any, verdict: Any) -> Category:
         try:

@@ -10,6 +10,7 @@ told. What the budget holds for "answers" is what the scopes here occupy. Not he
 """
 
 import collections
+import contextlib
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from memopt.answers.categories import Kinds
 from memopt.base.budget import Budget
-from memopt.base.errors import BudgetError
+from memopt.base.errors import BudgetError, CorruptionError
 from memopt.base.forks import LostLock
 from memopt.base.interrupts import mended_by
 from memopt.base.protocols import Reader
@@ -93,7 +94,7 @@ class ResidentQuestions:
         self, scope_number: int, count: int, space: int, make_planes: "Callable[[], Hyperplanes]"
     ) -> Resident:
         """The questions of a scope, brought in if they are not here. `count`: how many there are,
-        about. Raises BudgetError where there is no room for them, CorruptionError."""
+        about. Raises BudgetError where there is no room for them, StoreVersionError."""
         scope = self.get(scope_number, space)
         if scope is not None:
             return scope
@@ -149,7 +150,11 @@ class ResidentQuestions:
                 rows = tables.answer_entries.range(scope_number, after, _ROWS_AT_ONCE)
             if not rows:
                 return after
-            entries = [(n, open_entry(scope_number, n, record)) for n, record in rows]
+            entries = []
+            for answer, record in rows:
+                # One that is damaged is not compared; check() says so.
+                with contextlib.suppress(CorruptionError):
+                    entries.append((answer, open_entry(scope_number, answer, record)))
             if not self._add(scope, entries):
                 raise _no_room(scope.charged_bytes)
             after = rows[-1][0]

@@ -226,6 +226,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     """Why there was none."""
     is_shared: bool
     """An equal call at the same time made it."""
+    is_stored: bool = True
+    """False where the request is not cached, or a limit was reached."""
 
 
 class Cached(msgspec.Struct, frozen=True, kw_only=True):

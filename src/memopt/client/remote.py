@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from memopt.answering import Answers
-from memopt.base.answer_records import Answer, Made
+from memopt.base.answer_records import Answer, Cached, Made
 from memopt.base.config import Config
 from memopt.base.containers import StoredMapping, StoredSequence
 from memopt.base.document_records import Ingested
-from memopt.base.errors import NotFoundError, UsageError
+from memopt.base.errors import CapacityError, NotFoundError, UsageError
 from memopt.base.records import JournalRecord
 from memopt.client.connection import Pool, Reading
 from memopt.client.turns import RemoteTurn, collections_are_elsewhere
@@ -282,6 +282,7 @@ class RemoteAnswers(_AnswersVerbs):
         self._pool = pool
         self._target = Target("Answers")
 
+    @_as(Answers.through)
     def through(self, request: Any, make: Callable[[], Any], **how: Any) -> Answer | Made:
         """The answer, or what `make()` returns, which is stored. Equal calls of several processes
         do not wait for each other."""
@@ -291,8 +292,13 @@ class RemoteAnswers(_AnswersVerbs):
         if isinstance(found, Answer):
             return found
         response = make()
-        self.store(request, response, **storing)
-        return Made(response=response, miss=found, is_shared=False)
+        try:
+            stored = self.store(request, response, **storing)
+        except CapacityError:
+            return Made(response=response, miss=found, is_shared=False, is_stored=False)
+        return Made(
+            response=response, miss=found, is_shared=False, is_stored=isinstance(stored, Cached)
+        )
 
 
 @_verbs_of(MemoryView)
