@@ -68,6 +68,15 @@ class PairTable(NamedTuple):
     def __len__(self) -> int:
         return len(self.dense)
 
+    def part(self, chosen: Any) -> "PairTable":
+        """The pairs where `chosen` is true."""
+        numbers = np.cumsum(chosen) - 1
+        inside = chosen[self.rows]
+        return PairTable(
+            self.dense[chosen], numbers[self.rows[inside]], self.buckets[inside],
+            self.values[inside],
+        )  # fmt: skip
+
     def sparse(self) -> Any:
         from scipy.sparse import csr_matrix
 
@@ -153,7 +162,7 @@ def fit_pairs(
     """The whole model. `groups`: those with one number are held out together."""
     report = progress or (lambda done, total: None)
     design = _design(table)
-    folds = _folds(groups, _INNER, seed)
+    folds = folds_of(groups, _INNER, seed)
     held_out = np.empty(len(table), np.float32)
     for fold in range(_INNER):
         mine = folds == fold
@@ -236,35 +245,26 @@ def logits_of(model: PairModel, table: PairTable) -> Any:
     return np.concatenate(parts) + model.base
 
 
-def part_of(table: PairTable, chosen: Any) -> PairTable:
-    """The pairs where `chosen` is true."""
-    numbers = np.cumsum(chosen) - 1
-    inside = chosen[table.rows]
-    return PairTable(
-        table.dense[chosen], numbers[table.rows[inside]], table.buckets[inside],
-        table.values[inside],
-    )  # fmt: skip
-
-
 def held_out_logits(
     table: PairTable, labels: Any, groups: Any, folds: int, *, seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[Any, Any]:  # fmt: skip
     """(log-odds, fold) of every pair, each from a model that did not see its group."""
     report = progress or (lambda done, total: None)
-    fold_of = _folds(groups, folds, seed + 1)
+    fold_of = folds_of(groups, folds, seed + 1)
     logits = np.empty(len(table))
     for fold in range(folds):
         mine = fold_of == fold
-        model = fit_pairs(part_of(table, ~mine), labels[~mine], groups[~mine], seed=seed)
-        logits[mine] = logits_of(model, part_of(table, mine))
+        model = fit_pairs(table.part(~mine), labels[~mine], groups[~mine], seed=seed)
+        logits[mine] = logits_of(model, table.part(mine))
         report(fold + 1, folds)
     return logits, fold_of
 
 
-def _folds(groups: Any, count: int, seed: int) -> Any:
+def folds_of(groups: Any, count: int, seed: int) -> Any:
+    """The fold of each row; groups are spread evenly, and stay together."""
     random = np.random.Generator(np.random.PCG64(seed))
-    return random.integers(0, count, int(groups.max()) + 1)[groups]
+    return (random.permutation(int(groups.max()) + 1) % count)[groups]
 
 
 # -- the model of the neighbourhood ---------------------------------------------------------------
@@ -370,16 +370,24 @@ def fit_matcher(
 ) -> Matcher:  # fmt: skip
     """All of it: pairs, then neighbours on streams that serve by themselves, then the tables."""
     table = tabulate(pairs, embedder, lambda done, total: None)
-    labels = np.array([pair.is_same for pair in pairs], np.float64)
     say("pairs are read")
+    labels = np.array([pair.is_same for pair in pairs], np.float64)
+    matcher = fit_scored_pairs(table, labels, groups, seed=seed)
+    say("pairs are fitted")
+    return fit_neighbourhood(matcher, askings, embedder, seed=seed, say=say)
+
+
+def fit_scored_pairs(
+    table: PairTable, labels: Any, groups: Any, *, folds: int | None = None, seed: int = 0
+) -> Matcher:
+    """The first half: a model of pairs, and its scores, which are those of models that did not see
+    the pair. Its neighbours say nothing yet."""
     model = fit_pairs(table, labels, groups, seed=seed)
-    logits, _ = held_out_logits(table, labels, groups, _INNER, seed=seed)
+    logits, _ = held_out_logits(table, labels, groups, folds or _INNER, seed=seed)
     checked = table.agrees
     scores = score_table(logits[checked], labels[checked])
-    say("pairs are fitted")
     unsure = NeighbourModel(np.zeros(len(NEIGHBOUR_NAMES), np.float32), 0.0)
-    matcher = Matcher(model, unsure, scores, scores)
-    return fit_neighbourhood(matcher, askings, embedder, seed=seed, say=say)
+    return Matcher(model, unsure, scores, scores)
 
 
 def fit_neighbourhood(

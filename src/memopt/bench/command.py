@@ -23,6 +23,7 @@ from memopt.base.errors import MemoptError, UsageError
 
 NAMES: Final = (
     "agents",
+    "answers",
     "capacity",
     "arena",
     "density",
