@@ -32,7 +32,7 @@ def wire_recall(
         admit=admit,
     )  # fmt: skip
     documents = Documents(
-        committer, owners, compressor, budget, items.watchers,
+        home, committer, owners, compressor, budget, engine.pieces, items.watchers,
         bytes_max=config.document_bytes_max, admit=admit,
     )  # fmt: skip
     items.watchers += [documents, engine.indexer]

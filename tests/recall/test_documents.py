@@ -269,6 +269,72 @@ def memopt_replaced(done: Ingested, **changes: Any) -> Ingested:
     return Ingested(**{name: getattr(done, name) for name in done.__struct_fields__} | changes)
 
 
+def entries(memory: Memory) -> tuple[int, int]:
+    """In segments, and places that have none yet."""
+    with memory._parts.directory.home.snapshot() as tables:
+        number = tables.scopes.number(SCOPE)
+        assert number is not None
+        segments = sum(row.entries for row in tables.segments.of_scope(number))
+        return segments, len(tables.unindexed.of_scope(number))
+
+
+def test_new_pieces_have_their_entries_in_the_commit_that_states_them(memory: Memory) -> None:
+    memory.ingest(GUIDE, scope=SCOPE, source="guide")
+    assert entries(memory) == (3, 0)
+    [hit, *_] = memory.recall("run", scope=SCOPE)
+    assert (hit.text, hit.kind, hit.source) == ("## Install\n\nRun it.", Kind.DOCUMENT, "guide")
+    memory.ingest(GUIDE.replace("Run it.", "Walk there."), scope=SCOPE, source="guide")
+    assert entries(memory) == (4, 0)
+    [hit, *_] = memory.recall("walk", scope=SCOPE)
+    assert hit.text == "## Install\n\nWalk there."
+    assert "Run it" not in str(memory.recall("run", scope=SCOPE).hits)
+    memory.compact()
+    assert entries(memory) == (3, 0)
+    [hit, *_] = memory.recall("Install", scope=SCOPE)
+    assert hit.text == "## Install\n\nWalk there."
+    memory.forget(Selector(scope=SCOPE, source="guide"))
+    assert memory.recall("walk there", scope=SCOPE).hits == ()
+
+
+def test_a_piece_is_found_by_the_headings_it_stands_under(memory: Memory) -> None:
+    memory.ingest("# Zebra\n\none\n\n## Below\n\ntwo", scope=SCOPE)
+    found = memory.recall("zebra", scope=SCOPE)
+    assert {hit.text for hit in found} == {"# Zebra\n\none", "## Below\n\ntwo"}
+
+
+def test_many_pieces_make_few_segments_and_are_found_at_once(memory: Memory) -> None:
+    sections = [f"# Section {n}\n\nIt is about thing{n}." for n in range(300)]
+    memory.recall("anything", scope=SCOPE)
+    memory.ingest("\n\n".join(sections), scope=SCOPE, source="s")
+    assert entries(memory) == (300, 0)
+    [hit, *_] = memory.recall("thing217", scope=SCOPE)
+    assert hit.text == sections[217]
+
+
+def test_where_indexing_is_off_no_entries_are_made(tmp_path: Path) -> None:
+    with memopt.open(tmp_path / "off", indexing="off", maintenance_seconds=0) as memory:
+        memory.ingest(GUIDE, scope=SCOPE, source="guide")
+        assert entries(memory) == (0, 3)
+        assert memory.recall("run", scope=SCOPE)[0].text == "## Install\n\nRun it."
+
+
+def test_where_entries_have_no_room_pieces_are_found_all_the_same(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(drafts: object, **how: object) -> None:
+        raise BudgetError("no room", limit="budget")
+
+    indexer = memory._parts.recall.engine.indexer
+    monkeypatch.setattr(indexer._maker, "entries", no_room)
+    memory.ingest(GUIDE, scope=SCOPE, source="guide")
+    monkeypatch.undo()
+    assert entries(memory) == (0, 3)
+    [hit, *_] = memory.recall("run", scope=SCOPE)
+    assert hit.text == "## Install\n\nRun it."
+    memory.compact()
+    assert entries(memory) == (3, 0)
+
+
 SOURCES = st.sampled_from(["a", "b"])
 WORDS = st.lists(st.sampled_from(["one", "two", "three", "four"]), max_size=5)
 

@@ -19,7 +19,7 @@ from memopt.base.errors import UsageError
 from memopt.base.item_protocols import ItemWatcher
 from memopt.base.item_records import FOREVER, ItemRow, ItemText
 from memopt.base.names import check_name, check_scope
-from memopt.base.protocols import CollectionOwners, Compressor, Tables
+from memopt.base.protocols import CollectionOwners, Compressor, Reader, Tables
 from memopt.base.recall_records import Kind
 from memopt.base.records import EventRow, JournalRecord, RecordKind, to_datetime
 from memopt.codecs.item_text import pack_text
@@ -27,7 +27,8 @@ from memopt.journal.commit import CommitTransaction, GroupCommitter
 from memopt.recall.document_text import DocumentText, raw_of, read_document
 from memopt.recall.items import note_item
 from memopt.recall.keeper import erase
-from memopt.recall.stating import IMPORTANCE, check_tags
+from memopt.recall.piece_indexing import PieceIndexer
+from memopt.recall.stating import IMPORTANCE, about_text, check_tags
 
 PIECES_MAX: Final = 50_000
 """Of one document: they are written in one commit."""
@@ -35,6 +36,8 @@ SUBJECT_BYTES_MAX: Final = 512
 BETWEEN_HEADINGS: Final = " > "
 _FORM: Final = b"1"
 """Counts up when documents are cut otherwise, so that what is ingested again is cut anew."""
+_DOCUMENT: Final = list(Kind).index(Kind.DOCUMENT)
+"""What the index knows the kind as."""
 _OWNER: Final = "documents"
 _PIECE_BYTES: Final = 1024
 """Of a piece beside its text, on its way into the tables."""
@@ -61,18 +64,29 @@ class _Document(NamedTuple):
     digest: bytes
 
 
+class _Indexed(NamedTuple):
+    """Entries of pieces that have no items yet."""
+
+    places: dict[tuple[bytes, int], int]
+    """Which entry is whose, by the digest of a piece and its place in the text."""
+    entries: Any
+
+
 class Documents:
     """Thread-safe. Is an ItemWatcher, too: it hears what is forgotten of its pieces."""
 
     def __init__(
-        self, committer: GroupCommitter, owners: CollectionOwners, compressor: Compressor,
-        budget: Budget, watchers: Sequence[ItemWatcher], *, bytes_max: int,
-        admit: Callable[[int], None],
+        self, home: Reader, committer: GroupCommitter, owners: CollectionOwners,
+        compressor: Compressor, budget: Budget, indexer: PieceIndexer,
+        watchers: Sequence[ItemWatcher], *, bytes_max: int, admit: Callable[[int], None],
     ) -> None:  # fmt: skip
+        """`indexer` gets new pieces together; the watcher that it works for hears of no others."""
+        self._home = home
         self._committer = committer
         self._owners = owners
         self._compressor = compressor
         self._budget = budget
+        self._indexer = indexer
         self._watchers = watchers
         self._bytes_max = bytes_max
         self._admit = admit
@@ -93,13 +107,32 @@ class Documents:
                     field="document",
                 )
             reserve(_PIECE_BYTES * len(read.chunks) + 2 * len(read.text))
-            made = _document(path, settled or _source_of(raw.name, read.text), labels, read)
+            made = _made(path, settled or _source_of(raw.name, read.text), labels, read)
             self._admit(2 * len(read.text.encode()))
-            return self._committer.commit(lambda t: self._store(t, made))
+            entries = self._prepare(made, reserve)
+            return self._committer.commit(lambda t: self._store(t, made, entries))
+
+    def _prepare(self, made: _Document, reserve: Callable[[int], None]) -> "_Indexed | None":
+        """Entries of the pieces that seem to be new, made before anybody waits for a commit."""
+        with self._home.snapshot() as tables:
+            owner = self._owners.find(tables, made.scope, None)
+            old = tables.documents.find(owner[0], made.source) if owner is not None else None
+            there = tables.pieces.of_document(old.document) if old is not None else []
+        if old is not None and old.digest == made.digest:
+            return None
+        kept, _ = _matched(there, made.pieces)
+        new = [one for one in made.pieces if (one.digest, one.start) not in kept]
+        texts = [about_text(one.subject, None, one.text) for one in new]
+        entries = self._indexer.prepare(_DOCUMENT, texts, reserve)
+        if entries is None:
+            return None
+        return _Indexed({(one.digest, one.start): n for n, one in enumerate(new)}, entries)
 
     # -- in a commit ------------------------------------------------------------------------------
 
-    def _store(self, transaction: CommitTransaction, made: _Document) -> Ingested:
+    def _store(
+        self, transaction: CommitTransaction, made: _Document, indexed: "_Indexed | None"
+    ) -> Ingested:
         tables = transaction.tables
         owner = self._owners.find(tables, made.scope, None)
         old = tables.documents.find(owner[0], made.source) if owner is not None else None
@@ -118,11 +151,19 @@ class Documents:
         kept, gone = _matched(there, made.pieces)
         for piece in gone:
             self._erase(transaction, piece)
+        places: dict[int, int] = {}
+        first_lsn = transaction.lsn + 1
         for draft in made.pieces:
-            item = kept.pop((draft.digest, draft.start), None)
+            key = draft.digest, draft.start
+            item = kept.pop(key, None)
             if item is None:
-                item = self._state(transaction, row, made, draft)
+                place = indexed.places.get(key) if indexed is not None else None
+                item = self._state(transaction, row, made, draft, indexed=place is not None)
+                if place is not None:
+                    places[item] = place
             tables.pieces.put(PieceRow(item, row.document, draft.start, draft.stop, draft.digest))
+        if indexed is not None and places:
+            self._indexer.write(transaction, owner[0], indexed.entries, places, first_lsn)
         lsn = self._note(transaction, row, made)
         if made.pieces:
             tables.documents.put(row._replace(changed_lsn=lsn))
@@ -133,7 +174,7 @@ class Documents:
 
     def _state(
         self, transaction: CommitTransaction, document: DocumentRow, made: _Document,
-        draft: _Piece,
+        draft: _Piece, *, indexed: bool,
     ) -> int:  # fmt: skip
         lsn, at_us = transaction.next_lsn(), transaction.at_us
         row = ItemRow(
@@ -147,7 +188,8 @@ class Documents:
         record = pack_text(self._compressor, ItemText(row.item, 1, lsn, at_us, draft.text))
         transaction.tables.item_texts.put(row.item, 1, record)
         for watcher in self._watchers:
-            watcher.stated(transaction, row.scope_number, row.item, 1)
+            if not (indexed and self._indexer.works_for(watcher)):
+                watcher.stated(transaction, row.scope_number, row.item, 1)
         note_item(transaction, RecordKind.ITEM_STATED, row, made.scope, lsn, draft.text)
         return row.item
 
@@ -210,7 +252,7 @@ class Documents:
             self._budget.release(_OWNER, held)
 
 
-def _document(scope: str, source: str, tags: tuple[str, ...], read: DocumentText) -> _Document:
+def _made(scope: str, source: str, tags: tuple[str, ...], read: DocumentText) -> _Document:
     known = "\0".join((source, *tags)).encode()
     pieces = []
     whole = hashlib.blake2b(known + _FORM, digest_size=_DIGEST_BYTES)

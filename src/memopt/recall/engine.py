@@ -20,6 +20,7 @@ from memopt.journal.commit import GroupCommitter
 from memopt.paging.pager import Pager
 from memopt.recall.embedder import EmbedderInUse
 from memopt.recall.indexing import EntryMaker, MessageIndexer
+from memopt.recall.piece_indexing import PieceIndexer
 from memopt.recall.places import ColdPages, PlaceReader
 from memopt.recall.resident import ResidentScopes
 
@@ -64,6 +65,7 @@ class RecallEngine:
             parts.home, ColdPages(parts.home, parts.compressor, parts.budget)
         )
         self.indexer = MessageIndexer(self._maker, parts.budget, parts.config)
+        self.pieces = PieceIndexer(self.indexer, self._maker, parts.budget)
         self.scopes = ResidentScopes(
             self._make_loader, parts.budget, make_policy=parts.make_policy, clock=parts.clock,
             events=parts.events,

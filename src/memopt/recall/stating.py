@@ -117,7 +117,11 @@ def _name(name: object, field: str) -> str | None:
 def entry_text(row: ItemRow, text: str) -> str:
     """What the index is made of for an item: also what it is about, which of a piece of a document
     is what it stands under."""
-    about = " ".join(filter(None, (row.subject, row.attribute)))
+    return about_text(row.subject, row.attribute, text)
+
+
+def about_text(subject: str | None, attribute: str | None, text: str) -> str:
+    about = " ".join(filter(None, (subject, attribute)))
     return f"{about}\n{text}" if about else text
 
 
