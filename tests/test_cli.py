@@ -541,17 +541,22 @@ def test_forget_plans_asks_and_takes_no_for_an_answer(store: Path) -> None:
 def test_forget_a_text_and_prove_it(store: Path) -> None:
     with memopt.open(store, budget="16MiB", seal="full") as memory:
         memory.session("unsealed", scope="acme/ann").append(said(f"and {CANARY}"))
+        memory.answers.store("What is it?", {"text": CANARY}, scope="acme/ann")
+        memory.answers.store("What is that?", {"text": "that"}, scope="acme/ann")
     assert run("export", store).out.count(CANARY) == 2
     arguments = ("forget", store, "--scope", "acme/ann", "--containing", CANARY)
     outcome = run(*arguments, "--yes", "--json")
     assert outcome.code == 0
     assert outcome.json["gone"] is True
     assert outcome.json["receipt"]["entries"] == 2
+    assert outcome.json["receipt"]["answers"] == 1
+    assert outcome.json["proof"]["answers_left"] == 0
     [finding] = outcome.json["proof"]["findings"]
     assert (finding["text"], finding["before"] > 0, finding["after"]) == (CANARY, True, 0)
     assert outcome.json["proof"]["bytes_searched"] > 0
     assert CANARY not in run("export", store).out
-    assert run("check", store).code == 0
+    checked = run("check", store)
+    assert (checked.code, "1 cached answers" in checked.out) == (0, True)
     again = run(*arguments, "--yes")
     assert (again.code, "Gone." in again.out) == (0, True)
 

@@ -48,12 +48,14 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """Values of mappings and sequences."""
     items_left: int = 0
     """Memories, and pieces of documents."""
+    answers_left: int = 0
+    """Cached ones."""
 
     @property
     def gone(self) -> bool:
         unexplained = any(found.after and not found.elsewhere for found in self.findings)
         left = self.entries_left or self.sessions_left or self.values_left or self.items_left
-        return not (unexplained or left)
+        return not (unexplained or left or self.answers_left)
 
 
 def forget(
@@ -149,6 +151,7 @@ def _carry_out(
         entries_left=left.entries,
         values_left=left.values,
         items_left=left.items,
+        answers_left=left.answers,
         sessions_left=len(left.targets),
     )
     return receipt, proof
@@ -245,10 +248,20 @@ def _say_plan(plan: ForgetPlan) -> None:
                 target.states,
                 target.values,
                 target.items,
+                target.answers,
             )
             for target in plan.targets[:_TARGETS_SHOWN]
         )
-        columns = ("scope", "session", "what", "#messages", "#states", "#values", "#memories")
+        columns = (
+            "scope",
+            "session",
+            "what",
+            "#messages",
+            "#states",
+            "#values",
+            "#memories",
+            "#answers",
+        )
         say(table("Will be forgotten", columns, rows))
         hidden = len(plan.targets) - _TARGETS_SHOWN
         if hidden > 0:
@@ -256,7 +269,7 @@ def _say_plan(plan: ForgetPlan) -> None:
         sessions = sum(target.session is not None for target in plan.targets)
         say(
             f"{plan.entries} messages in {sessions} sessions, {plan.values} values,"
-            f" {plan.items} memories."
+            f" {plan.items} memories, {plan.answers} cached answers."
         )
     if plan.backups:
         say("These copies cannot be reached from here; delete them yourself:")
@@ -268,7 +281,7 @@ def _say_proof(receipt: ForgetReceipt | None, proof: Proof) -> None:
         say(
             f"Forgotten at LSN {receipt.lsn}: {receipt.entries} messages, {receipt.states}"
             f" states and {receipt.values} values in {receipt.sessions} sessions, and"
-            f" {receipt.items} memories."
+            f" {receipt.items} memories; {receipt.answers} cached answers."
         )
     say(
         f"Searched {format_bytes(proof.bytes_searched)} ({proof.bytes_searched} bytes) in"
@@ -286,6 +299,7 @@ def _say_proof(receipt: ForgetReceipt | None, proof: Proof) -> None:
     say(table("", ("text or name", "#before", "#after", "why"), rows))
     say(
         f"Asked again, the store finds {proof.entries_left} messages and {proof.values_left}"
-        f" values in {proof.sessions_left} sessions, and {proof.items_left} memories."
+        f" values in {proof.sessions_left} sessions, {proof.items_left} memories and"
+        f" {proof.answers_left} cached answers."
     )
     say("Gone." if proof.gone else "NOT gone.")

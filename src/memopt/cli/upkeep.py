@@ -51,7 +51,8 @@ def check(
 def _say_checked(report: CheckReport) -> None:
     say(
         f"Checked {report.sessions} sessions, {report.messages} messages, {report.pages} pages,"
-        f" {report.states} states: {format_bytes(report.bytes_checked)}."
+        f" {report.states} states, {report.items} memories, {report.answers} cached answers:"
+        f" {format_bytes(report.bytes_checked)}."
     )
     if report.lost_records:
         say(f"{report.lost_records} acknowledged records were lost.")
