@@ -166,8 +166,9 @@ def _sendable(arguments: dict[str, Any], config: Config) -> dict[str, Any]:
         elif name == "value":
             limit = config.state_bytes_max
             arguments[name] = Json(encode_json(value, bytes_max=limit, depth_max=depth, field=name))
-        elif name in ("uses", "tags", "allow") and not isinstance(value, str):
-            arguments[name] = tuple(value)
+        elif name in ("uses", "tags", "allow"):
+            if isinstance(value, Iterable) and not isinstance(value, str):
+                arguments[name] = tuple(value)
         elif name == "path":
             # The owner may be in another folder.
             arguments[name] = str(Path(value).absolute())
