@@ -95,6 +95,12 @@ class Query:
     times: tuple[tuple[int, int], ...]
     """Intervals that it speaks of, µs: start <= t < stop."""
 
+    @property
+    def says_something(self) -> bool:
+        """Whether it has a term, a name or a time. Stop-words have vectors, too, and are near to
+        whatever is short."""
+        return bool(self.terms or self.names or self.times)
+
     @classmethod
     def of(
         cls,

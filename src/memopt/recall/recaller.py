@@ -161,13 +161,15 @@ class Recaller:
         }
         entries = sum(len(one.scope.index) for one in opened.values())
         query = self._query(question, opened.values(), notes)
-        ranked = [(one, self._ranked(question, query, one)) for one in opened.values()]
+        # What is near to nothing in particular answers nothing.
+        asked_of = opened.values() if query.says_something else ()
+        ranked = [(one, self._ranked(question, query, one)) for one in asked_of]
         count = sum(len(best) for _, best in ranked)
         # Of equals the one of the older scope; within a scope, the order that it has.
         several = (_candidates(*one) for one in ranked)
         hits = self._hits(question, heapq.merge(*several, key=lambda one: -one.sum), opened)
         if reached and not hits:
-            notes.append(_why_none(entries, count))
+            notes.append(_why_none(question, query, entries, count))
         recall = Recall(
             hits=tuple(hits), query=question.query, candidates=count, entries=entries,
             tokens=sum(hit.tokens for hit in hits), notes=tuple(notes),
@@ -351,9 +353,18 @@ def _fitting(rest: Iterator[_Candidate], count: int, tokens: int | None) -> Iter
                 return
 
 
-def _why_none(entries: int, candidates: int) -> str:
+def _why_none(question: Asked, query: Query, entries: int, candidates: int) -> str:
     if not entries:
-        return "nothing that was said there has text"
-    if not candidates:
-        return "the query has no word that says anything, or nothing there is of that kind"
-    return "nothing there is good enough, short enough, or was known then"
+        return f"nothing in scope {question.scope!r} has text"
+    if not query.says_something:
+        return "the query has no word that says anything"
+    if candidates:
+        return "nothing there is good enough, short enough, or was known then"
+    filters = [name for name in ("kinds", "tags", "valid_at") if _is_given(question, name)]
+    return f"nothing there passes {' and '.join(filters)}" if filters else "nothing there is so now"
+
+
+def _is_given(question: Asked, name: str) -> bool:
+    if name == "valid_at":
+        return question.valid_us is not None
+    return bool(question.tags) if name == "tags" else question.kinds is not None
