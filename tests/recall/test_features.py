@@ -164,10 +164,6 @@ class Twin:
             "words_after": self.words(after),
             "words_before2": self.words(window[0]),
             "words_after2": self.words(window[4]),
-            "words_raw": self.bm25[at] / self.full,
-            "covered": self.covered(at),
-            "pair_covered": self.covered(before, at),
-            "window_covered": self.covered(*window),
             "has_all": float(bool(all_terms) and all(self.has(at)[t] for t in all_terms)),
             "length": math.log1p(len(self.docs[at])),
             "length_2": math.log1p(len(self.docs[at])) ** 2,
@@ -195,7 +191,6 @@ class Twin:
                 "met": self.weighed(around[2]),
                 "met_before": self.weighed(around[1]),
                 "pair_met": self.weighed([max(m) for m in zip(*around[1:3], strict=True)]),
-                "window_met": self.weighed([max(m) for m in zip(*around, strict=True)]),
             }
         return expected
 

@@ -18,6 +18,7 @@ import numpy as np
 from memopt.base.errors import UsageError
 from memopt.recall.entries import Draft, Entries, Role
 from memopt.recall.index import ScopeIndex
+from memopt.recall.message_text import TEXT_CHARS_MAX
 from memopt.text.analysis import Analyser
 
 CHARS_PER_TOKEN: Final = 4
@@ -138,7 +139,7 @@ def _dialogue(number: int, sample: Any) -> Material:
         now_us = _us(datetime.datetime.strptime(said, "%I:%M %p on %d %B, %Y"))
         for seq, turn in enumerate(turns):
             caption = turn.get("blip_caption")
-            text = f"{turn['text']} [{caption}]" if caption else turn["text"]
+            text = (f"{turn['text']} [{caption}]" if caption else turn["text"]).strip()
             places[turn["dia_id"]] = len(drafts)
             drafts.append(
                 Draft(source=session, seq=seq, at_us=now_us, text=text, speaker=turn["speaker"])
@@ -172,10 +173,8 @@ def _haystack(number: int, sample: Any) -> Material:
         for seq, turn in enumerate(turns):
             if turn.get("has_answer"):
                 gold.append(len(drafts))
-            role = Role.of(turn["role"])
-            drafts.append(
-                Draft(source=source, seq=seq, at_us=at_us, text=turn["content"], role=role)
-            )
+            role, text = Role.of(turn["role"]), turn["content"][:TEXT_CHARS_MAX].strip()
+            drafts.append(Draft(source=source, seq=seq, at_us=at_us, text=text, role=role))
     now_us = _us(datetime.datetime.strptime(sample["question_date"], "%Y/%m/%d (%a) %H:%M"))
     question = Question(
         sample["question"], tuple(gold), tuple(sources), sample["question_type"], now_us

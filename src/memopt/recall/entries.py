@@ -103,6 +103,7 @@ _ROLES: Final = {
     "function": Role.TOOL,
     "system": Role.SYSTEM,
     "developer": Role.SYSTEM,
+    "heading": Role.HEADING,
 }
 
 

@@ -25,16 +25,15 @@ Array = np.ndarray[Any, Any]
 Features = dict[str, Array]
 
 AROUND: Final = 2
-"""Turns before and after a candidate that are looked at with it: its window."""
-WINDOW: Final = 2 * AROUND + 1
+"""Turns before and after a candidate that are looked at with it."""
+WINDOW: Final = 3
+"""Turns whose word pieces are: those next to it."""
 PIECES_KNOWN: Final = 8192
 """About as many different word pieces as the texts of all windows have."""
 _PIECES_FEW: Final = 2048
 _KNOWN_AT_ONCE: Final = 256
 _PIECES_AT_ONCE: Final = 8192
 """What is compared together stays in the processor's cache."""
-_LIKE_LEAST: Final = 0.4
-"""A piece that is less like another one is not like it."""
 _SOFT_LEAST: Final = 0.35
 _SOFT_MOST: Final = 0.8
 """What the likeness of a word counts at most, beside the word itself."""
@@ -54,7 +53,6 @@ def examine(scan: Scan, chosen: Array, scores: Array) -> tuple[tuple[str, ...], 
     f["score"] = scores[chosen] - top
     f["score_near"] = (scores[chosen] - least) / max(top - least, TINY)
     _coverage(f, scan, chosen, around)
-    _pieces(f, scan, chosen, around)
     _shape(f, scan, chosen, around)
     _speakers(f, scan, chosen)
     page_features(f, scan, chosen, around)
@@ -76,62 +74,54 @@ def _around(index: ScopeIndex, chosen: Array) -> Array:
 
 
 def _coverage(f: Features, scan: Scan, chosen: Array, around: Array) -> None:
-    has = scan.parts[:, around] > 0  # (terms, window, candidates)
-    idf = scan.idf / scan.full
-    f["words_raw"] = f["words"] * (scan.words_top / scan.full)
-    f["covered"] = idf @ has[:, AROUND]
+    """How much of the query's terms is there, rare ones counting more; one that is not there counts
+    by the piece of the text that is nearest to it, where there are pieces."""
+    window = around[1:-1]
+    has = scan.parts[:, window] > 0  # (terms, window, candidates)
     # All that anybody has: whoever asks by a rare word or two wants that text, not its neighbours.
     known = scan.parts.any(axis=1)
-    f["has_all"] = np.asarray(has[known, AROUND].all(axis=0) & bool(known.any()))
-    f["pair_covered"] = idf @ has[:, AROUND - 1 : AROUND + 1].any(axis=1)
-    f["window_covered"] = idf @ has.any(axis=1)
+    f["has_all"] = np.asarray(has[known, 1].all(axis=0) & bool(known.any()))
     near = scan.meaning[around]
     f["meaning_before2"], f["meaning_after2"] = near[0], near[-1]
     f["window_meaning"] = near.mean(axis=0)
     f["window_meaning_best"] = near.max(axis=0)
-
-
-_PIECES: Final = (
-    "met", "met_hard", "met_rare", "met_best", "met_before", "pair_met", "window_met",
-    "window_met_best", "soft", "soft_before", "soft_pair", "soft_window", "soft_count",
-)  # fmt: skip
-
-
-def _pieces(f: Features, scan: Scan, chosen: Array, around: Array) -> None:
-    """How well each piece of the query is met by the nearest piece of an entry: late interaction,
-    as in Khattab and Zaharia, "ColBERT", 2020, on static vectors. And coverage of the query's terms
-    where one that is not there counts by its nearest piece."""
-    query, entries = scan.query, scan.index.entries
-    if query.pieces is None or not len(entries.pieces):
-        f.update(dict.fromkeys(_PIECES, np.zeros(len(chosen), np.float32)))
-        return
-    some, places = np.unique(around, return_inverse=True)
-    both = _met(scan, some)[:, places.reshape(around.shape)]
-    weights = query.pieces.weights
-    met, words = both[: len(weights)], both[len(weights) :]
-    own, pair, window = met[:, AROUND], met[:, AROUND - 1 : AROUND + 1], met
-    rare = weights**2 / max(float((weights**2).sum()), TINY)
-    f["met"] = weights @ own
-    f["met_hard"] = weights @ np.maximum(own - _LIKE_LEAST, 0)
-    f["met_rare"] = rare @ own
-    f["met_best"] = standard(f["met"])
-    f["met_before"] = weights @ met[:, AROUND - 1]
-    f["pair_met"] = weights @ pair.max(axis=1)
-    f["window_met"] = weights @ window.max(axis=1)
-    f["window_met_best"] = standard(f["window_met"])
+    soft = _pieces(f, scan, window, has.astype(np.float32))
     idf = scan.idf / scan.full
-    like = np.clip((words - _SOFT_LEAST) / (1 - _SOFT_LEAST), 0, 1) * _SOFT_MOST
-    soft = np.where(scan.parts[:, around] > 0, 1, like).astype(np.float32)
     widest = soft.max(axis=1)
-    f["soft"] = idf @ soft[:, AROUND]
-    f["soft_before"] = idf @ soft[:, AROUND - 1]
-    f["soft_pair"] = idf @ soft[:, AROUND - 1 : AROUND + 1].max(axis=1)
+    f["soft"] = idf @ soft[:, 1]
+    f["soft_before"] = idf @ soft[:, 0]
+    f["soft_pair"] = idf @ soft[:, :2].max(axis=1)
     f["soft_window"] = idf @ widest
-    f["soft_count"] = widest.mean(axis=0) if len(widest) else 0 * f["met"]
+    f["soft_count"] = widest.mean(axis=0) if len(widest) else np.zeros_like(f["soft"])
+
+
+_PIECES: Final = ("met", "met_best", "met_before", "pair_met", "window_met_best")
+
+
+def _pieces(f: Features, scan: Scan, window: Array, has: Array) -> Array:
+    """How well each piece of the query is met by the nearest piece of an entry: late interaction,
+    as in Khattab and Zaharia, "ColBERT", 2020, on static vectors. Returns `has` with the likeness
+    of terms that are not there."""
+    asked = scan.query.pieces
+    if asked is None or not len(scan.index.entries.pieces):
+        f.update(dict.fromkeys(_PIECES, np.zeros(window.shape[1], np.float32)))
+        return has
+    some, places = np.unique(window, return_inverse=True)
+    both = _met(scan, some)[:, places.reshape(window.shape)]
+    weights = asked.weights
+    met = both[: len(weights)]
+    f["met"] = weights @ met[:, 1]
+    f["met_best"] = standard(f["met"])
+    f["met_before"] = weights @ met[:, 0]
+    f["pair_met"] = weights @ met[:, :2].max(axis=1)
+    f["window_met_best"] = standard(weights @ met.max(axis=1))
+    like = np.clip((both[asked.terms] - _SOFT_LEAST) / (1 - _SOFT_LEAST), 0, 1) * _SOFT_MOST
+    soft: Array = np.where(has > 0, 1, like).astype(np.float32)
+    return soft
 
 
 def _met(scan: Scan, some: Array) -> Array:
-    """float32 (pieces and terms of the query, some): the likeness of the nearest piece of each of
+    """float32 (vectors of the query, some): the likeness of the nearest piece of each of
     the sorted entries `some`, never below 0; zeros where one is NONE."""
     asked, entries = scan.query.pieces, scan.index.entries
     assert asked is not None
@@ -141,13 +131,10 @@ def _met(scan: Scan, some: Array) -> Array:
     if not len(pieces):
         return met
     known, places = _each_once(pieces)
-    alike = np.empty((len(asked.vectors), len(known)), np.float32)
+    alike = np.empty((len(known), len(asked.vectors)), np.float32)
     for at in range(0, len(known), _KNOWN_AT_ONCE):
-        few = known[at : at + _KNOWN_AT_ONCE]
-        np.matmul(
-            asked.vectors, asked.embedder.piece_vectors(few).T,
-            out=alike[:, at : at + len(few)],
-        )  # fmt: skip
+        few = asked.embedder.piece_vectors(known[at : at + _KNOWN_AT_ONCE])
+        np.matmul(few, asked.vectors.T, out=alike[at : at + len(few)])
     starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
     having = there[owners[starts]]
     first = 0
@@ -155,8 +142,8 @@ def _met(scan: Scan, some: Array) -> Array:
         begin = starts[first]
         last = max(int(np.searchsorted(starts, begin + _PIECES_AT_ONCE)), first + 1)
         end = starts[last] if last < len(starts) else len(pieces)
-        near = alike[:, places[begin:end]]
-        met[:, having[first:last]] = np.maximum.reduceat(near, starts[first:last] - begin, axis=1)
+        near = alike.take(places[begin:end], axis=0)
+        met[:, having[first:last]] = np.maximum.reduceat(near, starts[first:last] - begin).T
         first = last
     return np.maximum(met, 0, out=met)
 
@@ -179,7 +166,7 @@ def _shape(f: Features, scan: Scan, chosen: Array, around: Array) -> None:
     """The kind of sentence, beside the kind of question."""
     entries, query = scan.index.entries, scan.query
     flags = entries.flags[chosen]
-    beside = np.append(entries.flags, 0)[around[AROUND - 1 : AROUND + 2 : 2]] & _QUESTION > 0
+    beside = np.append(entries.flags, 0)[around[1:4:2]] & _QUESTION > 0
     asks = query.asks
     f["question_before"], f["question_after"] = beside.astype(np.float32)
     f["second_person"] = flags & _SECOND_PERSON > 0

@@ -86,6 +86,9 @@ class ScopeIndex:
         if sealed < len(entries):
             order = np.lexsort((entries.seq, entries.source))
         self.before, self.after, self.run, self.run_first = _linked(entries, order)
+        self.log_lengths = np.log1p(self.lengths, dtype=np.float32)
+        self.run_lengths = np.bincount(self.run, self.lengths, len(self.run_first))
+        """Terms of each run."""
         mean = float(self.lengths.mean()) if len(entries) else 0.0
         self._slack = (K1 * (1 - B + B * self.lengths / max(mean, 1e-9))).astype(np.float32)
 
@@ -114,9 +117,15 @@ class ScopeIndex:
     @property
     def charged_bytes(self) -> int:
         """Bytes of all arrays, those of the entries among them."""
-        own = (self.lengths, self.before, self.after, self.run, self.run_first, self._slack)
-        arrays = [*own, *(array for part in self._postings for array in part)]
-        return self.entries.charged_bytes + sum(array.nbytes + 112 for array in arrays) + 512
+        own = (self.lengths, self.log_lengths, self.before, self.after, self.run, self.run_first)
+        arrays = [
+            *own,
+            self.run_lengths,
+            self._slack,
+            *(array for part in self._postings for array in part),
+        ]
+        own_bytes = sum(int(array.nbytes) + 112 for array in arrays)
+        return self.entries.charged_bytes + own_bytes + 512
 
     @functools.cached_property
     def speakers(self) -> frozenset[int]:

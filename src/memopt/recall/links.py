@@ -21,7 +21,7 @@ WINNERS: Final = 8
 """The best of the candidates, with which the others are compared."""
 _WHOLE: Final = 0.95
 _PAGE: Final = ("page_first", "title_whole", "title_covered", "page_words", "page_meaning",
-                "page_length", "page_window_covered")  # fmt: skip
+                "page_length", "page_window")  # fmt: skip
 _LINKS: Final = ("linked", "linked_whole", "linking")
 
 
@@ -41,8 +41,9 @@ def page_features(f: Features, scan: Scan, chosen: Array, around: Array) -> None
     f["page_first"] = page * (around[len(around) // 2 - 1] == heads)
     f["title_whole"] = page * (there == wanted) * (wanted > 0)
     f["title_covered"] = page * ((scan.idf / scan.full) @ has)
-    for name in ("words", "meaning", "length", "window_covered"):
+    for name in ("words", "meaning", "length"):
         f["page_" + name] = page * f[name]
+    f["page_window"] = page * f["soft_window"]
 
 
 def winner_features(f: Features, scan: Scan, chosen: Array, scores: Array) -> None:

@@ -33,6 +33,8 @@ TERMS_MAX: Final = 32
 """Different terms that are looked up: the first ones."""
 PIECES_MAX: Final = 32
 """Different word pieces that are compared with those of entries."""
+_PIECE_LEAST: Final = 0.1
+"""Of the weight of the query's best piece: what says less is not looked for."""
 FRAME_WEIGHT: Final = 0.3
 """Of a word by which is asked, beside the words that are asked about."""
 
@@ -48,29 +50,42 @@ class Asks(enum.IntFlag):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class QueryPieces:
-    """The word pieces of a query, and its terms as if they were pieces."""
+    """The word pieces of a query that say something, and its terms as if they were pieces."""
 
     embedder: PieceEmbedder
     vectors: Array
-    """float32 (pieces + terms, dimensions), each of unit length or zero."""
+    """float32 (vectors, dimensions), each of unit length or zero: the pieces, then the words of
+    terms that are no piece by themselves."""
     weights: Array
     """float32 (pieces): how much each says; their sum is 1, or 0."""
+    terms: Array
+    """Which of the vectors is that of each term."""
 
     @classmethod
     def of(cls, embedder: PieceEmbedder, text: str, words: list[str]) -> Self:
         """`words`: those of the terms."""
         pieces = np.unique(embedder.pieces([text])[0])
         weights = np.asarray(embedder.piece_weights(pieces), np.float32)
-        best = np.sort(np.argsort(-weights, kind="stable")[:PIECES_MAX])
-        vectors = [np.asarray(embedder.piece_vectors(pieces[best]), np.float32)]
-        if words:
-            vectors.append(np.asarray(embedder.embed(words), np.float32))
-        weights = weights[best]
+        best = np.argsort(-weights, kind="stable")[:PIECES_MAX]
+        best = np.sort(best[weights[best] >= _PIECE_LEAST * weights[best[:1]]])
+        pieces, weights = pieces[best], weights[best]
+        place_of = {piece: place for place, piece in enumerate(pieces.tolist())}
+        cut, starts = embedder.pieces(words)
+        terms = np.empty(len(words), np.int64)
+        several: list[str] = []
+        for number, (begin, end) in enumerate(itertools.pairwise(starts.tolist())):
+            place = place_of.get(int(cut[begin])) if end == begin + 1 else None
+            if place is None:
+                place = len(pieces) + len(several)
+                several.append(words[number])
+            terms[number] = place
+        vectors = [np.asarray(embedder.piece_vectors(pieces), np.float32)]
+        if several:
+            vectors.append(np.asarray(embedder.embed(several), np.float32))
         return cls(
-            embedder=embedder,
-            vectors=np.concatenate(vectors),
-            weights=weights / max(float(weights.sum()), 1e-9),
-        )
+            embedder=embedder, vectors=np.concatenate(vectors),
+            weights=weights / max(float(weights.sum()), 1e-9), terms=terms,
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -21,11 +21,15 @@ def ragged(starts: Array, values: Array, chosen: Array) -> tuple[Array, Array]:
 
 def among(terms: Array, known: Array) -> Array:
     """Which of `terms` are among `known`: by 16 of their bits first, as most are not."""
+    if not len(known):
+        return np.zeros(len(terms), bool)
     few = np.zeros(1 << 16, bool)
     few[known & 0xFFFF] = True
     found: Array = few[terms & 0xFFFF]
     places = np.flatnonzero(found)
-    found[places] = np.isin(terms[places], known)
+    ordered = np.sort(known)
+    asked = terms[places]
+    found[places] = ordered[np.searchsorted(ordered[:-1], asked)] == asked
     return found
 
 

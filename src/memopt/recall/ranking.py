@@ -27,9 +27,10 @@ from memopt.recall.weights import SHIPPED, RankingWeights, Weights, read_weights
 
 Array = np.ndarray[Any, Any]
 
-CANDIDATES: Final = 200
+CANDIDATES: Final = 128
 """Entries of a scope that are looked at closely."""
 _STEEP: Final = 50.0
+_SHARE_LEAST: Final = 0.005
 _ENTRY_BYTES: Final = 112
 _CANDIDATE_BYTES: Final = 2048
 _WINDOW_BYTES: Final = 128
@@ -80,13 +81,20 @@ class Ranked:
         candidate's: they add up to the difference."""
         return dict(zip(self._names, self._shares[:, place].tolist(), strict=True))
 
+    def features(self, place: int) -> dict[str, float]:
+        """The same to three digits, without what is next to nothing."""
+        shares = self._shares[:, place]
+        some = np.flatnonzero(np.abs(shares) >= _SHARE_LEAST)
+        values = np.round(shares[some].astype(np.float64), 3).tolist()
+        return dict(zip(map(self._names.__getitem__, some.tolist()), values, strict=True))
+
     def words(self, place: int) -> list[str]:
         """The query's stems that the entry at `place` has."""
         return [s for s, has in zip(self._query.stems, self._matched[:, place], strict=True) if has]
 
     def why(self, place: int) -> str:
         """In one line: "has adopt, dog; its meaning +1.21, its words +0.52"."""
-        return why(self.words(place), self.shares(place))
+        return why(self.words(place), self._names, self._shares[:, place])
 
 
 class Ranker:

@@ -19,7 +19,7 @@ from memopt.base.errors import CorruptionError, MemoptError, UsageError
 from memopt.base.events import Events, Recalled
 from memopt.base.moments import NOW, Bound, check_time
 from memopt.base.names import check_count, check_scope
-from memopt.base.protocols import Clock, Compressor, Reader
+from memopt.base.protocols import Clock, Compressor, Reader, Tables
 from memopt.base.reaching import scopes_from
 from memopt.base.recall_records import Hit, Kind, Recall, Span
 from memopt.base.records import Reach, to_datetime, to_us
@@ -43,10 +43,8 @@ OWNER: Final = "ranking"
 _IMPORTANCE_WEIGHT: Final = 1.0
 _FEEDBACK_WEIGHT: Final = 0.5
 """Of a sum of features, in which a word that a question asks for counts about as much."""
-_SHARE_LEAST: Final = 0.005
 _LIMIT: Final = 10
 _CHARS_A_TOKEN: Final = 4
-_READ_MORE: Final = 4
 
 
 class Asked(NamedTuple):
@@ -121,8 +119,7 @@ class _Candidate(NamedTuple):
 
     @property
     def features(self) -> dict[str, float]:
-        shares = self.ranked.shares(self.place)
-        return {name: round(v, 3) for name, v in shares.items() if abs(v) >= _SHARE_LEAST}
+        return self.ranked.features(self.place)
 
 
 class Recaller:
@@ -234,25 +231,27 @@ class Recaller:
         """The best that can be read, as many as were asked for and as fit."""
         hits: list[Hit] = []
         left = question.max_tokens
+        # What was not known then takes nobody's room, and only its text tells.
+        at_once = 1 if question.bound != NOW and left is not None else question.limit
         while len(hits) < question.limit:
-            some = list(_fitting(rest, question.limit - len(hits) + _READ_MORE, left))
+            some = list(_fitting(rest, min(at_once, question.limit - len(hits)), left))
             if not some:
                 break
             texts = self._read(some, opened)
-            for one in some:
-                if one.source < 0:
-                    hit = self._item(question, one, opened[one.number])
-                else:
-                    hit = self._hit(question, one, opened[one.number], texts)
-                if hit is None or len(hits) == question.limit:
-                    continue
-                if question.min_score is not None and hit.score < question.min_score:
-                    return hits
-                if left is not None:
-                    if hit.tokens > left:
+            with self._home.snapshot() as tables:
+                for one in some:
+                    if question.min_score is not None and one.score < question.min_score:
+                        return hits
+                    where = opened[one.number]
+                    if one.source < 0:
+                        hit = self._item(tables, question, one, where)
+                    else:
+                        hit = self._hit(tables, question, one, where, texts)
+                    if hit is None or (left is not None and hit.tokens > left):
                         continue
-                    left -= hit.tokens
-                hits.append(hit)
+                    if left is not None:
+                        left -= hit.tokens
+                    hits.append(hit)
         return hits
 
     def _read(
@@ -272,7 +271,7 @@ class Recaller:
         }
 
     def _hit(
-        self, question: Asked, one: _Candidate, opened: _Opened,
+        self, tables: Tables, question: Asked, one: _Candidate, opened: _Opened,
         texts: dict[tuple[int, Place], Read],
     ) -> Hit | None:  # fmt: skip
         place = Place(opened.scope.visible.line(one.source, one.seq), one.seq)
@@ -283,8 +282,7 @@ class Recaller:
         said = said_in(read.message, record.actor, tool_chars_max=self._tool_chars_max)
         if said is None:
             return None
-        with self._home.snapshot() as tables:
-            session = tables.sessions.get(one.source)
+        session = tables.sessions.get(one.source)
         if session is None:
             return None
         at_us = record.committed_us if record.said_us is None else record.said_us
@@ -295,18 +293,18 @@ class Recaller:
             at=to_datetime(at_us), features=one.features,
         )  # fmt: skip
 
-    def _item(self, question: Asked, one: _Candidate, opened: _Opened) -> Hit | None:
+    def _item(
+        self, tables: Tables, question: Asked, one: _Candidate, opened: _Opened
+    ) -> Hit | None:
         """What was stated, as it was known."""
-        with self._home.snapshot() as tables:
-            row = tables.items.get(-one.source)
-            if row is None or row.scope_number != one.number:
-                return None
-            try:
-                item = Describing(
-                    tables, self._compressor, self._now_us(question), question.bound
-                ).item(row, opened.path)
-            except CorruptionError:
-                return None
+        row = tables.items.get(-one.source)
+        if row is None or row.scope_number != one.number:
+            return None
+        describing = Describing(tables, self._compressor, self._now_us(question), question.bound)
+        try:
+            item = describing.item(row, opened.path)
+        except CorruptionError:
+            return None
         # Tags are compared by their numbers before.
         if item.version != one.seq or not question.tags.issubset(item.tags):
             return None
@@ -344,13 +342,19 @@ def _priors(index: ScopeIndex, items: ItemColumns) -> Priors | None:
 
 
 def _fitting(rest: Iterator[_Candidate], count: int, tokens: int | None) -> Iterable[_Candidate]:
-    """The next `count` that are not too long by themselves."""
+    """The next `count` at most, those that fit one after the other: what does not is left out. An
+    item's entry is longer than its text, so that one is tried."""
+    left = tokens
     for one in rest:
-        if tokens is None or -(-one.chars // _CHARS_A_TOKEN) <= tokens:
-            yield one
-            count -= 1
-            if not count:
-                return
+        need = -(-one.chars // _CHARS_A_TOKEN)
+        if left is not None:
+            if need > left and one.source > 0:
+                continue
+            left -= min(need, left)
+        yield one
+        count -= 1
+        if not count:
+            return
 
 
 def _why_none(question: Asked, query: Query, entries: int, candidates: int) -> str:
