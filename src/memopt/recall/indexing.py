@@ -165,6 +165,9 @@ class MessageIndexer:
         self.fresh: dict[int, int] = {}
         """Segments that scopes got lately, for whoever merges them."""
         self.watch = Watch()
+        self._alone = threading.RLock()
+        """One run of messages at a time: the interpreter works at one anyhow, and sixty that are
+        begun hold sixty times the memory. Re-entrant, for a signal handler that appends."""
         self._takings = array("Q", bytes(8 * _TAKINGS))
 
     def prepare(
@@ -174,22 +177,28 @@ class MessageIndexer:
         if not self.is_on:
             return later
         try:
-            with self._paid(_RECORD_FACTOR * max(len(record.body) for record in records)):
-                drafts = [
-                    draft
-                    for seq, record in enumerate(records, start)
-                    if (draft := self._maker.draft(line, seq, record, decode_json(record.body)))
-                ]
-            if not drafts:
-                return Prepared(None, None)
-            with self._paid(need_bytes(drafts)):
-                entries = self._maker.entries(drafts, at_once=True)
-                return Prepared(self._maker.row(scope_number, entries, records[0].lsn), None)
+            with self._alone:
+                return self._prepared(scope_number, line, start, records)
         except BudgetError:
             return later
         except MemoptError as error:
             _log.warning("messages could not be indexed yet: %s", error)
             return later
+
+    def _prepared(
+        self, scope_number: int, line: int, start: int, records: Sequence[TailRecord]
+    ) -> Prepared:
+        with self._paid(_RECORD_FACTOR * max(len(record.body) for record in records)):
+            drafts = [
+                draft
+                for seq, record in enumerate(records, start)
+                if (draft := self._maker.draft(line, seq, record, decode_json(record.body)))
+            ]
+        if not drafts:
+            return Prepared(None, None)
+        with self._paid(need_bytes(drafts)):
+            entries = self._maker.entries(drafts, at_once=True)
+            return Prepared(self._maker.row(scope_number, entries, records[0].lsn), None)
 
     @contextlib.contextmanager
     def _paid(self, need: int) -> Iterator[None]:
