@@ -9,8 +9,8 @@
     an object                    an Embedder, or a model with encode()
 
 Owns: the meaning of those. Invariant: what is returned is an embedder whose answers are verified,
-or None. Not here: the embedders. Numpy, and what each needs, is imported for the one that is
-chosen.
+or None. Not here: the embedders. What others than the shipped one need is imported for the one that
+is chosen.
 """
 
 import functools
@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from memopt.base.errors import UsageError
 from memopt.base.recall_protocols import Embedder
+from memopt.embedding.static import StaticEmbedder
 
 OFF: Final = "off"
 STATIC: Final = "static"
@@ -61,8 +62,6 @@ def embedder_maker(
 @functools.cache
 def _shipped() -> Embedder:
     """One for all stores of a process: it holds nothing of theirs."""
-    from memopt.embedding.static import StaticEmbedder
-
     return StaticEmbedder()
 
 
@@ -91,8 +90,6 @@ def _at(path: Path) -> Embedder:
 
         return load_model(path)
     if path.is_file():
-        from memopt.embedding.static import StaticEmbedder
-
         return StaticEmbedder(path)
     raise UsageError(
         f'expected "static", "off", "openai:MODEL", a URL with #MODEL, a path or an object, '
@@ -103,7 +100,6 @@ def _at(path: Path) -> Embedder:
 
 def _object(choice: Any) -> Embedder:
     from memopt.embedding.local import LocalEmbedder
-    from memopt.embedding.static import StaticEmbedder
     from memopt.embedding.vectors import CheckedEmbedder, CheckedPieceEmbedder
 
     if isinstance(choice, StaticEmbedder | LocalEmbedder | CheckedEmbedder):

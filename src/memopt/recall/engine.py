@@ -1,6 +1,7 @@
 """Recall of a store, put together: what is told of messages, what is asked, what it occupies.
 
-numpy and the embedder are brought in by the first seal or the first recall, not by opening a store.
+The embedder's table is brought in by the first seal or recall, and what only a recall needs by the
+first of them, not by opening a store.
 Not here: each part's own work (indexing.py, resident.py, recaller.py, merging.py).
 """
 
@@ -18,17 +19,17 @@ from memopt.base.recall_protocols import EmbedderMaker
 from memopt.base.recall_records import Recall
 from memopt.journal.commit import GroupCommitter
 from memopt.paging.pager import Pager
+from memopt.recall.drafts import DraftReader
 from memopt.recall.embedder import EmbedderInUse
 from memopt.recall.indexing import EntryMaker, MessageIndexer
 from memopt.recall.piece_indexing import PieceIndexer
 from memopt.recall.places import ColdPages, PlaceReader
 from memopt.recall.resident import ResidentScopes
+from memopt.recall.segments import SegmentUpkeep
 
 if TYPE_CHECKING:
-    from memopt.recall.drafts import DraftReader
     from memopt.recall.loading import ScopeLoader
     from memopt.recall.recaller import Recaller
-    from memopt.recall.segments import SegmentUpkeep
 
 _SLICE_SECONDS: Final = 0.05
 """Of each second, for segments."""
@@ -88,9 +89,7 @@ class RecallEngine:
             self._parts.home, self._maker, self._drafts(self._reader), self._parts.compressor
         )
 
-    def _drafts(self, reader: PlaceReader) -> "DraftReader":
-        from memopt.recall.drafts import DraftReader
-
+    def _drafts(self, reader: PlaceReader) -> DraftReader:
         return DraftReader(self._parts.home, self._maker, reader, self._parts.compressor)
 
     def recall(self, query: object, **how: Any) -> Recall:
@@ -107,10 +106,8 @@ class RecallEngine:
         return self._recaller.recall(asked(query, **how))
 
     @property
-    def upkeep(self) -> "SegmentUpkeep":
+    def upkeep(self) -> SegmentUpkeep:
         if self._upkeep is None:
-            from memopt.recall.segments import SegmentUpkeep
-
             parts = self._parts
             self._upkeep = SegmentUpkeep(
                 parts.home, parts.committer, self._maker, self.indexer,

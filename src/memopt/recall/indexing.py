@@ -41,7 +41,7 @@ _TEXT_FACTOR: Final = 12
 """Of a text: its words as strings, their terms as integers."""
 _RECORD_FACTOR: Final = 4
 """Of a record: its message as objects, of which one is there at a time."""
-_WORDS_SHARE: Final = 1 / 32
+_WORDS_SHARE: Final = 1 / 64
 """Of the budget, for words whose stems are remembered."""
 _FRESH_MAX: Final = 16_384
 _TAKINGS: Final = 1024
