@@ -6,10 +6,11 @@ first thing each test proves is that it finds what is there.
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from memopt.base.errors import NotFoundError
@@ -36,7 +37,8 @@ CHANCE = random.Random(11)
 
 
 def canary(name: str) -> str:
-    return f"{name}-" + "".join(CHANCE.choices("abcdefghijkmnpqrstuvwxyz23456789", k=26))
+    # A figure at its end, or stemming would cut it otherwise in each language.
+    return f"{name}-" + "".join(CHANCE.choices("abcdefghijkmnpqrstuvwxyz23456789", k=26)) + "7"
 
 
 def words(count: int) -> str:
@@ -90,6 +92,7 @@ class Planted:
         memory.compact()
         session.append({"role": "user", "content": f"not sealed {c['tail']}"})
         assert session.load_state() is not None
+        self.index = Indexed(memory, self.canaries.values())
 
     def _other(self, scope: str, id: str) -> None:
         session = self.memory.session(id, scope=scope)
@@ -123,19 +126,76 @@ def places(findings: list[Finding]) -> set[str]:
     return {finding.place for finding in findings}
 
 
-def assert_gone(memory: Memory, canaries: dict[str, str]) -> None:
+def assert_gone(memory: Memory, canaries: dict[str, str], index: "Indexed | None" = None) -> None:
     assert {name: found for name, found in find(memory, canaries).items() if found} == {}
     assert [name for name, text in canaries.items() if is_indexed(memory, text)] == []
+    if index is not None:
+        index.assert_gone()
 
 
 def is_indexed(memory: Memory, text: str) -> bool:
     """Whether the index holds a term that only this canary has. A vocabulary is hashes, which the
     searcher cannot find."""
-    terms = set(Analyser().analyse(text.split("-")[-1]).terms)
+    return any(len(_places_of(Entries.decode(body), text)) for body in segments(memory))
+
+
+def segments(memory: Memory) -> list[bytes]:
     with memory._parts.directory.home.snapshot() as tables:
         heads = tables.segments.heads((0, 0), 10_000)
         rows = [tables.segments.get(head.segment) for head in heads]
-    return any(terms & set(Entries.decode(row.body).terms.tolist()) for row in rows if row)
+    return [row.body for row in rows if row]
+
+
+def _places_of(entries: Entries, text: str) -> Any:
+    """The entries that have a term which only this canary has."""
+    terms = Analyser().analyse(text.split("-")[-1]).terms
+    owners = np.searchsorted(entries.terms_start, np.flatnonzero(np.isin(entries.terms, terms)),
+                             side="right") - 1  # fmt: skip
+    return np.unique(owners)
+
+
+class Indexed:
+    """What the index holds of canaries: their vectors, and the bytes of all segments they are in,
+    with terms, word pieces, lengths and times."""
+
+    RUN_BYTES = 32
+
+    def __init__(self, memory: Memory, canaries: Iterable[str]) -> None:
+        self.memory = memory
+        self.vectors: set[bytes] = set()
+        self.bodies: set[bytes] = set()
+        for body in segments(memory):
+            entries = Entries.decode(body)
+            for text in canaries:
+                for place in _places_of(entries, text).tolist():
+                    self.bodies.add(body)
+                    self.vectors.add(entries.vectors[place].tobytes())
+
+    def found(self) -> tuple[int, int]:
+        """How many of the vectors, and of the runs of bytes, are in a file: in pages that are
+        in use, in free ones, and in the log. Runs of segments that are there do not count."""
+        files = [path.read_bytes() for path in self.memory.path.iterdir() if path.is_file()]
+        there = segments(self.memory)
+
+        def is_found(run: bytes) -> bool:
+            return any(run in file for file in files) and not any(run in body for body in there)
+
+        vectors = [
+            vector for vector in self.vectors
+            # One border of a page may lie in it.
+            if any(half in file for half in (vector[:128], vector[128:]) for file in files)
+        ]  # fmt: skip
+        runs = {
+            body[at : at + self.RUN_BYTES]
+            for body in self.bodies
+            for at in range(0, len(body) - self.RUN_BYTES, self.RUN_BYTES)
+        }
+        # What is nearly all one byte may be anything.
+        said = [run for run in runs if len(set(run)) > self.RUN_BYTES // 2]
+        return len(vectors), sum(map(is_found, said))
+
+    def assert_gone(self) -> None:
+        assert self.found() == (0, 0)
 
 
 EXPECTED = {
@@ -166,7 +226,20 @@ def test_the_searcher_finds_every_canary_in_the_place_where_it_should_be(memory:
     assert "row of events" in places(found["statename"])
     indexed = {name for name, text in planted.canaries.items() if is_indexed(memory, text)}
     assert indexed == {"message", "system", "longtext", "branch"}
+    assert len(planted.index.vectors) == 4
+    assert planted.index.found()[0] == 4
     planted.check_others()
+
+
+def test_what_is_left_of_a_segment_in_a_free_page_is_found(memory: Memory) -> None:
+    """Before the log is emptied and free pages are given back."""
+    planted = Planted(memory)
+    memory.forget(SELECTORS["whole_scope"](planted))
+    memory._parts.recall.engine.finish()
+    assert not is_indexed(memory, planted.canaries["message"])
+    vectors, runs = planted.index.found()
+    assert vectors > 0
+    assert runs > 20
 
 
 def test_the_searcher_finds_what_only_the_log_and_its_leftovers_still_hold(memory: Memory) -> None:
@@ -200,7 +273,7 @@ def test_a_forgotten_session_is_in_no_byte_of_the_store(memory: Memory, kind: st
     report = memory.compact()
     assert report.seconds >= 0
     assert_hidden(memory, planted)
-    assert_gone(memory, planted.canaries)
+    assert_gone(memory, planted.canaries, planted.index)
     planted.check_others()
 
 
@@ -214,9 +287,10 @@ def test_a_forgotten_text_is_in_no_byte_of_the_store(memory: Memory, name: str) 
     receipt = memory.forget(Selector(scope=VICTIM, reach=Reach.SUBTREE, containing=text))
     assert receipt.entries + receipt.states > 0
     assert text not in everything_public(memory)
+    index = Indexed(memory, [text])
     memory.compact()
     assert text not in everything_public(memory)
-    assert_gone(memory, {name: text})
+    assert_gone(memory, {name: text}, index)
     assert len(planted.session) == length
     left = planted.found()
     assert all(left[other] for other in EXPECTED if other not in (name, "state", "oldstate"))
@@ -227,10 +301,11 @@ def test_a_redacted_message_is_in_no_byte_of_the_store(memory: Memory) -> None:
     planted = Planted(memory)
     length = len(planted.session)
     wanted = {k: planted.canaries[k] for k in ("message", "tail", "system", "longtext", "actor")}
+    index = Indexed(memory, wanted.values())
     for seq in (0, 1, 3, 4, length - 1):
         planted.session.redact(seq)
     memory.compact()
-    assert_gone(memory, wanted)
+    assert_gone(memory, wanted, index)
     assert len(planted.session) == length
 
 
@@ -241,7 +316,8 @@ def test_an_interrupted_erasure_is_finished_by_the_next_compaction(memory: Memor
     memory.close()
     with open_memory(path, **SETTINGS) as again:
         again.compact()
-        assert_gone(again, planted.canaries)
+        planted.index.memory = again
+        assert_gone(again, planted.canaries, planted.index)
         assert again.check().clean
 
 
@@ -339,9 +415,16 @@ ITEM_SELECTORS = {
 }
 
 
+@pytest.mark.parametrize("is_indexed", [False, True])
 @pytest.mark.parametrize("kind", ITEM_SELECTORS)
-def test_a_forgotten_memory_is_in_no_byte_of_the_store(memory: Memory, kind: str) -> None:
+def test_a_forgotten_memory_is_in_no_byte_of_the_store(
+    memory: Memory, kind: str, is_indexed: bool
+) -> None:
     planted = Remembered(memory)
+    if is_indexed:
+        memory.compact()
+    index = Indexed(memory, planted.canaries.values())
+    assert len(index.vectors) == (3 if is_indexed else 0)
     selector = ITEM_SELECTORS[kind](planted)
     plan = memory.plan_forget(selector)
     assert (plan.items, plan.entries, plan.values) == (1, 0, 0)
@@ -352,8 +435,62 @@ def test_a_forgotten_memory_is_in_no_byte_of_the_store(memory: Memory, kind: str
     with pytest.raises(NotFoundError):
         memory.item(planted.item.item_id)
     memory.compact()
-    assert_gone(memory, planted.canaries)
+    assert_gone(memory, planted.canaries, index)
     planted.check_others()
+
+
+def test_a_document_is_in_no_byte_of_the_store(memory: Memory) -> None:
+    kept, gone = canary("kept"), canary("gone")
+    name, title, tag = canary("name"), canary("title"), canary("tag")
+    for text in (kept, gone):
+        memory.ingest(
+            f"# {title}\n\n{words(40)} {text}\n\n## {words(3)}\n\n{words(300)}", scope=VICTIM,
+            source=f"{name} of {text}", tags=[tag],
+        )  # fmt: skip
+    memory.ingest("# Other\n\nstays", scope=VICTIM, source="other")
+    index = Indexed(memory, [gone])
+    assert len(index.vectors) == 1
+    # Another edition takes the place of the first, and leaves no byte of it.
+    memory.ingest(f"# {title}\n\n{words(40)}", scope=VICTIM, source=f"{name} of {gone}", tags=[tag])
+    memory.compact()
+    index.assert_gone()
+    everything = Indexed(memory, [title, kept])
+    memory.forget(Selector(scope=VICTIM, tags=(tag,)))
+    memory.compact()
+    texts = {"kept": kept, "gone": gone, "name": name, "title": title, "tag": tag}
+    assert_gone(memory, texts, everything)
+    assert [item.text for item in memory.items(VICTIM, kinds=["document"])] == ["# Other\n\nstays"]
+
+
+@pytest.mark.parametrize("way", ["whole_scope", "containing", "the item it used"])
+def test_the_vector_of_a_cached_question_leaves_with_its_answer(memory: Memory, way: str) -> None:
+    question = canary("question")
+    for number in range(20):
+        memory.answers.store(asking(f"what is {words(5)} {number}?"), "no", scope=VICTIM)
+    item = memory.remember(f"known {words(6)}", scope=VICTIM)
+    memory.answers.store(
+        asking(f"what is {words(4)} {question}?"), "yes", scope=VICTIM, uses=[item.item_id]
+    )
+    with memory._parts.directory.home.snapshot() as tables:
+        number = tables.scopes.number(VICTIM)
+        assert number is not None
+        _, record = tables.answer_entries.range(number, 0, 100)[-1]
+    index = Indexed(memory, [])
+    index.vectors.add(record[-256:])
+    assert index.found() == (1, 0)
+    memory.forget(
+        {
+            "whole_scope": Selector(scope=VICTIM, whole_scope=True),
+            "containing": Selector(scope=VICTIM, containing=question),
+            "the item it used": Selector(scope=VICTIM, items=(item.item_id,)),
+        }[way]
+    )
+    memory.compact()
+    assert_gone(memory, {"question": question}, index)
+
+
+def asking(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}]}
 
 
 def test_a_scope_takes_its_memories_and_its_name_with_it(memory: Memory) -> None:
