@@ -36,7 +36,7 @@ def test_shares_are_of_what_was_asked_of_what_was_served_and_of_what_was_due() -
 
 def test_a_stream_stores_what_is_not_answered(tmp_path: Path) -> None:
     # The second half asks the first one's questions in the same words.
-    found = answers._streamed(tmp_path, ASKINGS[:24], open_matcher(), 0)
+    found = answers._streamed(tmp_path, ASKINGS[:24], [open_matcher()] * 24, 0)
     assert len(found) == 24
     assert [one.is_served for one in found[12:]] == [True] * 12
     assert not any(one.is_wrong for one in found)
@@ -61,9 +61,9 @@ def test_both_systems_are_asked_alike(tmp_path: Path, system: str) -> None:
     if system == "gptcache":
         for name in ("gptcache", "faiss", "sqlalchemy"):
             pytest.importorskip(name, reason="the peer is not installed")
-    stream = tuple((asking.question, asking.intent) for asking in ASKINGS[:24])
+    stream = tuple((asking.question, asking.intent, 0) for asking in ASKINGS[:24])
     task = answer_peers.Task(
-        system=system, home=str(tmp_path), askings=stream, matcher=str(SHIPPED), threshold=0.9
+        system=system, home=str(tmp_path), askings=stream, matchers=(str(SHIPPED),), threshold=0.9
     )
     found: Any = answer_peers.run_in_child(answer_peers.measure, msgspec.to_builtins(task))
     assert found["asked"] == 24

@@ -21,10 +21,11 @@ from memopt.answers.entry import number_of
 from memopt.answers.features import Question
 from memopt.answers.hits import id_of
 from memopt.answers.matching import (
-    ALIKE_MAX,
     SAME_ANSWERS_MIN,
     Chosen,
     chosen_of,
+    hope_of,
+    neighbour_features,
     neighbour_logit,
 )
 from memopt.answers.nearest import NEIGHBOURS, Neighbours
@@ -207,8 +208,9 @@ class AnswerCache:
         matcher, asked, now_us = comparer.matcher, asking.asked, asking.now_us
         cosines = neighbours.cosines.tolist()
         chosen = chosen_of(cosines, neighbours.responses.tolist(), NEIGHBOURS)
-        logit = neighbour_logit(matcher.neighbours, chosen, ALIKE_MAX)
-        hope = matcher.neighbour_scores.of(logit) if chosen.holders >= SAME_ANSWERS_MIN else 0.0
+        hope = 0.0
+        if chosen.holders >= SAME_ANSWERS_MIN:
+            hope = matcher.neighbour_scores.of(hope_of(matcher.neighbours, chosen))
         places = [chosen.place] if hope >= kinds.least else []
         # A pair alone has to be of the same words, unless its best score would do.
         alone = _ALIKE_COSINE if matcher.pair_scores.most >= kinds.least else _SAME_COSINE
@@ -255,10 +257,12 @@ class AnswerCache:
             score, match = 1.0, Match.WORDS
         else:
             matcher = comparer.matcher
-            alike = matcher.alike(comparer.pair(mine, theirs))
+            pair = comparer.pair(mine, theirs)
+            alike = matcher.alike(pair)
             score, match = matcher.pair_scores.of(alike), Match.QUESTION
             if place == chosen.place and chosen.holders >= SAME_ANSWERS_MIN:
-                logit = neighbour_logit(matcher.neighbours, chosen, alike)
+                features = neighbour_features(chosen, alike, pair)
+                logit = neighbour_logit(matcher.neighbours, features)
                 if (shared := matcher.neighbour_scores.of(logit)) > score:
                     score, match = shared, Match.NEIGHBOURS
         distance = max(0.0, 1.0 - cosine)

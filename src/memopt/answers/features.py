@@ -29,6 +29,8 @@ NAMES: Final = (
     "last", *CHECKS,
 )  # fmt: skip
 """Of the dense part, in order."""
+LIKENESS: Final = len(NAMES) - len(CHECKS)
+"""So many of them are not checks."""
 _PIECES_MAX: Final = 64
 _PAIRED_MAX: Final = 16
 _RARE: Final = 5.0

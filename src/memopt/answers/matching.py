@@ -6,7 +6,7 @@ Two models, both fitted on labelled questions (tools/fit_answers.py) and shipped
                 boosted trees, each of which asks the same few questions at all its nodes; so it is
                 evaluated in one array operation
     neighbours  a linear model of the sixteen nearest questions: what share of them has this answer,
-                how far the nearest one with another answer is
+                how far the nearest one with another answer is, how like the nearest one with it is
 
 Each gives log-odds, and a table turns those into a score: the share of right answers among
 development questions at or above those log-odds, at its lower confidence bound. So scores of both
@@ -26,15 +26,15 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from memopt.answers.features import BUCKETS, NAMES, Pair
+from memopt.answers.features import BUCKETS, LIKENESS, NAMES, Pair
 from memopt.base.errors import CorruptionError, StoreVersionError
 
 SHIPPED: Final = Path(__file__).with_name("matcher.bin")
 NEIGHBOUR_NAMES: Final = (
     "nearest", "chosen", "votes", "votes_wide", "share", "run", "margin", "mean", "least", "gap",
-    "count", "alike",
+    "count", "alike", *(f"pair {name}" for name in NAMES[:LIKENESS]),
 )  # fmt: skip
-"""Of the neighbourhood; `alike` is the log-odds of the pair."""
+"""Of the neighbourhood; `alike` is the log-odds of the pair, and what follows is the pair's."""
 SAME_ANSWERS_MIN: Final = 3
 """So many neighbours must have an answer for it to be theirs."""
 ALIKE_MAX: Final = 4.0
@@ -74,6 +74,8 @@ class NeighbourModel(NamedTuple):
     weights: Any
     """float32 (neighbour features)."""
     bias: float
+    pair_most: float
+    """No pair that was fitted to added more than this to the log-odds."""
 
 
 class Scores(NamedTuple):
@@ -128,7 +130,7 @@ class Chosen(NamedTuple):
     holders: int
     """Neighbours that have it."""
     features: list[float]
-    """NEIGHBOUR_NAMES but the last."""
+    """The first of NEIGHBOUR_NAMES, which need no pair."""
 
 
 def chosen_of(cosines: Sequence[float], responses: Sequence[int], looked_at: int) -> Chosen:
@@ -159,10 +161,20 @@ def chosen_of(cosines: Sequence[float], responses: Sequence[int], looked_at: int
     return Chosen(place, len(mine), features)
 
 
-def neighbour_logit(model: NeighbourModel, chosen: Chosen, alike: float) -> float:
+def neighbour_features(chosen: Chosen, alike: float, pair: Pair) -> list[float]:
+    """NEIGHBOUR_NAMES; `pair`: of what is asked and the chosen question."""
+    return [*chosen.features, min(max(alike, -ALIKE_MAX), ALIKE_MAX), *pair.dense[:LIKENESS]]
+
+
+def neighbour_logit(model: NeighbourModel, features: Sequence[float]) -> float:
     """The log-odds that the chosen answer is right."""
-    features = [*chosen.features, min(max(alike, -ALIKE_MAX), ALIKE_MAX)]
     return float(model.weights @ np.array(features, np.float32)) + model.bias
+
+
+def hope_of(model: NeighbourModel, chosen: Chosen) -> float:
+    """What those log-odds may be at most, before the chosen question is read."""
+    known = np.array(chosen.features, np.float32)
+    return float(model.weights[: len(known)] @ known) + model.bias + model.pair_most
 
 
 # -- the file -------------------------------------------------------------------------------------
@@ -184,6 +196,7 @@ class _File(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     base: float
     neighbour_weights: bytes
     neighbour_bias: float
+    neighbour_pair_most: float
     pair_scores: list[list[float]]
     neighbour_scores: list[list[float]]
 
@@ -197,6 +210,7 @@ def pack_matcher(matcher: Matcher) -> bytes:
             _bytes(pair.buckets, "i1"), pair.bucket_scale, pair.asked.shape[1],
             _bytes(pair.asked, "u1"), _bytes(pair.cuts, "<f4"), _bytes(pair.leaves, "<f4"),
             pair.base, _bytes(matcher.neighbours.weights, "<f4"), matcher.neighbours.bias,
+            matcher.neighbours.pair_most,
             *(
                 [table.logits.tolist(), table.scores.tolist()]
                 for table in (matcher.pair_scores, matcher.neighbour_scores)
@@ -255,8 +269,9 @@ def _matcher(file: _File) -> Matcher:
         _floats(file.leaves, len(asked) << file.depth).reshape(len(asked), -1), file.base,
     )  # fmt: skip
     neighbours = NeighbourModel(
-        _floats(file.neighbour_weights, len(NEIGHBOUR_NAMES)), file.neighbour_bias
-    )
+        _floats(file.neighbour_weights, len(NEIGHBOUR_NAMES)), file.neighbour_bias,
+        file.neighbour_pair_most,
+    )  # fmt: skip
     return Matcher(pair, neighbours, tables[0], tables[1])
 
 

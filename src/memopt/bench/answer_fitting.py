@@ -18,7 +18,6 @@ import numpy as np
 from memopt.answers.entry import NEVER_US, entry_of
 from memopt.answers.features import BUCKETS, NAMES, Pair, Reader
 from memopt.answers.matching import (
-    ALIKE_MAX,
     NEIGHBOUR_NAMES,
     SAME_ANSWERS_MIN,
     Matcher,
@@ -27,6 +26,8 @@ from memopt.answers.matching import (
     Scores,
     chosen_of,
     grown,
+    neighbour_features,
+    neighbour_logit,
 )
 from memopt.answers.nearest import NEIGHBOURS, ScopeQuestions, room_for
 from memopt.answers.verification import UNKNOWN_TIME, agree
@@ -304,9 +305,9 @@ def stream(
             nearest = questions.nearest(vector, None, 0)
             chosen = chosen_of(nearest.cosines.tolist(), nearest.responses.tolist(), NEIGHBOURS)
             other = read[nearest.answers[chosen.place]]
-            logit = min(max(alike(reader.pair(read[number], other)), -ALIKE_MAX), ALIKE_MAX)
+            pair = reader.pair(read[number], other)
             lookup = Lookup(
-                [*chosen.features, logit], chosen.holders,
+                neighbour_features(chosen, alike(pair), pair), chosen.holders,
                 agree(read[number].traits, other.traits),
                 responses[nearest.answers[chosen.place]] == responses[number],
             )  # fmt: skip
@@ -328,8 +329,10 @@ def fit_neighbours(lookups: Sequence[Lookup]) -> NeighbourModel:
     means, scales = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     weights, bias = logistic(csr_matrix((rows - means) / scales), labels, _NEIGHBOUR_PENALTY)
     weights = weights / scales
-    assert len(weights) == len(NEIGHBOUR_NAMES)
-    return NeighbourModel(weights.astype(np.float32), bias - float(weights @ means))
+    bias -= float(weights @ means)
+    pair = NEIGHBOUR_NAMES.index("alike")
+    pair_most = float((rows[:, pair:] @ weights[pair:]).max())
+    return NeighbourModel(weights.astype(np.float32), bias, pair_most)
 
 
 # -- scores ---------------------------------------------------------------------------------------
@@ -386,7 +389,7 @@ def fit_scored_pairs(
     logits, _ = held_out_logits(table, labels, groups, folds or _INNER, seed=seed)
     checked = table.agrees
     scores = score_table(logits[checked], labels[checked])
-    unsure = NeighbourModel(np.zeros(len(NEIGHBOUR_NAMES), np.float32), 0.0)
+    unsure = NeighbourModel(np.zeros(len(NEIGHBOUR_NAMES), np.float32), 0.0, 0.0)
     return Matcher(model, unsure, scores, scores)
 
 
@@ -409,7 +412,7 @@ def fit_neighbourhood(
         line = _line_of(neighbours, lookups)
 
         def by_model(lookup: Lookup, model: Any = neighbours, line: float = line) -> bool:
-            return may_be_served(lookup) and logit_of(model, lookup) >= line
+            return may_be_served(lookup) and neighbour_logit(model, lookup.features) >= line
 
         lookups = stream(order, embedder, matcher.alike, by_model)
         served = [lookup for lookup in lookups if by_model(lookup)]
@@ -419,20 +422,16 @@ def fit_neighbourhood(
             seen += lookups
     candidates = [lookup for lookup in seen if may_be_served(lookup)]
     table = score_table(
-        np.array([logit_of(neighbours, lookup) for lookup in candidates]),
+        np.array([neighbour_logit(neighbours, lookup.features) for lookup in candidates]),
         np.array([lookup.is_right for lookup in candidates], np.float64),
     )
     return matcher._replace(neighbours=neighbours, neighbour_scores=table)
 
 
-def logit_of(model: NeighbourModel, lookup: Lookup) -> float:
-    return float(model.weights @ np.array(lookup.features, np.float32)) + model.bias
-
-
 def _line_of(model: NeighbourModel, lookups: Sequence[Lookup], share: float = 0.99) -> float:
     """The log-odds from which on so large a share is right."""
     served = [lookup for lookup in lookups if may_be_served(lookup)]
-    logits = np.array([logit_of(model, lookup) for lookup in served])
+    logits = np.array([neighbour_logit(model, lookup.features) for lookup in served])
     labels = np.array([lookup.is_right for lookup in served], np.float64)
     table = score_table(logits, labels)
     above = table.scores >= share

@@ -31,29 +31,31 @@ _DISTANCE_MAX: Final = 4.0
 """What it takes for the largest distance."""
 _SCOPE: Final = "acme/answers"
 
-Get = Callable[[str], str | None]
+Get = Callable[[str, int], str | None]
 Put = Callable[[str, str], None]
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     system: str
     home: str
-    askings: tuple[tuple[str, str], ...]
-    matcher: str
+    askings: tuple[tuple[str, str, int], ...]
+    """Question, intent, and which matcher does not know it."""
+    matchers: tuple[str, ...]
     threshold: float
 
 
 def peers(
-    home: Path, askings: Sequence[Asking], others: Sequence[Asking], matcher: Matcher,
+    home: Path, askings: Sequence[Asking], folds: Sequence[int], matchers: Sequence[Matcher],
     hit_ratio: float, embedder: StaticEmbedder,
 ) -> dict[str, Any]:  # fmt: skip
-    """Figures by system. `others`: from which its threshold is learnt, to serve as much."""
-    file = home / "matcher.bin"
-    file.write_bytes(pack_matcher(matcher))
-    stream = tuple((asking.question, asking.intent) for asking in askings)
+    """Figures by system. `folds`: the matcher of each question."""
+    files = [home / f"matcher{number}.bin" for number in range(len(matchers))]
+    for file, matcher in zip(files, matchers, strict=True):
+        file.write_bytes(pack_matcher(matcher))
+    stream = tuple((*asking, fold) for asking, fold in zip(askings, folds, strict=True))
     systems = [("memopt", 0.0)]
     if all(importlib.util.find_spec(name) for name in (PEER, "faiss", "sqlalchemy")):
-        as_much = _threshold(others, hit_ratio, embedder)
+        as_much = _threshold(askings, hit_ratio, embedder)
         systems += [(PEER, _THRESHOLD), (f"{PEER}_serving_as_much", as_much)]
     else:
         say("gptcache, faiss or sqlalchemy is not installed: no comparison with it")
@@ -61,7 +63,7 @@ def peers(
     for name, threshold in systems:
         with tempfile.TemporaryDirectory(dir=home) as directory:
             task = Task(
-                system=name, home=directory, askings=stream, matcher=str(file),
+                system=name, home=directory, askings=stream, matchers=tuple(map(str, files)),
                 threshold=threshold,
             )  # fmt: skip
             found[name] = run_in_child(measure, task)
@@ -69,10 +71,11 @@ def peers(
 
 
 def _threshold(askings: Sequence[Asking], hit_ratio: float, embedder: StaticEmbedder) -> float:
-    """Where the nearest question alone decides, this similarity serves that share."""
+    """Where the nearest question alone decides, this similarity serves that share of the same
+    stream: the peer knows what we do not."""
     vectors = embedder.embed([asking.question for asking in askings])
     low, high = 0.0, 1.0
-    for _ in range(12):
+    for _ in range(9):
         middle = (low + high) / 2
         held: list[int] = []
         kept = np.empty_like(vectors)
@@ -98,9 +101,9 @@ def measure(argument: Any, _report: Report) -> Any:
     get, put = begin(task, embedder)
     searches, adds = LatencyHistogram(), LatencyHistogram()
     served = wrong = 0
-    for question, intent in task.askings:
+    for question, intent, fold in task.askings:
         started = time.perf_counter_ns()
-        found = get(question)
+        found = get(question, fold)
         searches.add(time.perf_counter_ns() - started)
         if found is not None:
             served += 1
@@ -129,9 +132,10 @@ def _memopt(task: Task, embedder: StaticEmbedder) -> tuple[Get, Put]:
     memory = open_memory(
         Path(task.home), budget="64MiB", durability="os", embedder=embedder, probe_seconds=0
     )
-    memory._parts.answers.use_matcher(open_matcher(Path(task.matcher)))
+    matchers = [open_matcher(Path(file)) for file in task.matchers]
 
-    def get(question: str) -> str | None:
+    def get(question: str, fold: int) -> str | None:
+        memory._parts.answers.use_matcher(matchers[fold])
         found = memory.answers.lookup(question, scope=_SCOPE)
         return found.response if isinstance(found, Answer) else None
 
@@ -160,7 +164,7 @@ def _gptcache(task: Task, embedder: StaticEmbedder) -> tuple[Get, Put]:
         config=gptcache.Config(similarity_threshold=task.threshold, disable_report=True),
     )  # fmt: skip
 
-    def get(question: str) -> str | None:
+    def get(question: str, fold: int) -> str | None:
         found = api.get(question, cache_obj=cache)
         return None if found is None else str(found)
 

@@ -3,8 +3,9 @@ long does a lookup take?
 
 Method: all of it through memory.answers, with models that were fitted without what is judged.
 banking77: its questions in random order; what is not answered is stored, with one answer for each
-    intent; every tenth hit is judged, as users would. Fitted on other questions, and, a second
-    time, on other intents. Default settings.
+    intent; every tenth hit is judged, as users would. Each question is looked up by models that
+    were fitted to streams of other questions, and, a second time, of other intents. Default
+    settings.
 QQP: pairs in five folds, no question in two of them; one question of a pair is stored, in a context
     of its own, and the other one asked. A hit may be wrong by 15 %.
 Lookup: 100,000 questions in a scope, and others that have no answer there. What is nearest is known
@@ -42,6 +43,7 @@ SCOPE: Final = "acme/answers"
 _JUDGED_SHARE: Final = 0.1
 _PAIR_WRONG_SHARE: Final = 0.15
 _FOLDS: Final = 5
+_QUESTION_FOLDS: Final = 3
 _SAMPLES: Final = 1000
 _STORED: Final = 100_000
 _PROBES: Final = 2000
@@ -69,16 +71,25 @@ def run(options: BenchOptions) -> dict[str, Any]:
     if options.quick:
         pairs, askings = pairs[:1500], askings[:1500]
     with scratch(options) as home, progress_bar("answers") as progress:
-        by_question = fit_neighbourhood(open_matcher(), askings[1::2], embedder)
-        judged = askings[::2]
+        folds = [number % _QUESTION_FOLDS for number in range(len(askings))]
+        chance.shuffle(folds)
+        matchers = [
+            fit_neighbourhood(
+                open_matcher(), [a for a, n in zip(askings, folds, strict=True) if n != fold],
+                embedder,
+            )
+            for fold in range(_QUESTION_FOLDS)
+        ]  # fmt: skip
+        by_fold = [matchers[fold] for fold in folds]
+        outcomes = _streamed(home / "questions", askings, by_fold, options.seed)
         result: dict[str, Any] = {
-            "banking77": _banking(home / "a", judged, by_question, options.seed),
+            "banking77": _figures(outcomes, options.seed),
             "banking77_other_intents": _by_intents(home, askings, embedder, options.seed),
             "qqp": _qqp(home, pairs, embedder, options, progress),
             "lookup": _lookup(home, _questions(pairs, askings), embedder, options.quick),
         }
         ratio = result["banking77"]["hit_ratio"]
-        result["systems"] = peers(home, judged, askings[1::2], by_question, ratio, embedder)
+        result["systems"] = peers(home, askings, folds, matchers, ratio, embedder)
         result["machine"] = machine(home)
     return result
 
@@ -108,20 +119,20 @@ def _by_intents(
         mine = [asking for asking in askings if (asking.intent in first) == bool(number)]
         others = [asking for asking in askings if (asking.intent in first) != bool(number)]
         matcher = fit_neighbourhood(open_matcher(), others, embedder)
-        outcomes += _streamed(home / f"intents{number}", mine, matcher, seed)
+        outcomes += _streamed(home / f"intents{number}", mine, [matcher] * len(mine), seed)
     return _figures(outcomes, seed)
 
 
-def _banking(path: Path, askings: Sequence[Asking], matcher: Matcher, seed: int) -> dict[str, Any]:
-    return _figures(_streamed(path, askings, matcher, seed), seed)
-
-
-def _streamed(path: Path, askings: Sequence[Asking], matcher: Matcher, seed: int) -> list[Outcome]:
+def _streamed(
+    path: Path, askings: Sequence[Asking], matchers: Sequence[Matcher], seed: int
+) -> list[Outcome]:
+    """`matchers`: that of each question."""
     chance = random.Random(seed)
     found, known = [], set()
-    with _opened(path, matcher) as memory:
+    with _opened(path, None) as memory:
         answers = memory.answers
         for number, (question, intent) in enumerate(askings):
+            memory._parts.answers.use_matcher(matchers[number])
             hit = answers.lookup(question, scope=SCOPE)
             is_served = isinstance(hit, Answer)
             is_wrong = isinstance(hit, Answer) and hit.response != _templated(intent)
