@@ -141,7 +141,7 @@ def with_keywords(material: Material, seed: int) -> Material:
         if chosen:
             gold = tuple(sorted(set.intersection(*(holders[stem] for stem in chosen))))
             text = " ".join(words[stem] for stem in chosen)
-            made.append(Question(text, gold, (), KEYWORDS, None))
+            made.append(Question(text, gold, (), KEYWORDS, 0))
     return material._replace(questions=[*material.questions, *made])
 
 

@@ -59,7 +59,7 @@ def ask(materials: Iterable[Material], embedder: Embedder | None) -> list[Asked]
                 analyser=analyser,
                 embedder=embedder,
                 speakers=index.speakers,
-                now=None if question.now_us is None else to_datetime(question.now_us),
+                now=to_datetime(question.now_us),
             )
             gold = np.sort(number_of[np.array(question.gold, np.int64)])
             asked.append(Asked(question, material.fold, Scan(index, query), gold, returnable))

@@ -37,7 +37,7 @@ class Question(NamedTuple):
     gold_sources: tuple[int, ...]
     """Sources, so sessions or paragraphs, with evidence."""
     category: str
-    now_us: int | None
+    now_us: int
 
 
 class Material(NamedTuple):
@@ -217,7 +217,7 @@ def _page_questions(
                     gold.append(len(drafts))
                 drafts.append(Draft(source=n, seq=line + 1, at_us=0, text=sentence.strip()))
     sources = tuple(sorted({n for n, _ in wanted}))
-    question = Question(sample["question"], tuple(gold), sources, sample["type"], None)
+    question = Question(sample["question"], tuple(gold), sources, sample["type"], 0)
     return Material(str(sample["id"]), number % _FOLDS, drafts, [question])
 
 

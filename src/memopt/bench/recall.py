@@ -1,46 +1,48 @@
-"""Question: does recall find the evidence, how soon, and in how many bytes?
+"""Question: does recall find the evidence, how soon, and what do others find?
 
-Method: in this process.
+Method:
 1. Evidence: each question of LoCoMo (five dialogues), LongMemEval and HotpotQA is asked of the
    index of its own memory. HotpotQA's memories are filled with the paragraphs that BM25 finds
    nearest to the question, to 30,000 tokens; titles are indexed, never returned. A token is four
-   characters, and every character of every returned text is charged. `ranked` is memopt with
-   weights that were fitted without the dialogue that is asked (tools/fit_ranking.py); `shipped`
-   has seen it. Baselines, on the same index and with the same measures: BM25, the cosine of the
-   same vectors, a plain weighted sum of both with neighbours' BM25, and the newest texts, as a
-   sliding window has them. Intervals hold 95 % of 2,000 bootstrap means;
-   differences are paired by question.
-2. Latency: a scope of 6,000 short messages in RAM, a question at a time: analysis, embedding,
-   ranking. What a fault costs: decoding the segment and making the index.
-3. Bytes: encoded entries of those messages, without compression, in one segment and in segments
-   as seals make them, with vectors of 8 and of 4 bits.
-Not measured: a model's answers; the store around the index (`memopt replay`); other embedders.
+   characters, and every character of every returned text is charged. LongMemEval's turns are those
+   of users. `ranked` is memopt with weights that were fitted without the dialogue that is asked
+   (five folds, tools/fit_ranking.py); `shipped` has seen it. Baselines, on the same index and with
+   the same measures: BM25, the cosine of the same vectors, a plain weighted sum of both with
+   neighbours' BM25, and the newest texts, as a sliding window has them. Intervals hold 95 % of
+   2,000 bootstrap means; differences are paired by question.
+2. The same memories, some of HotpotQA's, as sessions of a store: `memory.recall` with the shipped
+   weights, its hits beside those of `shipped` above.
+3. Latency: `memory.recall` of ten in a scope of 6,000 short messages, a question at a time,
+   embedding and texts included; while the index is in RAM, and just after it was let go.
+4. Peers (recall_peers), where they are installed: LangGraph's `InMemoryStore` and mem0 with
+   `infer=False`, each in a process of its own, with memopt's embedder and the same messages.
+Not measured: a model's answers; other embedders; indexes and their bytes (indexing).
 """
 
 import itertools
+import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
+import memopt
 from memopt.base.errors import UsageError
-from memopt.base.records import to_datetime
-from memopt.bench.command import BenchOptions, main, say
+from memopt.base.records import Durability
+from memopt.bench.command import BenchOptions, main, progress_bar, say, scratch
 from memopt.bench.data import find
 from memopt.bench.evidence import Asked, ask, difference, figure, measures_of
 from memopt.bench.measure import LatencyHistogram, machine, median
 from memopt.bench.questions import SETS, Material, materials_of
+from memopt.bench.recall_memory import Place, drafts_of, places_of, recalled, write
+from memopt.bench.recall_peers import peers
 from memopt.embedding.static import StaticEmbedder
-from memopt.recall.entries import Draft, Entries
-from memopt.recall.index import ScopeIndex
-from memopt.recall.query import Query
 from memopt.recall.ranking import Ranker, plain_scores
 from memopt.recall.weights import read_several
-from memopt.text.analysis import Analyser
 
 FOLD_WEIGHTS: Final = Path(__file__).with_name("fold_weights.json")
 
@@ -49,13 +51,18 @@ _BARS: Final = {
     "longmemeval": {"sessions_at_5": 0.86, "user_turns_at_10": 0.80},
     "hotpotqa": {"evidence_within_256_tokens": 0.82},
 }
+_BARS_MS: Final = {"p50": 2.0, "p99": 5.0, "faulted": 20.0}
 _ITEMS: Final = 6_000
 _SHORT_CHARS: Final = 600
-"""Longer texts are no messages of the kind that latency and bytes are measured on."""
-_SEAL_MESSAGES: Final = 26
-_FAULTS: Final = 9
-_QUICK_MATERIALS: Final = 6
-_QUICK_QUESTIONS: Final = 40
+"""Longer texts are no messages of the kind that latency is measured on."""
+_LIMIT: Final = 10
+_WARM: Final = 50
+_FAULTS: Final = 15
+_STORED: Final = {"locomo": 5, "longmemeval": 21, "hotpotqa": 20}
+"""Memories that are written to a store, too."""
+_QUICK_MATERIALS: Final = 3
+_QUICK_QUESTIONS: Final = 20
+_BUDGET: Final = "256MiB"
 
 Array = np.ndarray[Any, Any]
 Order = Callable[[Asked], Array]
@@ -63,7 +70,7 @@ Order = Callable[[Asked], Array]
 
 def run(options: BenchOptions) -> dict[str, Any]:
     embedder = StaticEmbedder()
-    result: dict[str, Any] = {"space": embedder.space, "sets": {}}
+    result: dict[str, Any] = {"space": embedder.space, "sets": {}, "store": {}}
     known: dict[str, list[Material]] = {}
     for name, file in SETS.items():
         path = find(file)
@@ -71,13 +78,13 @@ def run(options: BenchOptions) -> dict[str, Any]:
             say(f"{name} is skipped: {file} is not in the data directory")
             continue
         known[name] = _materials(name, path, quick=options.quick)
-        result["sets"][name] = _judged(name, ask(known[name], embedder), options.seed)
-    drafts = list(itertools.islice(_short(known), _ITEMS))
-    if not drafts:
-        raise UsageError("there is no data to measure on: set MEMOPT_DATA", field="data")
-    questions = [q.text for one in known.get("locomo", []) for q in one.questions] or ["what?"]
-    result["latency"] = _latency(drafts, questions, embedder)
-    result["bytes"] = _bytes(drafts, embedder)
+        asked = _asked(name, known[name], embedder)
+        result["sets"][name] = _judged(name, asked, options.seed)
+        result["store"][name] = _stored(options, name, known[name], asked)
+    if "locomo" not in known:
+        raise UsageError("there is nothing to measure latency on: set MEMOPT_DATA", field="data")
+    result["latency"] = _latency(options, known)
+    result["peers"] = peers(options, known["locomo"])
     result["machine"] = machine(Path.cwd())
     return result
 
@@ -89,26 +96,42 @@ def _materials(name: str, path: Path, *, quick: bool) -> list[Material]:
     return [one._replace(questions=one.questions[:_QUICK_QUESTIONS]) for one in some]
 
 
+def _asked(name: str, materials: list[Material], embedder: StaticEmbedder) -> list[list[Asked]]:
+    """Of each memory its questions."""
+    asked = []
+    with progress_bar(f"{name}: indexing memories") as progress:
+        for done, one in enumerate(materials, 1):
+            asked.append(ask([one], embedder))
+            progress(done, len(materials))
+    return asked
+
+
 # -- evidence -------------------------------------------------------------------------------------
 
 
-def _judged(name: str, asked: Sequence[Asked], seed: int) -> dict[str, Any]:
-    orders = _methods()
+def _judged(name: str, memories: Sequence[Sequence[Asked]], seed: int) -> dict[str, Any]:
+    asked = list(itertools.chain.from_iterable(memories))
     values: dict[str, dict[str, list[float]]] = {}
     measures = measures_of(name)
-    for method, order_of in orders.items():
-        found = [(one, order_of(one)) for one in asked]
-        for measure, (judge, counts) in measures.items():
-            kept = [judge(one, order) for one, order in found if counts(one)]
-            values.setdefault(measure, {})[method] = kept
+    with progress_bar(f"{name}: ranking") as progress:
+        methods = _methods()
+        for done, (method, order_of) in enumerate(methods.items(), 1):
+            found = [(one, order_of(one)) for one in asked]
+            for measure, (judge, counts) in measures.items():
+                kept = [judge(one, order) for one, order in found if counts(one)]
+                values.setdefault(measure, {})[method] = kept
+            progress(done, len(methods))
     judged: dict[str, Any] = {}
     for measure, by_method in values.items():
-        ranked = by_method["ranked"]
+        plain, bm25 = by_method["plain"], by_method["bm25"]
         judged[measure] = {
             "bar": _BARS[name][measure],
             **{method: figure(kept, seed)._asdict() for method, kept in by_method.items()},
-            "ranked_above_plain": difference(ranked, by_method["plain"], seed)._asdict(),
-            "ranked_above_bm25": difference(ranked, by_method["bm25"], seed)._asdict(),
+            **{
+                f"{method}_above_{other}": difference(by_method[method], kept, seed)._asdict()
+                for method in ("ranked", "shipped")
+                for other, kept in (("plain", plain), ("bm25", bm25))
+            },
         }
     return judged
 
@@ -142,82 +165,76 @@ def _newest(one: Asked) -> Array:
     return np.argsort(order)
 
 
-# -- latency and bytes ----------------------------------------------------------------------------
+# -- through a store ------------------------------------------------------------------------------
 
 
-def _short(known: dict[str, list[Material]]) -> Iterator[Draft]:
-    """Short messages of all sets, each source a session of its own."""
-    for number, one in enumerate(itertools.chain.from_iterable(known.values())):
-        for draft in one.drafts:
-            if len(draft.text) <= _SHORT_CHARS:
-                yield Draft(
-                    source=(number + 1 << 20) + draft.source,
-                    seq=draft.seq,
-                    at_us=draft.at_us,
-                    text=draft.text,
-                    role=draft.role,
-                    speaker=draft.speaker,
-                )
+def _stored(
+    options: BenchOptions, name: str, materials: list[Material], memories: list[list[Asked]]
+) -> dict[str, Any]:
+    """How many questions get the same first hits from a store."""
+    same = count = 0
+    some = materials[: _STORED[name]]
+    with (
+        scratch(options) as home,
+        memopt.open(home / "s", budget=_BUDGET, durability=Durability.OS) as memory,
+        progress_bar(f"{name}: through a store") as progress,
+    ):
+        for number, (one, asked) in enumerate(zip(some, memories, strict=False), 1):
+            scope = f"memory-{number}"
+            write(memory, one.drafts, scope)
+            for each in asked:
+                count += 1
+                wanted = expected_places(one, each)[:_LIMIT]
+                same += recalled(memory, each.question, scope, limit=_LIMIT) == wanted
+            progress(number, len(some))
+    return {"memories": len(some), "questions": count, "same_first_ten": same}
 
 
-def _latency(drafts: list[Draft], questions: list[str], embedder: StaticEmbedder) -> dict[str, Any]:
-    analyser = Analyser()
-    begun = time.perf_counter()
-    entries = Entries.of(drafts, embedder=embedder, analyser=analyser)
-    made_seconds = time.perf_counter() - begun
-    raw = entries.encode()
-    faults = []
-    for _ in range(_FAULTS):
-        begun = time.perf_counter()
-        index = ScopeIndex.of([Entries.decode(raw)])
-        faults.append(time.perf_counter() - begun)
-    ranker = Ranker.shipped()
-    now = to_datetime(max(draft.at_us for draft in drafts))
-    histogram = LatencyHistogram()
-    for warm in (True, False):
-        for text in questions[:100] if warm else questions:
-            begun_ns = time.perf_counter_ns()
-            query = Query.of(
-                text,
-                analyser=analyser,
-                embedder=embedder,
-                speakers=index.speakers,
-                now=now,
-            )
-            ranker.rank(index, query)
-            if not warm:
-                histogram.add(time.perf_counter_ns() - begun_ns)
-    return {
-        "items": len(index),
-        "questions": histogram.count,
-        "recall_us": msgspec.to_builtins(histogram.quantiles()),
-        "bar_us": {"p50": 2_000, "p99": 5_000},
-        "fault_ms": round(median(faults) * 1e3, 2),
-        "entry_us": round(made_seconds / len(drafts) * 1e6, 1),
-        "resident_bytes_an_item": round(index.charged_bytes / len(index)),
+def expected_places(material: Material, one: Asked) -> list[Place]:
+    """Where `memory.recall` has to find what the shipped weights find in the index."""
+    entries = one.index.entries
+    place_of = {
+        (draft.source, draft.seq): place
+        for draft, place in zip(material.drafts, places_of(material.drafts), strict=True)
     }
+    numbers = Ranker.shipped().rank_scan(one.scan, one.returnable).numbers
+    return [place_of[int(entries.source[n]), int(entries.seq[n])] for n in numbers.tolist()]
 
 
-def _bytes(drafts: list[Draft], embedder: StaticEmbedder) -> dict[str, Any]:
-    entries = Entries.of(drafts, embedder=embedder, analyser=Analyser())
-    seals = [
-        entries.take(np.arange(at, min(at + _SEAL_MESSAGES, len(entries))))
-        for at in range(0, len(entries), _SEAL_MESSAGES)
-    ]
-    count = len(entries)
+# -- latency --------------------------------------------------------------------------------------
+
+
+def _latency(options: BenchOptions, known: dict[str, list[Material]]) -> dict[str, Any]:
+    materials = list(itertools.chain.from_iterable(known.values()))
+    drafts = (draft for draft in drafts_of(materials) if len(draft.text) <= _SHORT_CHARS)
+    questions = [question for one in known["locomo"] for question in one.questions]
+    random.Random(options.seed).shuffle(questions)
+    with (
+        scratch(options) as home,
+        memopt.open(home / "s", budget=_BUDGET, durability=Durability.OS) as memory,
+    ):
+        write(memory, itertools.islice(drafts, _ITEMS), "a")
+        memory.compact()
+        for question in questions[:_WARM]:
+            recalled(memory, question, "a")
+        resident = LatencyHistogram()
+        for question in questions:
+            begun_ns = time.perf_counter_ns()
+            recalled(memory, question, "a")
+            resident.add(time.perf_counter_ns() - begun_ns)
+        faulted = []
+        for question in questions[:_FAULTS]:
+            memory._parts.recall.engine.scopes.clear()
+            begun = time.perf_counter()
+            recalled(memory, question, "a")
+            faulted.append(time.perf_counter() - begun)
+        entries = memory.recall("anything", scope="a").entries
     return {
-        "text_bytes": round(sum(len(draft.text.encode()) for draft in drafts) / count),
-        "bar_bytes": 450,
-        "merged": {
-            f"vectors_{bits}_bits": round(len(entries.encode(vector_bits=bits)) / count)
-            for bits in (8, 4)
-        },
-        "as_sealed": {
-            f"vectors_{bits}_bits": round(
-                sum(len(seal.encode(vector_bits=bits)) for seal in seals) / count
-            )
-            for bits in (8, 4)
-        },
+        "entries": entries,
+        "questions": resident.count,
+        "resident_us": msgspec.to_builtins(resident.quantiles()),
+        "faulted_ms": round(median(faulted) * 1e3, 2),
+        "bars_ms": _BARS_MS,
     }
 
 
