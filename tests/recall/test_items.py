@@ -172,7 +172,7 @@ def test_what_was_over_before_it_was_stated_has_no_known_beginning(
     until = now(clock) - timedelta(days=400)
     item = memory.remember("worked at Acme", scope=SCOPE, valid_to=until)
     assert item.valid == memopt.Interval(stop=until)
-    assert item.why.endswith(f"though it held until {until:%Y-%m-%d}.")
+    assert item.why.endswith(f"so until {until:%Y-%m-%d}.")
 
 
 def test_a_key_states_once(memory: memopt.Memory) -> None:

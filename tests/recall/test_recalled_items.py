@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import memopt
+from memopt.base.clock import ManualClock
 from memopt.memory import Memory
 from memopt.recall.entries import Entries
 from memopt.wiring import open_memory
@@ -133,3 +134,26 @@ def test_what_one_scope_states_another_does_not_find(memory: Memory) -> None:
     assert found(memory, "zebra", scope="acme/bob") == ["the zebra is bob's"]
     above = found(memory, "zebra", scope="acme", reach="subtree", limit=2)
     assert set(above) == {"the zebra is ann's", "the zebra is bob's"}
+
+
+def test_every_hit_says_why_it_is_remembered(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with open_memory(tmp_path, clock=clock, **SETTINGS) as memory:
+        session = memory.session("s1", scope=SCOPE)
+        session.append(
+            {"role": "user", "content": "a zebra ran"}, at=datetime(2022, 5, 7, tzinfo=UTC)
+        )
+        session.append({"content": "the zebra slept"})
+        memory.ingest("# Zebra\n\nIt has stripes.", scope=SCOPE, source="zoo.md")
+        memory.remember("a zebra was born", scope=SCOPE, kind="event", source="Bob", pin=True)
+        memory.remember(
+            "the zebra is ill", scope=SCOPE, valid_to=datetime(2023, 11, 20, tzinfo=UTC)
+        )
+        hits = memory.recall("zebra", scope=SCOPE)
+    assert {hit.because.removeprefix("I remember this because ") for hit in hits} == {
+        "the user said it on 2022-05-07, in session s1.",
+        "somebody said it on 2023-11-14, in session s1.",
+        "it stands in zoo.md, ingested on 2023-11-14.",
+        "it was stated as an event on 2023-11-14, taken from Bob, pinned.",
+        "it was stated as a fact on 2023-11-14, so until 2023-11-20.",
+    }

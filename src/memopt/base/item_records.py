@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from memopt.base.recall_records import Interval, Kind
+from memopt.base.recall_records import Interval, Kind, with_article
 
 STATED: Final = tuple(kind for kind in Kind if kind not in (Kind.EPISODE, Kind.DOCUMENT))
 """The kinds that can be remembered; the others come by themselves."""
@@ -182,7 +182,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def why(self) -> str:
         """Why it is remembered, as a sentence."""
-        parts = [f"it was stated as {_article(self.kind)} on {self.stated_at:%Y-%m-%d}"]
+        parts = [f"it was stated as {with_article(self.kind)} on {self.stated_at:%Y-%m-%d}"]
         if self.version > 1:
             parts.append(f"revised {_times(self.version - 1)}")
         if self.source is not None:
@@ -195,12 +195,8 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
         if self.valid is None:
             parts.append("though a later memory says otherwise")
         elif until is not None:
-            parts.append(f"though it held until {until:%Y-%m-%d}")
+            parts.append(f"so until {until:%Y-%m-%d}")
         return f"I remember this because {', '.join(parts)}."
-
-
-def _article(kind: Kind) -> str:
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _times(count: int) -> str:

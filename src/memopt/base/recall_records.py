@@ -129,6 +129,30 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     features: dict[str, float] = {}
     """What each feature added to the score, by its name."""
 
+    @property
+    def because(self) -> str:
+        """Why it is remembered, as a sentence; `why` says why it was found."""
+        on = f"on {self.at:%Y-%m-%d}"
+        if self.kind is Kind.EPISODE:
+            who = {None: "somebody", "user": "the user", "tool": "a tool"}.get(self.role)
+            where = ", ".join(f"in session {span.session}" for span in self.spans[:1])
+            return f"I remember this because {who or f'the {self.role}'} said it {on}, {where}."
+        if self.kind is Kind.DOCUMENT:
+            return f"I remember this because it stands in {self.source}, ingested {on}."
+        parts = [f"it was stated as {with_article(self.kind)} {on}"]
+        if self.source is not None:
+            parts.append(f"taken from {self.source}")
+        if self.pinned:
+            parts.append("pinned")
+        if self.valid is not None and self.valid.stop is not None:
+            parts.append(f"so until {self.valid.stop:%Y-%m-%d}")
+        return f"I remember this because {', '.join(parts)}."
+
+
+def with_article(kind: Kind) -> str:
+    """Such as "an event"."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
 
 class Recall(msgspec.Struct, frozen=True, kw_only=True):
     """The hits of one query, best first: iterate over it."""

@@ -1,16 +1,18 @@
 """Which older memories a new one seems to contradict: the same words, and another number, another
 date, or a denial.
 
-It only ever proposes. What is said to be one more ("a second dog", "also") takes nothing away, and
-what happened is not undone by something else that happened. Looks at the COMPARED_MAX newest
-memories of a scope, whose words are kept in RAM for a while. Not here: what is about the same
-subject and attribute, which needs no guess (standing.py).
+It only ever proposes. What is said to be one more ("a second dog", "also") takes nothing away, what
+happened ("paid 20 euros") is not undone by something else that happened, and what is about another
+name, or another number of a thing ("room 14 is booked"), is about something else.
+
+Looks at the COMPARED_MAX newest memories of a scope, whose words are kept in RAM for a while. Not
+here: what is about the same subject and attribute, which needs no guess (standing.py).
 """
 
 import collections
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from memopt.base.budget import Budget
@@ -20,6 +22,9 @@ from memopt.base.protocols import Compressor, Reader, Tables
 from memopt.base.recall_records import Kind
 from memopt.base.records import to_datetime
 from memopt.codecs.item_text import open_text
+from memopt.text.analysis import words_of
+from memopt.text.times import find_times
+from memopt.text.words import NEGATIONS
 
 COMPARED_MAX: Final = 256
 """Memories that a new one is compared with."""
@@ -33,6 +38,9 @@ KEPT_BYTES: Final = 1024
 """What is kept of one text: a dozen words as numbers, in tuples and a table."""
 
 _OWNER: Final = "wordings"
+_ORDINAL: Final = re.compile(r"\d+(?:st|nd|rd|th)")
+_ANY_MORE: Final = re.compile(r"\b(?:any more|no more)\b", re.IGNORECASE)
+_CAPITALS: Final = re.compile(r"\b[^\W\d_a-z]\w+")
 _HAPPENED: Final = frozenset(
     {Kind.EVENT, Kind.OBSERVATION, Kind.ERROR, Kind.REFLECTION, Kind.DECISION, Kind.DOCUMENT}
 )
@@ -48,14 +56,44 @@ _MORE: Final = frozenset(
 """Words that say that there is one more of something."""
 _NUMBERS: Final = {
     word: number
-    for number, word in enumerate(
-        re.findall(
-            r"\w+",
-            """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
-            fifteen sixteen seventeen eighteen nineteen twenty""",
-        )
+    for words in (
+        """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
+        fifteen sixteen seventeen eighteen nineteen twenty""",
+        # What is an article, too, is left out.
+        "null - zwei drei vier fünf sechs sieben acht neun zehn elf zwölf",
+        "zéro - deux trois quatre cinq - sept huit - dix onze douze",
+        "cero - dos tres cuatro cinco seis siete ocho nueve diez once doce",
+        "- - due tre quattro cinque sei sette otto nove dieci undici dodici",
     )
+    for number, word in enumerate(words.split())
+    if word != "-"
 }
+_DENIALS: Final = frozenset({"keinen", "keinem", "keiner", "keines", "niente", "ninguno"})
+"""Beside those of text/words.py."""
+_EMPTY: Final = frozenset({"anymore", "longer", "mehr", "plus", "más"})
+"""Behind a denial they add nothing: "no longer", "not … anymore"."""
+_OWNERS: Final = frozenset(re.findall(r"\w+", "a an the my our your his her its their"))
+_FORMS: Final = frozenset(
+    re.findall(
+        r"[\w']+",
+        """be am is are was were been being isn't aren't wasn't weren't has have had hasn't haven't
+        hadn't having will would can could should must may might shall to get gets got""",
+    )
+)
+"""A form of a verb behind one of these says how something is, not that it happened."""
+_PAST: Final = frozenset(
+    re.findall(
+        r"\w+",
+        """ate bought brought broke came caught drank drove fell flew found gave grew lost made met
+        paid ran said saw sent slept sold spent taught told took went won wrote""",
+    )
+)
+_NO_PAST: Final = frozenset(
+    re.findall(
+        r"\w+",
+        """bleed breed exceed hundred indeed naked need proceed sacred speed succeed wicked""",
+    )
+)
 
 
 class Wording(NamedTuple):
@@ -64,44 +102,75 @@ class Wording(NamedTuple):
     words: frozenset[int]
     numbers: frozenset[str]
     times: frozenset[tuple[int, int]]
+    names: frozenset[int]
+    """Those of the words that are written with a capital: whom or what it is about."""
     is_denial: bool
     is_more: bool
+    happened: bool
+    """It tells what happened once: another time it may have been otherwise."""
 
 
 def wording(text: str, at_us: int, analyser: Any) -> Wording:
     """Of a text that was stated at a time."""
-    from memopt.text.analysis import words_of
-    from memopt.text.times import find_times
-    from memopt.text.words import NEGATIONS
-
     times = find_times(text, to_datetime(at_us))
     rest = text
     for time in times:
         rest = rest.replace(time.text, " ", 1)
+    tokens = words_of(_ANY_MORE.sub(_as_denial, rest))
     words: list[str] = []
     numbers: set[str] = set()
     denials, is_more = 0, False
-    for word in words_of(rest):
-        if word in NEGATIONS:
+    for place, word in enumerate(tokens):
+        if word in NEGATIONS or word in _DENIALS:
             denials += 1
-        elif word in _NUMBERS:
-            numbers.add(str(_NUMBERS[word]))
-        elif word[:1].isdecimal():
-            is_more = is_more or word.endswith(("st", "nd", "rd", "th"))
-            numbers.add(word.replace(",", ""))
+        elif word in _EMPTY and denials:
+            continue
+        elif (word in _NUMBERS or any(map(str.isdecimal, word))) and not _names(tokens, place):
+            is_more = is_more or bool(_ORDINAL.fullmatch(word))
+            numbers.add(str(_NUMBERS.get(word, word.replace(",", ""))))
         else:
             is_more = is_more or word in _MORE
             words.append(word)
+    capitals = " ".join(_CAPITALS.findall(rest))
+    terms = frozenset(analyser.analyse(" ".join(words)).terms)
     return Wording(
-        frozenset(analyser.analyse(" ".join(words)).terms), frozenset(numbers),
-        frozenset((time.start_us, time.stop_us) for time in times), denials % 2 == 1, is_more,
+        terms, frozenset(numbers), frozenset((time.start_us, time.stop_us) for time in times),
+        terms & frozenset(analyser.analyse(capitals).terms), denials % 2 == 1, is_more,
+        any(_is_past(tokens, place) for place in range(len(tokens))),
     )  # fmt: skip
+
+
+def _as_denial(match: re.Match[str]) -> str:
+    return "not" if match[0].casefold().startswith("no") else "anymore"
+
+
+def _names(tokens: Sequence[str], place: int) -> bool:
+    """Whether a number says which one is meant, as in "room 12 is booked": what a text begins with
+    is what it is about."""
+    before = tokens[:place]
+    if not before or len(tokens) == place + 1:
+        return False
+    if len(before) == 2 and before[0] in _OWNERS:
+        before = before[1:]
+    return len(before) == 1 and before[0] not in _OWNERS and not before[0].endswith(("'s", "s'"))
+
+
+def _is_past(tokens: Sequence[str], place: int) -> bool:
+    word, before = tokens[place], tokens[place - 1] if place else ""
+    if word in _PAST:
+        return before not in _FORMS
+    if not word.endswith("ed") or len(word) <= 4 or word in _NO_PAST:
+        return False
+    return bool(before) and before not in _FORMS and before not in _OWNERS
 
 
 def contradiction(new: Wording, old: Wording) -> Reason | None:
     """Why the two cannot both be so, if that is how it seems."""
     both = len(new.words & old.words)
     if both < WORDS_MIN or both < SHARED_MIN * len(new.words | old.words) or new.is_more:
+        return None
+    if not (new.names <= old.words and old.names <= new.words):
+        # About somebody else.
         return None
     differ = [
         (Reason.NEGATION, new.is_denial != old.is_denial),
@@ -113,11 +182,13 @@ def contradiction(new: Wording, old: Wording) -> Reason | None:
         # Nothing differs, or so much that they are about two occasions.
         return None
     (reason,) = reasons
-    if reason is Reason.NUMBER and not (new.numbers and old.numbers):
+    if reason is Reason.NEGATION:
+        return reason
+    if new.happened and old.happened:
         return None
-    if reason is Reason.DATE and not (new.times and old.times):
-        return None
-    return reason
+    if reason is Reason.NUMBER:
+        return reason if new.numbers and old.numbers else None
+    return reason if new.times and old.times else None
 
 
 class Suspect(NamedTuple):
