@@ -129,6 +129,17 @@ def test_forget_a_memory_and_prove_it(store: Path) -> None:
     assert "1 memories" in by_tag.out
 
 
+def test_forget_a_source_and_prove_it_by_what_it_said(store: Path) -> None:
+    line = "trains up to four hours, and else a flight"
+    with memopt.open(store) as memory:
+        memory.ingest(f"# Rules\n\n{line}", scope="acme/ann", source="book")
+    done = run("forget", store, "--scope", "acme/ann", "--source", "book", "--yes", "--json")
+    assert done.code == 0, done.err
+    (finding,) = done.json["proof"]["findings"]
+    assert (finding["text"], finding["after"], finding["elsewhere"]) == (line, 0, False)
+    assert finding["before"] > 0
+
+
 def test_forget_a_time_and_prove_it(store: Path) -> None:
     with memopt.open(store) as memory:
         memory.session("s", scope="acme/ann").append({"role": "user", "content": CANARY})

@@ -4,6 +4,7 @@ The proof has two halves. The same question is asked of the store again, which d
 that is left. And every byte of every file in the directory is searched for the text and the names.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
-from memopt import Memory
+from memopt import Item, Kind, Memory
 from memopt.base.errors import NotFoundError, UsageError
+from memopt.base.item_records import STATED
 from memopt.base.records import ForgetPlan, ForgetReceipt, Reach, Selector
 from memopt.base.units import format_bytes
 from memopt.cli.directory import AsJson, Directory, attached, every_session
-from memopt.cli.memories import moment
+from memopt.cli.memories import every_item, moment
 from memopt.cli.terminal import EXIT_FAILED, print_json, progress, say, shown, table
 
 _READ_AT_ONCE: Final = 4 << 20
@@ -25,6 +27,7 @@ _TARGETS_SHOWN: Final = 20
 _NEEDLES_MAX: Final = 64
 _NEEDLE_BYTES_MIN: Final = 4
 """Anything shorter turns up in compressed bytes by chance."""
+_LINE_CHARS_MAX: Final = 200
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +127,7 @@ def forget(
 def _carry_out(
     memory: Memory, directory: Path, plan: ForgetPlan
 ) -> tuple[ForgetReceipt | None, Proof]:
-    needles = [*_needles(plan), *_texts(memory, plan.selector)]
+    needles = list(dict.fromkeys([*_needles(plan), *_texts(memory, plan)]))
     before, _, _ = _search(directory, needles)
     receipt = memory.forget(plan) if plan.targets else None
     # Also where the plan is empty: an earlier call may have hidden what is not yet erased.
@@ -172,11 +175,31 @@ def _needles(plan: ForgetPlan) -> list[str]:
     return list(dict.fromkeys(long_enough))[:_NEEDLES_MAX]
 
 
-def _texts(memory: Memory, selector: Selector) -> list[str]:
-    """What the memories say that are named: their first lines."""
-    lines = (memory.item(item_id).text.partition("\n")[0] for item_id in selector.items)
-    long_enough = (line for line in lines if len(line.encode()) >= _NEEDLE_BYTES_MIN)
-    return list(dict.fromkeys(long_enough))[:_NEEDLES_MAX]
+def _texts(memory: Memory, plan: ForgetPlan) -> list[str]:
+    """What memories and pieces of documents say that go: the longest line of each."""
+    items = itertools.islice(_items(memory, plan), _NEEDLES_MAX)
+    lines = (max(item.text.split("\n"), key=len) for item in items)
+    whole = (line.strip()[:_LINE_CHARS_MAX] for line in lines)
+    long_enough = (line for line in whole if len(line.encode()) >= _NEEDLE_BYTES_MIN)
+    return list(dict.fromkeys(long_enough))
+
+
+def _items(memory: Memory, plan: ForgetPlan) -> Iterator[Item]:
+    selector = plan.selector
+    if selector.items:
+        yield from map(memory.item, selector.items)
+        return
+    if selector.session is not None or selector.containing is not None or not plan.items:
+        return
+    for kinds in (STATED, (Kind.DOCUMENT,)):
+        for item in every_item(memory, selector.scope, selector.reach, kinds):
+            if (
+                selector.source in (None, item.source)
+                and set(selector.tags) <= set(item.tags)
+                and (selector.since is None or item.stated_at >= selector.since)
+                and (selector.until is None or item.stated_at < selector.until)
+            ):
+                yield item
 
 
 def _search(
@@ -296,7 +319,10 @@ def _say_proof(receipt: ForgetReceipt | None, proof: Proof) -> None:
         )
         for found in proof.findings
     )
-    say(table("", ("text or name", "#before", "#after", "why"), rows))
+    if proof.findings:
+        say(table("", ("text or name", "#before", "#after", "why"), rows))
+    else:
+        say("Nothing of it is long enough to be looked for.")
     say(
         f"Asked again, the store finds {proof.entries_left} messages and {proof.values_left}"
         f" values in {proof.sessions_left} sessions, {proof.items_left} memories and"

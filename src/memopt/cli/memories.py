@@ -124,11 +124,13 @@ def items(
         _show(found)
 
 
-def every_item(memory: Memory, scope: str | None, reach: Reach) -> Iterable[Item]:
+def every_item(
+    memory: Memory, scope: str | None, reach: Reach, kinds: Iterable[Kind] | None = None
+) -> Iterable[Item]:
     """What is stated in a scope, or in all of them, page by page."""
     after = None
     while True:
-        page = memory.items(scope, reach=reach, after=after, limit=_LISTED_AT_ONCE)
+        page = memory.items(scope, reach=reach, kinds=kinds, after=after, limit=_LISTED_AT_ONCE)
         yield from page
         if len(page) < _LISTED_AT_ONCE:
             return
