@@ -80,6 +80,11 @@ def test_what_was_fitted_is_packed_and_opened(fitted: Matcher, tmp_path: Path) -
     assert pack_matcher(opened) == path.read_bytes()
 
 
+def test_the_shipped_one_was_fitted_with_the_shipped_table() -> None:
+    """Where another table is shipped, tools/fit_answers.py has to be run, too."""
+    assert open_matcher().lexicon == StaticEmbedder().space
+
+
 def test_the_shipped_one_knows_what_differs() -> None:
     matcher = open_matcher()
     same = alike(matcher, "How do I learn to cook?", "What is the best way to learn cooking?")

@@ -18,12 +18,12 @@ import numpy as np
 from memopt.answers.entry import DIMENSIONS_MAX, space_of
 from memopt.answers.features import Pair, Question, Reader
 from memopt.answers.matching import open_matcher
+from memopt.answers.nearest import planes_for
 from memopt.answers.request import QUESTION_CHARACTERS_MAX
 from memopt.base.budget import Budget
 from memopt.base.errors import UsageError
 from memopt.base.recall_protocols import Embedder, PieceEmbedder
 from memopt.base.records import to_datetime
-from memopt.embedding.lsh import Hyperplanes
 
 OWNER: Final = "answer models"
 QUESTIONS_MAX: Final = 64
@@ -49,7 +49,7 @@ class Comparer:
         self._embedder = embedder
         self._budget = budget
         self.space = space_of(embedder.space)
-        self.planes = Hyperplanes(embedder.dimensions)
+        self.planes = planes_for(embedder.dimensions)
         lexicon = _as_lexicon(embedder)
         self.is_lexicon = lexicon is not None
         """Whether the vectors that are searched are those that the models know."""

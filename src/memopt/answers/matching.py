@@ -93,6 +93,8 @@ class Scores(NamedTuple):
 
 
 class Matcher(NamedTuple):
+    lexicon: str
+    """The space of the table of word pieces that it was fitted with."""
     pair: PairModel
     neighbours: NeighbourModel
     pair_scores: Scores
@@ -181,6 +183,7 @@ def hope_of(model: NeighbourModel, chosen: Chosen) -> float:
 
 
 class _File(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    lexicon: str
     names: list[str]
     neighbour_names: list[str]
     means: bytes
@@ -205,7 +208,7 @@ def pack_matcher(matcher: Matcher) -> bytes:
     pair = matcher.pair
     body = msgspec.msgpack.encode(
         _File(
-            list(NAMES), list(NEIGHBOUR_NAMES), _bytes(pair.means, "<f4"),
+            matcher.lexicon, list(NAMES), list(NEIGHBOUR_NAMES), _bytes(pair.means, "<f4"),
             _bytes(pair.scales, "<f4"), _bytes(pair.weights, "<f4"), pair.bias,
             _bytes(pair.buckets, "i1"), pair.bucket_scale, pair.asked.shape[1],
             _bytes(pair.asked, "u1"), _bytes(pair.cuts, "<f4"), _bytes(pair.leaves, "<f4"),
@@ -272,7 +275,7 @@ def _matcher(file: _File) -> Matcher:
         _floats(file.neighbour_weights, len(NEIGHBOUR_NAMES)), file.neighbour_bias,
         file.neighbour_pair_most,
     )  # fmt: skip
-    return Matcher(pair, neighbours, tables[0], tables[1])
+    return Matcher(file.lexicon, pair, neighbours, tables[0], tables[1])
 
 
 def _floats(packed: bytes, count: int) -> Any:

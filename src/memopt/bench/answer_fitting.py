@@ -29,11 +29,10 @@ from memopt.answers.matching import (
     neighbour_features,
     neighbour_logit,
 )
-from memopt.answers.nearest import NEIGHBOURS, ScopeQuestions, room_for
+from memopt.answers.nearest import NEIGHBOURS, ScopeQuestions, planes_for, room_for
 from memopt.answers.verification import UNKNOWN_TIME, agree
 from memopt.base.recall_protocols import PieceEmbedder
 from memopt.bench.answer_data import Asking, LabelledPair
-from memopt.embedding.lsh import Hyperplanes
 
 _PENALTY: Final = 10.0
 """On squared weights, per pair as it were."""
@@ -65,6 +64,8 @@ class PairTable(NamedTuple):
     """Of the sparse part: which pair, which bucket, what value."""
     buckets: Any
     values: Any
+    lexicon: str
+    """The space of the vectors."""
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -75,7 +76,7 @@ class PairTable(NamedTuple):
         inside = chosen[self.rows]
         return PairTable(
             self.dense[chosen], numbers[self.rows[inside]], self.buckets[inside],
-            self.values[inside],
+            self.values[inside], self.lexicon,
         )  # fmt: skip
 
     def sparse(self) -> Any:
@@ -108,7 +109,9 @@ def tabulate(
         values += [value for _, value in read.sparse]
         if not number % 512:
             progress(number, len(pairs))
-    return PairTable(dense, np.array(rows), np.array(buckets), np.array(values, np.float32))
+    return PairTable(
+        dense, np.array(rows), np.array(buckets), np.array(values, np.float32), embedder.space
+    )
 
 
 def _read(reader: Reader, pair: LabelledPair, vectors: Any, at: datetime = UNKNOWN_TIME) -> Pair:
@@ -296,7 +299,7 @@ def stream(
     ]
     intents = {name: n for n, name in enumerate(dict.fromkeys(a.intent for a in askings), 1)}
     responses = [intents[asking.intent] for asking in askings]
-    questions = ScopeQuestions(Hyperplanes(embedder.dimensions), room_for(len(askings)))
+    questions = ScopeQuestions(planes_for(embedder.dimensions), room_for(len(askings)))
     found = []
     for number, vector in enumerate(vectors):
         if not np.any(vector):
@@ -390,7 +393,7 @@ def fit_scored_pairs(
     checked = table.agrees
     scores = score_table(logits[checked], labels[checked])
     unsure = NeighbourModel(np.zeros(len(NEIGHBOUR_NAMES), np.float32), 0.0, 0.0)
-    return Matcher(model, unsure, scores, scores)
+    return Matcher(table.lexicon, model, unsure, scores, scores)
 
 
 def fit_neighbourhood(

@@ -27,14 +27,13 @@ import numpy as np
 
 from memopt.answers.entry import NEVER_US, entry_of
 from memopt.answers.matching import Matcher, open_matcher
-from memopt.answers.nearest import ScopeQuestions, room_for
+from memopt.answers.nearest import ScopeQuestions, planes_for, room_for
 from memopt.base.answer_records import Answer
 from memopt.bench.answer_data import Asking, LabelledPair, components, load_intents, load_pairs
 from memopt.bench.answer_fitting import fit_neighbourhood, fit_scored_pairs, folds_of, tabulate
 from memopt.bench.answer_peers import peers
 from memopt.bench.command import BenchOptions, main, progress_bar, scratch
 from memopt.bench.measure import LatencyHistogram, machine
-from memopt.embedding.lsh import Hyperplanes
 from memopt.embedding.static import StaticEmbedder
 from memopt.memory import Memory
 from memopt.wiring import open_memory
@@ -277,7 +276,7 @@ def _lookup(
 def _best_found(texts: Sequence[str], probes: Sequence[str], embedder: StaticEmbedder) -> float:
     """How often the nearest of all questions is found, or one as near."""
     exact = embedder.embed(texts)
-    questions = ScopeQuestions(Hyperplanes(embedder.dimensions), room_for(len(texts)))
+    questions = ScopeQuestions(planes_for(embedder.dimensions), room_for(len(texts)))
     numbers = [number for number in range(len(texts)) if np.any(exact[number])]
     for at in range(0, len(numbers), 1024):
         some = numbers[at : at + 1024]
