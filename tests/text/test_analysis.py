@@ -122,3 +122,8 @@ def test_the_words_that_are_remembered_are_bounded() -> None:
         used.analyse(f"word{number} wort{number}")
         assert sum(map(len, used._cached.values())) <= 10
     assert used.analyse("word1 wort1") == Analyser().analyse("word1 wort1")
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_a_plain_text_is_cut_as_any_other(text: str) -> None:
+    assert analysis._TOKEN_ASCII.findall(text) == analysis._TOKEN.findall(text)

@@ -161,7 +161,7 @@ class Entries:
         alone. Raises UsageError when the embedder's vectors are not of its dimensions."""
         analysed = [analyser.analyse(draft.text) for draft in drafts]
         embedded = _embedded([draft.text for draft in drafts], embedder)
-        terms = itertools.chain.from_iterable(a.terms for a in analysed)
+        terms = list(itertools.chain.from_iterable(a.terms for a in analysed))
         columns: dict[str, list[int]] = {
             "source": [d.source for d in drafts],
             "seq": [d.seq for d in drafts],
@@ -175,7 +175,7 @@ class Entries:
         return cls(
             space=embedder.space if embedder else "",
             terms_start=_starts([len(a.terms) for a in analysed]),
-            terms=np.fromiter(terms, np.uint32),
+            terms=np.array(terms, np.uint32),
             pieces_start=_starts(embedded.counts),
             pieces=embedded.pieces,
             vectors=embedded.codes,
@@ -376,27 +376,33 @@ class _Reader:
 
 
 def _encoded(values: Array) -> bytes:
-    """A column in whatever coding makes it narrowest."""
-    wide = values.astype(np.int64)
-    if not len(wide):
+    """A column in whatever coding makes it narrowest. One of a seal has few numbers, so calls of
+    numpy are what it costs."""
+    count = len(values)
+    if not count:
         return _COLUMN.pack(1, _PLAIN, 0, 0)
-    plain = _width(wide)
-    with np.errstate(over="ignore"):
-        steps = np.diff(wide, prepend=np.int64(0))
-    coding, numbers, width = _PLAIN, wide, plain
-    if len(wide) > 1 and 0 < _width(steps) < plain:
-        coding, numbers, width = _STEPS, steps, _width(steps)
+    coding, base, width = _PLAIN, *_base_and_width(values)
     if not width:
-        return _COLUMN.pack(0, _PLAIN, len(wide), int(wide[0]))
-    base = int(numbers.min()) if width < 8 else 0
+        return _COLUMN.pack(0, _PLAIN, count, base)
+    numbers = values.astype(np.int64)
+    if width > 1 and count > 1:
+        # Wraps, as the reader's sum does.
+        steps = numbers.copy()
+        steps[1:] -= numbers[:-1]
+        step_base, step_width = _base_and_width(steps)
+        if 0 < step_width < width:
+            coding, base, width, numbers = _STEPS, step_base, step_width, steps
+    if width == 8:
+        base = 0
     stored = (numbers - base).astype(f"<u{width}")
-    return _COLUMN.pack(width, coding, len(wide), base) + stored.tobytes()
+    return _COLUMN.pack(width, coding, count, base) + stored.tobytes()
 
 
-def _width(values: Array) -> int:
-    """Bytes that hold each number less the smallest; 0 where all are the same."""
-    span = int(values.max()) - int(values.min())
-    return next(w for w in (0, 1, 2, 4, 8) if span < 1 << 8 * w)
+def _base_and_width(values: Array) -> tuple[int, int]:
+    """The smallest, and the bytes that hold each number less that; 0 where all are the same."""
+    base = int(values.min())
+    span = int(values.max()) - base
+    return base, next(w for w in (0, 1, 2, 4, 8) if span < 1 << 8 * w)
 
 
 def _starts(counts: Any) -> Array:

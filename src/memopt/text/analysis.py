@@ -8,6 +8,9 @@ to the CHARS_MAX of it that are read. Not here: weights of terms (recall), times
 """
 
 import enum
+import functools
+import itertools
+import operator
 import re
 import unicodedata
 import zlib
@@ -53,6 +56,8 @@ _MARKS: Final = (
 _TOKEN: Final = re.compile(
     rf"[\w{_MARKS}]+(?:[.'\u2019:/\\@+-][\w{_MARKS}]+|,(?=\d{{3}}(?!\d))\d+)*"
 )
+_TOKEN_ASCII: Final = re.compile(r"\w+(?:[.':/\\@+-]\w+|,(?=\d{3}(?!\d))\d+)*", re.ASCII)
+"""The same where there is nothing else, in four fifths of the time."""
 _WORD: Final = re.compile(rf"(?:[^\W\d_]|[{_MARKS}])+")
 _PART: Final = re.compile(rf"(?:[^\W_]|[{_MARKS}])+")
 _HUMP: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\dA-Za-z_]+")
@@ -115,6 +120,9 @@ _STOPPED_IN: Final[dict[str, tuple[str, ...]]] = {}
 for _language, _words in STOP_WORDS.items():
     for _word in _words:
         _STOPPED_IN[_word] = (*_STOPPED_IN.get(_word, ()), _language)
+_STOPPED_ELSEWHERE: Final = frozenset(_STOPPED_IN) - frozenset(STOP_WORDS[DEFAULT_LANGUAGE])
+_BITS: Final = operator.itemgetter(0)
+_TERMS: Final = operator.itemgetter(1)
 
 
 class Analyser:
@@ -142,22 +150,19 @@ class Analyser:
             flags = _CUT
         if _is_binary(text):
             return Analysis([], flags | _BINARY, self._settled or DEFAULT_LANGUAGE)
-        tokens = _TOKEN.findall(text)
+        tokens = _tokens(text)
         language = self._settled or _by_script(text)
         words = self._looked_up(tokens, language)
         if self._settled is None and _may_be_foreign(words, language):
             language = _by_words(tokens)
             if language != DEFAULT_LANGUAGE:
                 words = self._looked_up(tokens, language)
-        bits = 0
-        terms: list[int] = []
-        for word in words:
-            bits |= word[0]
-            terms += word[1]
+        bits = functools.reduce(operator.or_, map(_BITS, words), 0)
+        terms = list(itertools.chain.from_iterable(map(_TERMS, words)))
         if len(terms) > TERMS_MAX:
             del terms[TERMS_MAX:]
             flags |= _CUT
-        if bits & _CAPITAL and any(word[0] & _CAPITAL for word in words[1:]):
+        if bits & _CAPITAL and any(word[0] & _CAPITAL for word in itertools.islice(words, 1, None)):
             flags |= _NAME
         if "?" in text or "\uff1f" in text or "\u061f" in text:
             flags |= _QUESTION
@@ -169,7 +174,7 @@ class Analyser:
         text = text[:CHARS_MAX]
         if _is_binary(text):
             return []
-        tokens = _TOKEN.findall(text)
+        tokens = _tokens(text)
         language = self._settled or _by_script(text)
         if self._settled is None and _may_be_foreign(self._looked_up(tokens, language), language):
             language = _by_words(tokens)
@@ -318,6 +323,10 @@ def _bits(folded: str) -> int:
     return bits
 
 
+def _tokens(text: str) -> list[str]:
+    return (_TOKEN_ASCII if text.isascii() else _TOKEN).findall(text)
+
+
 def _is_binary(text: str) -> bool:
     if _CONTROL.search(text) is None:
         return False
@@ -336,13 +345,16 @@ def _may_be_foreign(words: list[_Word], language: str) -> bool:
     """Whether the text, taken for the default language, has hardly a stop-word of it."""
     if language != DEFAULT_LANGUAGE or len(words) < _FOREIGN_TOKENS_MIN:
         return False
-    return sum(not word[1] for word in words) <= _FOREIGN_SHARE * len(words)
+    return list(map(_TERMS, words)).count(()) <= _FOREIGN_SHARE * len(words)
 
 
 def _by_words(tokens: list[str]) -> str:
+    lowered = list(map(str.lower, tokens[:_FOREIGN_TOKENS_MAX]))
+    if _STOPPED_ELSEWHERE.isdisjoint(lowered):
+        return DEFAULT_LANGUAGE
     seen = dict.fromkeys(STOP_WORDS, 0)
-    for token in tokens[:_FOREIGN_TOKENS_MAX]:
-        for language in _STOPPED_IN.get(token.lower(), ()):
+    for token in lowered:
+        for language in _STOPPED_IN.get(token, ()):
             seen[language] += 1
     best = max(sorted(seen), key=seen.__getitem__)
     return best if seen[best] >= max(2, seen[DEFAULT_LANGUAGE] + 1) else DEFAULT_LANGUAGE
