@@ -261,6 +261,16 @@ def test_a_word_by_which_is_asked_weighs_little() -> None:
     assert weights[term_of("dog")] == 1
 
 
+def test_a_word_that_names_a_time_weighs_little_where_times_are_read() -> None:
+    def weight(word: str, now: datetime | None) -> float:
+        query = Query.of("the last month of school", analyser=ANALYSER, embedder=None, now=now)
+        (stem,) = (s for s in query.stems if s == word)
+        return float(query.weights[query.stems.index(stem)])
+
+    assert weight("month", NOON) == pytest.approx(FRAME_WEIGHT)
+    assert weight("month", None) == weight("school", NOON) == 1
+
+
 def test_what_has_not_begun_is_no_time_of_a_memory() -> None:
     def times(text: str) -> int:
         return len(Query.of(text, analyser=ANALYSER, embedder=None, now=NOON).times)

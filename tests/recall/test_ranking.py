@@ -17,7 +17,7 @@ from memopt.recall.features import examine
 from memopt.recall.index import ScopeIndex
 from memopt.recall.query import Query
 from memopt.recall.ranking import CANDIDATES, Priors, Ranker, best_of, work_bytes
-from memopt.recall.reasons import NUMBER_OF, why
+from memopt.recall.reasons import FAMILY_OF, by_family, why
 from memopt.recall.scan import Scan
 from memopt.recall.weights import SHIPPED, read_several, read_weights, sealed
 from memopt.text.analysis import Analyser
@@ -158,13 +158,28 @@ def test_a_ranking_occupies_no_more_than_it_is_charged(
 
 
 def test_every_feature_has_a_family_and_why_names_the_largest() -> None:
-    weights = read_weights(SHIPPED)
-    assert set(NUMBER_OF) == {*weights.examine.names, *Priors._fields}
-    names = ("words", "met", "has_all", "length", "said")
-    line = why(["dog"], names, np.array([0.5, 0.9, 0.2, -3.0, 0.001]))
-    assert line == "has dog; its meaning +0.90, its words +0.70"
-    everything = why([], weights.examine.names, np.full(len(weights.examine.names), -1.0))
-    assert everything.count("-") == 1
+    names = read_weights(SHIPPED).examine.names
+    assert set(FAMILY_OF) == {*names, *Priors._fields}
+    some = ("words", "met", "has_all", "length", "said")
+    families = by_family(some, np.array([[0.5, 0.9, 0.2, -3.0, 0.001], [0] * 5], np.float32).T)
+    assert families[0] == pytest.approx(
+        {"its words": 0.7, "its meaning": 0.9, "its form": -3, "who said it": 0.001}
+    )
+    assert why(["dog"], families[0]) == "has dog; its meaning +0.90, its words +0.70"
+    assert why([], {"its form": -3.0, "its words": -1.0}) == "its words -1.00"
+
+
+def test_every_place_is_explained(embedder: StaticEmbedder) -> None:
+    index = index_of(embedder, 60)
+    ranked = Ranker.shipped().rank(index, query_of("Who moved to Lyon?", index, embedder))
+    assert len(ranked) == 60
+    for place in range(60):
+        shares = ranked.shares(place)
+        expected = {n: round(v, 3) for n, v in shares.items() if abs(v) >= 0.001}
+        found = ranked.features(place)
+        assert {n: found.get(n, 0) for n in expected} == pytest.approx(expected, abs=0.0011)
+        families = by_family(tuple(shares), np.array([list(shares.values())], np.float32).T)[0]
+        assert ranked.why(place) == why(ranked.words(place), families)
 
 
 def test_the_best_are_the_best_and_of_equals_the_first() -> None:

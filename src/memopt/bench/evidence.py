@@ -17,7 +17,7 @@ from memopt.bench.questions import CHARS_PER_TOKEN, Material, Question
 from memopt.recall.entries import Entries, Role
 from memopt.recall.index import ScopeIndex
 from memopt.recall.query import Query
-from memopt.recall.scan import Scan
+from memopt.recall.scan import TINY, Scan
 from memopt.text.analysis import Analyser
 
 Array = np.ndarray[Any, Any]
@@ -64,6 +64,25 @@ def ask(materials: Iterable[Material], embedder: Embedder | None) -> list[Asked]
             gold = np.sort(number_of[np.array(question.gold, np.int64)])
             asked.append(Asked(question, material.fold, Scan(index, query), gold, returnable))
     return asked
+
+
+# -- what nobody fitted ---------------------------------------------------------------------------
+
+
+def plain_words(one: Asked) -> Array:
+    """float32 (entries): BM25 in which every term of the query counts the same, by the best."""
+    scan = one.scan
+    words: Array = (scan.parts[:, : len(one.index)] / scan.query.weights[:, None]).sum(axis=0)
+    return words / max(float(words.max(initial=0)), TINY)
+
+
+def plain_sum(one: Asked) -> Array:
+    """BM25, cosine and the neighbours' BM25 by three fixed weights: what ranking has to beat."""
+    words, index = np.append(plain_words(one), np.float32(0)), one.index
+    count = len(index)
+    near = words[index.before[:count]] + words[index.after[:count]]
+    scores: Array = words[:count] + 0.15 * one.scan.meaning[:count] + 0.35 * near
+    return scores
 
 
 # -- measures of one order ------------------------------------------------------------------------

@@ -35,13 +35,21 @@ from memopt.base.errors import UsageError
 from memopt.base.records import Durability
 from memopt.bench.command import BenchOptions, main, progress_bar, say, scratch
 from memopt.bench.data import find
-from memopt.bench.evidence import Asked, ask, difference, figure, measures_of
+from memopt.bench.evidence import (
+    Asked,
+    ask,
+    difference,
+    figure,
+    measures_of,
+    plain_sum,
+    plain_words,
+)
 from memopt.bench.measure import LatencyHistogram, machine, median
 from memopt.bench.questions import SETS, Material, materials_of
 from memopt.bench.recall_memory import Place, drafts_of, places_of, recalled, write
 from memopt.bench.recall_peers import peers
 from memopt.embedding.static import StaticEmbedder
-from memopt.recall.ranking import Ranker, plain_scores
+from memopt.recall.ranking import Ranker
 from memopt.recall.weights import read_several
 
 FOLD_WEIGHTS: Final = Path(__file__).with_name("fold_weights.json")
@@ -151,8 +159,8 @@ def _methods() -> dict[str, Order]:
     return {
         "ranked": ranked(lambda one: rankers[one.fold]),
         "shipped": ranked(lambda one: Ranker.shipped()),
-        "plain": by(lambda one: plain_scores(one.scan)),
-        "bm25": by(lambda one: one.scan.words),
+        "plain": by(plain_sum),
+        "bm25": by(plain_words),
         "cosine": by(lambda one: one.scan.meaning),
         "window": by(_newest),
     }

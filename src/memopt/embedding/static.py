@@ -120,9 +120,10 @@ class StaticEmbedder:
 
     def piece_vectors(self, pieces: Any) -> Any:
         """float32 (len(pieces), dimensions): each piece's own direction, of unit length or 0."""
-        vectors = self._table.rows[pieces].astype(np.float32)
+        vectors = self._table.rows.take(np.asarray(pieces, np.intp), 0).astype(np.float32)
         lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-        return vectors / np.where(lengths > 0, lengths, 1)[:, None]
+        vectors /= np.where(lengths > 0, lengths, 1)[:, None]
+        return vectors
 
     def piece_weights(self, pieces: Any) -> Any:
         """float32 (len(pieces)): how much each says, near 0 where all texts have it."""

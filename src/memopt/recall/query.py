@@ -17,7 +17,7 @@ from memopt.base.errors import UsageError
 from memopt.base.recall_protocols import Embedder, PieceEmbedder
 from memopt.base.records import to_us
 from memopt.text.analysis import Analyser, fold, name_of, term_of, words_of
-from memopt.text.times import find_times
+from memopt.text.times import TimeScope, find_times
 from memopt.text.words import (
     ASKS_WHEN,
     ASKS_WHERE,
@@ -36,7 +36,7 @@ PIECES_MAX: Final = 32
 _PIECE_LEAST: Final = 0.1
 """Of the weight of the query's best piece: what says less is not looked for."""
 FRAME_WEIGHT: Final = 0.3
-"""Of a word by which is asked, beside the words that are asked about."""
+"""Of a word by which is asked, or which names a time, beside the words that are asked about."""
 
 
 class Asks(enum.IntFlag):
@@ -64,16 +64,16 @@ class QueryPieces:
     @classmethod
     def of(cls, embedder: PieceEmbedder, text: str, words: list[str]) -> Self:
         """`words`: those of the terms."""
-        pieces = np.unique(embedder.pieces([text])[0])
+        cut, starts = embedder.pieces([text, *words])
+        pieces = np.unique(cut[: starts[1]])
         weights = np.asarray(embedder.piece_weights(pieces), np.float32)
         best = np.argsort(-weights, kind="stable")[:PIECES_MAX]
         best = np.sort(best[weights[best] >= _PIECE_LEAST * weights[best[:1]]])
         pieces, weights = pieces[best], weights[best]
         place_of = {piece: place for place, piece in enumerate(pieces.tolist())}
-        cut, starts = embedder.pieces(words)
         terms = np.empty(len(words), np.int64)
         several: list[str] = []
-        for number, (begin, end) in enumerate(itertools.pairwise(starts.tolist())):
+        for number, (begin, end) in enumerate(itertools.pairwise(starts[1:].tolist())):
             place = place_of.get(int(cut[begin])) if end == begin + 1 else None
             if place is None:
                 place = len(pieces) + len(several)
@@ -145,28 +145,28 @@ class Query:
         for word, stem in pairs:
             word_of.setdefault(term_of(stem), (word, stem))
         terms = tuple(word_of)[:TERMS_MAX]
+        times = find_times(text, now) if now is not None else []
+        frame = FRAME_WORDS.union(*(map(fold, words_of(time.text)) for time in times))
         known = [word_of[term] for term in terms]
-        vector = None
+        vector, pieces = None, None
         if embedder is not None:
             vector = _vector(embedder, text, names)
-        pieces = (
-            QueryPieces.of(cast(PieceEmbedder, embedder), text, [word for word, _ in known])
-            if vector is not None and hasattr(embedder, "piece_vectors")
-            else None
-        )
+            if vector is not None and hasattr(embedder, "piece_vectors"):
+                by_pieces = cast(PieceEmbedder, embedder)
+                pieces = QueryPieces.of(by_pieces, text, [word for word, _ in known])
         return cls(
             text=text,
             terms=terms,
             stems=tuple(stem for _, stem in known),
             weights=np.array(
-                [FRAME_WEIGHT if fold(word) in FRAME_WORDS else 1 for word, _ in known], np.float32
+                [FRAME_WEIGHT if fold(word) in frame else 1 for word, _ in known], np.float32
             ),
             names=names,
             asks=_asks(words),
             flags=analyser.analyse(text).flags,
             vector=vector,
             pieces=pieces,
-            times=_times(text, now),
+            times=_begun(times, now),
         )
 
 
@@ -192,13 +192,12 @@ def _asks(words: list[str]) -> int:
     return asks
 
 
-def _times(text: str, now: datetime | None) -> tuple[tuple[int, int], ...]:
+def _begun(times: list[TimeScope], now: datetime | None) -> tuple[tuple[int, int], ...]:
     """Of what has not begun nothing was said then: "any tips for this weekend?"."""
     if now is None:
         return ()
     now_us = to_us(now)
-    found = find_times(text, now)
-    return tuple((scope.start_us, scope.stop_us) for scope in found if scope.start_us <= now_us)
+    return tuple((time.start_us, time.stop_us) for time in times if time.start_us <= now_us)
 
 
 def _vector(embedder: Embedder, text: str, names: tuple[int, ...]) -> Array | None:

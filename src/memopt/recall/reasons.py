@@ -4,7 +4,7 @@ Owns: the family of each feature. Not here: what a feature added to a score (ran
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -35,26 +35,33 @@ _FAMILIES: Final = {
     "its importance": "importance",
     "feedback": "feedback",
 }
-_NAMES: Final = tuple(_FAMILIES)
-NUMBER_OF: Final = {
-    name: number for number, names in enumerate(_FAMILIES.values()) for name in names.split()
-}
-"""The family of each feature."""
+FAMILY_OF: Final = {name: family for family, names in _FAMILIES.items() for name in names.split()}
 REASONS_MAX: Final = 3
 _LEAST: Final = 0.005
 
 
-def why(words: Sequence[str], features: tuple[str, ...], shares: Array) -> str:
+def by_family(features: tuple[str, ...], shares: Array) -> list[dict[str, float]]:
+    """Of each column of `shares` (features, places): what each family added."""
+    families, rows = _rows(features)
+    return [dict(zip(families, sums, strict=True)) for sums in (rows @ shares).T.tolist()]
+
+
+def why(words: Sequence[str], families: Mapping[str, float]) -> str:
     """In one line, the largest part first: "has adopt, dog; its meaning +1.21, its words +0.52".
     At least one part is named, at most REASONS_MAX, and none that took away unless all did."""
-    numbers = _numbers(features)
-    values = np.bincount(numbers, shares).tolist()
-    order = sorted(set(numbers.tolist()), key=lambda at: (-values[at], at))[:REASONS_MAX]
-    best = [at for at in order if values[at] >= _LEAST] or order[:1]
-    parts = ", ".join(f"{_NAMES[at]} {values[at]:+.2f}" for at in best)
+    order = sorted(families.items(), key=_largest_first)[:REASONS_MAX]
+    best = [one for one in order if one[1] >= _LEAST] or order[:1]
+    parts = ", ".join(f"{family} {share:+.2f}" for family, share in best)
     return f"has {', '.join(words)}; {parts}" if words else parts
 
 
+def _largest_first(one: tuple[str, float]) -> float:
+    return -one[1]
+
+
 @functools.lru_cache(maxsize=8)
-def _numbers(features: tuple[str, ...]) -> Array:
-    return np.array([NUMBER_OF[name] for name in features], np.int64)
+def _rows(features: tuple[str, ...]) -> tuple[tuple[str, ...], Array]:
+    """The families that are among the features, and a matrix (families, features) of 0 and 1."""
+    families = tuple(name for name in _FAMILIES if any(FAMILY_OF[f] == name for f in features))
+    rows = np.array([[FAMILY_OF[f] == name for f in features] for name in families], np.float32)
+    return families, rows
