@@ -48,11 +48,12 @@ messages = st.one_of(
 class Said:
     """One message, shared by every fork that holds it."""
 
-    def __init__(self, message: dict[str, Any], at_us: int) -> None:
+    def __init__(self, message: dict[str, Any], at_us: int, lsn: int) -> None:
         content = message["content"]
         self.text = content if isinstance(content, str | None) else content[0]["text"]
         self.role = message["role"]
         self.at_us = at_us
+        self.lsn = lsn
 
 
 class Talk:
@@ -98,7 +99,10 @@ class RecallMachine(RuleBasedStateMachine):
     def extend(self, scope: str, id: str, new: list[dict[str, Any]]) -> None:
         self.clock.advance(30.0)
         self.memory.session(id, scope=scope).extend(new)
-        self.talk(scope, id).line += [Said(message, self.clock.now_us()) for message in new]
+        now_us, lsn = self.clock.now_us(), self.memory.lsn
+        self.talk(scope, id).line += [
+            Said(message, now_us, lsn - len(new) + n) for n, message in enumerate(new, 1)
+        ]
 
     @rule(scope=scopes, id=ids, data=st.data())
     def truncate(self, scope: str, id: str, data: Any) -> None:
@@ -232,6 +236,17 @@ class RecallMachine(RuleBasedStateMachine):
         vectors, wanted = (e.vectors * e.scales[:, None] for e in (entries, expected))
         step = 2.0 * float(entries.scales.max()) * (16 if self.settings["vector_bits"] == 4 else 1)
         np.testing.assert_allclose(vectors, wanted, atol=step)
+
+    @precondition(lambda self: self.talks)
+    @rule(scope=scopes, query=texts, back=st.integers(0, 30))
+    def ask_the_past(self, scope: str, query: str, back: int) -> None:
+        """What was known then, of what can still be seen."""
+        lsn = max(0, self.memory.lsn - back)
+        hits = self.memory.recall(query, scope=scope, limit=1000, kinds=["episode"], known_at=lsn)
+        known = {place for place, said in self.visible(scope).items() if said.lsn <= lsn}
+        assert {
+            (self.talks[scope, hit.spans[0].session].number, hit.spans[0].start) for hit in hits
+        } == known
 
     @precondition(lambda self: any(self.items.values()))
     @rule(scope=scopes, query=texts)

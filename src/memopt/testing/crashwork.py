@@ -31,6 +31,7 @@ from memopt.testing.crashentries import (
     mapping_change,
     sequence_change,
 )
+from memopt.testing.crashrecall import verify_recall
 from memopt.testing.crashsettings import Settings
 from memopt.wiring import open_memory
 
@@ -43,6 +44,7 @@ _STATES_MAX: Final = 7
 _ROLES: Final = ("user", "assistant", "tool", "system")
 _REDACTED: Final = {"content": "[redacted]", "redacted": True}
 _WORDS: Final = [hashlib.sha256(bytes([i])).hexdigest()[: 3 + i % 9] for i in range(120)]
+
 
 Key = tuple[str, str]
 Content = tuple[tuple[bytes, ...], tuple[bytes, ...]]
@@ -118,6 +120,8 @@ def verify(memory: Memory, model: Model, in_flight: list[Effect], *, deep: bool)
         lsns = [record.lsn for record in memory.journal()]
         if lsns != sorted(set(lsns)) or (lsns and lsns[-1] > memory.lsn):
             raise WrongError("LSNs of the journal do not rise")
+        for scope in sorted({scope for scope, _ in listed}):
+            verify_recall(memory, scope, ignored=_REDACTED)
     return done
 
 
