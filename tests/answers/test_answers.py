@@ -240,6 +240,11 @@ def test_yesterdays_answer_is_not_todays(memory: Memory, clock: ManualClock) -> 
     clock.advance(86400)
     found = missed(memory.answers.lookup(ask("what happened YESTERDAY"), scope=SCOPE))
     assert "dates" in found.detail
+    same = missed(memory.answers.lookup(ask("What happened yesterday?"), scope=SCOPE))
+    assert same.reason is MissReason.EXPIRED
+    memory.answers.store(ask("What happened yesterday?"), "Sun.", scope=SCOPE)
+    found_again = memory.answers.lookup(ask("What happened yesterday?"), scope=SCOPE)
+    assert served(found_again).response == "Sun."
 
 
 # -- quotas ---------------------------------------------------------------------------------------

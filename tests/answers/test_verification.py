@@ -41,6 +41,15 @@ def failed(one: str, other: str, later: timedelta = timedelta(0)) -> set[str]:
         ("Who built it?", "Why was it built?", "question word"),
         ("How many are there?", "How much is there?", "question word"),
         ("What does C++ offer?", "What does C# offer?", "names"),
+        ("Is a > b here?", "Is a < b here?", "numbers"),
+        ("Is a = b here?", "Is a != b here?", "numbers"),
+        ("What is 6 * 3?", "What is 6 / 3?", "numbers"),
+        ("What is 6*3?", "What is 6/3?", "numbers"),
+        ("What is 10 - 4?", "What is 10 + 4?", "numbers"),
+        ("Is it -5 outside?", "Is it 5 outside?", "numbers"),
+        ("What is x-1?", "What is x+1?", "numbers"),
+        ("What does && do?", "What does || do?", "numbers"),
+        ("What does \U0001f600 mean?", "What does \U0001f622 mean?", "numbers"),
     ],
 )
 def test_a_small_difference_is_another_question(one: str, other: str, check: str) -> None:
@@ -61,6 +70,9 @@ def test_a_small_difference_is_another_question(one: str, other: str, check: str
         ("Why is the sky blue?", "What makes the sky blue?"),
         ("I do not see why not", "I see why"),
         ("What happened on 3 May 2023?", "What happened on 3 may 2023?"),
+        ("Is my e-mail safe (at home)?", "is my e mail safe, at home"),
+        ("Is it so - or not?", "Is it so \u2014 or not?"),
+        ("What is R&D and/or COVID-19?", "what is R & D and or covid 19"),
     ],
 )
 def test_other_words_for_the_same_agree(one: str, other: str) -> None:
@@ -82,6 +94,19 @@ def test_only_case_marks_and_spaces_differ() -> None:
     assert not same_words(one, traits_of("exactly what's a page", NOW))
 
 
+def test_signs_are_compared_where_the_words_are_the_same() -> None:
+    for one, other, check in [
+        ("a > b", "a < b", False), ("\U0001f600", "\U0001f622", False), ("-5", "5", False),
+        ("e-mail?", "e mail!", True), ("C++", "c++", True), ("It's so.", "it\u2019s so", True),
+    ]:  # fmt: skip
+        assert same_words(traits_of(one, NOW), traits_of(other, NOW)) is check
+
+
+def test_all_of_a_question_of_many_words_is_compared() -> None:
+    one = "1 " * 1500
+    assert not same_words(traits_of(f"{one} 2", NOW), traits_of(f"{one} 3", NOW))
+
+
 def test_a_check_says_what_differs() -> None:
     checks = compared(traits_of("Fly to Oslo", NOW), traits_of("Fly to Rome", NOW))
     assert [check.detail for check in checks if not check.passed] == ["oslo / rome"]
@@ -99,4 +124,4 @@ def test_any_text_agrees_with_itself_and_order_makes_no_difference(one: str, oth
 
 def test_a_long_text_is_read_up_to_a_limit() -> None:
     traits = traits_of("word " * 100_000, NOW)
-    assert len(traits.words) <= 1024
+    assert len(traits.words) <= 4096

@@ -33,7 +33,7 @@ from memopt.answers.parts import AnswerParts
 from memopt.answers.replay import joined, split
 from memopt.answers.request import QUESTION_CHARACTERS_MAX, Asked, read_request
 from memopt.answers.residents import Resident
-from memopt.answers.verification import compared, same_words
+from memopt.answers.verification import compared, same_times, same_words
 from memopt.base.answer_records import (
     Answer,
     AnswerContext,
@@ -130,13 +130,17 @@ class AnswerCache:
             category = tables.answer_categories.get(row.category) if row is not None else None
         if row is not None and category is not None:
             kinds = Kinds([category], self._parts.config.answer_wrong_share)
-            if not self._has_expired(row, kinds, now_us):
+            is_then = same_times(
+                asked.question or "", to_datetime(row.made_us), to_datetime(now_us)
+            )
+            if is_then and not self._has_expired(row, kinds, now_us):
                 body = open_body(self._parts.compressor, row)
                 exact = _Found(row, body, Match.EXACT, 0.0, 1.0, 0.0, ())
                 return self._answer(exact, asked, kinds, now_us)
         found = self._near(asked, number, now_us)
         if row is not None and isinstance(found, Miss):
-            return Miss(reason=MissReason.EXPIRED, detail="the same request was answered before")
+            detail = "the same request was answered before, and its answer was of that time"
+            return Miss(reason=MissReason.EXPIRED, detail=detail)
         return found
 
     def _near(self, asked: Asked, number: int, now_us: int) -> Answer | Miss:

@@ -33,6 +33,7 @@ LIKENESS: Final = len(NAMES) - len(CHECKS)
 """So many of them are not checks."""
 _PIECES_MAX: Final = 64
 _PAIRED_MAX: Final = 16
+_ORDERED_MAX: Final = 128
 _RARE: Final = 5.0
 """Added to a piece's log-odds of saying something, so that a common one has about 0."""
 _LEAST: Final = 0.1
@@ -130,7 +131,9 @@ def _overlap(one: "set[Any] | frozenset[Any]", other: "set[Any] | frozenset[Any]
 
 
 def _in_order(one: Sequence[str], other: Sequence[str]) -> float:
-    """How much of both is common in the same order (Dice of the longest common subsequence)."""
+    """How much of both is common in the same order (Dice of the longest common subsequence), by
+    their beginnings."""
+    one, other = one[:_ORDERED_MAX], other[:_ORDERED_MAX]
     before = [0] * (len(other) + 1)
     for word in one:
         now = [0]

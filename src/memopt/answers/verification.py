@@ -9,6 +9,7 @@ the order of two questions makes no difference. Not here: how alike two question
 """
 
 import re
+import unicodedata
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -23,13 +24,20 @@ CHECKS: Final = (
 )  # fmt: skip
 CHARACTERS_MAX: Final = 4096
 """Longer questions are not compared."""
-_TOKENS_MAX: Final = 1024
 _SHOWN_MAX: Final = 80
 
 _TOKEN: Final = re.compile(
     r"[$€£¥₹]|\d+(?:[.,]\d+)*%?|[^\W_]+(?:['\u2019][^\W_]+)*(?:\+\+|[+#](?!\w))?|[.?!:\n]"
 )
+_SIGN: Final = re.compile(
+    r"!=|(?:(?<=\b\w)|(?<!\w))[-\u2212](?=[\d.])|(?<=\d)[*/](?=\d)"
+    r"|(?:(?<=\d\s)|(?<=\b\w\s))[-\u2212*/\\](?=\s)"
+    r"|&&|[^\w\s\-\u2212*/\\]"
+)
 _FIGURE: Final = re.compile(r"(\d+(?:[.,]\d+)*)(%|[^\W\d_]*)")
+_WRITTEN: Final = frozenset({"!=", "-", "\u2212", "*", "/", "\\", "&&", "^"})
+"""Signs that are marks elsewhere: they count where the pattern puts them."""
+_SIGNS: Final = frozenset({"Sm", "So"})
 _ENDS: Final = frozenset(".?!:\n")
 _STOP: Final = STOP_WORDS["english"]
 
@@ -39,8 +47,10 @@ class Traits(NamedTuple):
 
     words: tuple[str, ...]
     """Folded, in order; with the signs that belong to a name, as in C++."""
+    signs: tuple[str, ...]
+    """Of reckoning and comparing, and pictures; in order."""
     numbers: frozenset[str]
-    """Figures, number words as figures, and words with a digit in them."""
+    """Figures, number words as figures, words with a digit in them, and signs."""
     units: frozenset[tuple[str, str]]
     """(number, unit)."""
     times: frozenset[tuple[int, int]]
@@ -53,7 +63,8 @@ class Traits(NamedTuple):
 
 def traits_of(text: str, at: datetime) -> Traits:
     """What is compared of a question that is asked at a time: "yesterday" is a date."""
-    tokens = _TOKEN.findall(text[:CHARACTERS_MAX])[:_TOKENS_MAX]
+    text = text[:CHARACTERS_MAX]
+    tokens = _TOKEN.findall(text)
     words: list[str] = []
     names: list[str] = []
     capitals = small = 0
@@ -73,12 +84,26 @@ def traits_of(text: str, at: datetime) -> Traits:
     if capitals > small or (text.isupper() and len(words) > 2):
         # A heading, or shouting: capitals say nothing.
         names = []
+    signs = tuple(sign for sign in _SIGN.findall(text) if _says(sign))
     numbers, units = _figures(words)
-    times = frozenset(
-        (time.start_us, time.stop_us) for time in (find_times(text, at) if has_time(text) else ())
-    )
+    numbers = numbers.union(signs)
+    times = _times(text, at)
     denials = sum(word in NEGATIONS or word.endswith("n't") for word in words)
-    return Traits(tuple(words), numbers, units, times, frozenset(names), denials, _asked(words))
+    return Traits(
+        tuple(words), signs, numbers, units, times, frozenset(names), denials, _asked(words)
+    )
+
+
+def _times(text: str, at: datetime) -> frozenset[tuple[int, int]]:
+    if not has_time(text):
+        return frozenset()
+    return frozenset((time.start_us, time.stop_us) for time in find_times(text, at))
+
+
+def same_times(text: str, one: datetime, other: datetime) -> bool:
+    """Whether a question means the same days at two times."""
+    text = text[:CHARACTERS_MAX]
+    return not has_time(text) or _times(text, one) == _times(text, other)
 
 
 def _figures(words: list[str]) -> tuple[frozenset[str], frozenset[tuple[str, str]]]:
@@ -101,6 +126,11 @@ def _figures(words: list[str]) -> tuple[frozenset[str], frozenset[tuple[str, str
         if unit:
             units.add((number, UNITS[unit]))
     return frozenset(numbers), frozenset(units)
+
+
+def _says(sign: str) -> bool:
+    """A question mark says nothing; "<" and a smile do. Currencies are words."""
+    return sign in _WRITTEN or unicodedata.category(sign) in _SIGNS
 
 
 def _plain(figure: str) -> str:
@@ -148,8 +178,8 @@ def agree(one: Traits, other: Traits) -> bool:
 
 
 def same_words(one: Traits, other: Traits) -> bool:
-    """The same words in the same order: only case, marks and spaces differ."""
-    return one.words == other.words and one.times == other.times
+    """The same words and signs in the same order: only case, marks and spaces differ."""
+    return one.words == other.words and one.signs == other.signs and one.times == other.times
 
 
 def _same(name: str, one: frozenset[str], other: frozenset[str]) -> Check:
