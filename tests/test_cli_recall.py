@@ -50,9 +50,16 @@ def test_nothing_found_is_no_failure_and_says_why(store: Path) -> None:
     done = run("recall", store, "flying", "--scope", "nobody")
     assert done.exit_code == 0
     assert "Note: there is nothing in scope 'nobody'" in done.stdout
+    assert "There is something in acme/ann: see --scope" in done.stdout
 
 
 def test_a_wrong_time_is_a_wrong_call(store: Path) -> None:
-    done = run("recall", store, "flying", "--now", "yesterday")
-    assert done.exit_code == 2
-    assert "--now" in done.stderr
+    for option, text, words in (
+        ("--now", "yesterday", "expected a time such as"),
+        ("--known-at", "2031-05-17", "such as 2031-05-17T00:00Z"),
+        ("--valid-at", "2031-05-17T09:20", "such as 2031-05-17T09:20Z"),
+    ):
+        done = run("recall", store, "flying", option, text)
+        assert done.exit_code == 2
+        assert f"{option}: " in done.stderr
+        assert words in done.stderr

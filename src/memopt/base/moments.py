@@ -34,3 +34,8 @@ def check_time(moment: object, *, field: str) -> int:
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise UsageError(f"expected an aware datetime, got {moment!r}", field=field)
     return to_us(moment)
+
+
+def zoned(text: str) -> str:
+    """A time that was written without a zone, or without an hour, as it might be."""
+    return f"{text}Z" if ":" in text else f"{text}T00:00Z"

@@ -62,7 +62,8 @@ def ingest(
                     document = sys.stdin.buffer.read(limit + 1) if is_input else path
                     one = memory.ingest(document, scope=scope, source=source, tags=tag or ())
                 except (UsageError, OSError) as error:
-                    refused.append(Refused(path=str(path), reason=describe(error)))
+                    reason = describe(error).removeprefix(f"{path}: ")
+                    refused.append(Refused(path=str(path), reason=reason))
                 else:
                     done.append(one)
     if as_json:

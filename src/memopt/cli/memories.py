@@ -9,6 +9,7 @@ import typer
 
 from memopt import Contradiction, Interval, Item, Kind, Memory
 from memopt.base.errors import UsageError
+from memopt.base.moments import zoned
 from memopt.base.records import Reach
 from memopt.cli.directory import AsJson, Directory, attached
 from memopt.cli.terminal import print_json, say, shown, table
@@ -31,7 +32,7 @@ def moment(text: str | None, option: str) -> datetime | None:
             f"expected a time such as 2031-05-17T09:20Z, got {text!r}", field=option
         ) from None
     if at.tzinfo is None:
-        raise UsageError(f"needs a time zone, such as {text}Z", field=option)
+        raise UsageError(f"needs a time zone, such as {zoned(text)}", field=option)
     return at
 
 

@@ -5,13 +5,15 @@ from typing import Annotated, Final
 
 import typer
 
-from memopt import Kind, Recall
+from memopt import Kind, Memory, Recall
 from memopt.base.records import Reach
 from memopt.cli.directory import AsJson, Directory, attached
 from memopt.cli.memories import Tags, known, moment
 from memopt.cli.terminal import console, print_json, say, shown
 
 _TEXT_SHOWN: Final = 400
+_LISTED: Final = 100
+_SCOPES_SHOWN: Final = 5
 _INDENT: Final = " " * 6
 
 
@@ -53,10 +55,20 @@ def recall(
             tags=tag, min_score=min_score, valid_at=moment(valid_at, "--valid-at"),
             known_at=known(known_at), now=moment(now, "--now"),
         )  # fmt: skip
+        others = [] if found.entries else _scopes(memory)
     if as_json:
         print_json(found)
     else:
         _show(found)
+        if others:
+            say(f"There is something in {shown(', '.join(others))}: see --scope and --reach.")
+
+
+def _scopes(memory: Memory) -> list[str]:
+    """A few of those that have a session or a memory."""
+    scopes = [info.scope for info in memory.sessions(None, limit=_LISTED)]
+    scopes += [item.scope for item in memory.items(None, limit=_LISTED)]
+    return list(dict.fromkeys(scopes))[:_SCOPES_SHOWN]
 
 
 def _show(found: Recall) -> None:

@@ -34,6 +34,7 @@ from typing import Any, Final, NamedTuple
 
 from memopt.base.errors import UsageError
 from memopt.base.item_records import Item, item_number
+from memopt.base.moments import zoned
 from memopt.base.names import check_scope
 from memopt.base.recall_records import Kind
 from memopt.recall.stating import check_kind
@@ -402,7 +403,7 @@ def time_of(value: str, where: str) -> datetime | None:
     except ValueError:
         raise UsageError(f"expected a time, got {value!r}", field=where) from None
     if at.tzinfo is None:
-        raise UsageError(f"needs a time zone, such as {value}Z", field=where)
+        raise UsageError(f"needs a time zone, such as {zoned(value)}", field=where)
     try:
         return at.astimezone(UTC)
     except OverflowError:
