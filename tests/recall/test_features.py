@@ -163,7 +163,6 @@ class Twin:
             "words_before": self.words(before),
             "words_after": self.words(after),
             "words_before2": self.words(window[0]),
-            "words_after2": self.words(window[4]),
             "has_all": float(bool(all_terms) and all(self.has(at)[t] for t in all_terms)),
             "length": math.log1p(len(self.docs[at])),
             "length_2": math.log1p(len(self.docs[at])) ** 2,

@@ -17,7 +17,7 @@ from memopt.recall.features import examine
 from memopt.recall.index import ScopeIndex
 from memopt.recall.query import Query
 from memopt.recall.ranking import CANDIDATES, Priors, Ranker, best_of, work_bytes
-from memopt.recall.reasons import FAMILY_OF, by_family, why
+from memopt.recall.reasons import FAMILY_OF, parts_of, why
 from memopt.recall.scan import Scan
 from memopt.recall.weights import SHIPPED, read_several, read_weights, sealed
 from memopt.text.analysis import Analyser
@@ -161,12 +161,11 @@ def test_every_feature_has_a_family_and_why_names_the_largest() -> None:
     names = read_weights(SHIPPED).examine.names
     assert set(FAMILY_OF) == {*names, *Priors._fields}
     some = ("words", "met", "has_all", "length", "said")
-    families = by_family(some, np.array([[0.5, 0.9, 0.2, -3.0, 0.001], [0] * 5], np.float32).T)
-    assert families[0] == pytest.approx(
-        {"its words": 0.7, "its meaning": 0.9, "its form": -3, "who said it": 0.001}
-    )
-    assert why(["dog"], families[0]) == "has dog; its meaning +0.90, its words +0.70"
-    assert why([], {"its form": -3.0, "its words": -1.0}) == "its words -1.00"
+    columns = np.array([[0.5, 0.9, 0.2, -3.0, 0.001], [-1, -2, 0, -3, -2]], np.float32).T
+    parts = parts_of(some, columns)
+    assert parts == ["its meaning +0.90, its words +0.70", "its words -1.00"]
+    assert why(["dog", "cat"], parts[0]) == "has dog, cat; its meaning +0.90, its words +0.70"
+    assert why([], parts[1]) == "its words -1.00"
 
 
 def test_every_place_is_explained(embedder: StaticEmbedder) -> None:
@@ -178,8 +177,8 @@ def test_every_place_is_explained(embedder: StaticEmbedder) -> None:
         expected = {n: round(v, 3) for n, v in shares.items() if abs(v) >= 0.001}
         found = ranked.features(place)
         assert {n: found.get(n, 0) for n in expected} == pytest.approx(expected, abs=0.0011)
-        families = by_family(tuple(shares), np.array([list(shares.values())], np.float32).T)[0]
-        assert ranked.why(place) == why(ranked.words(place), families)
+        (parts,) = parts_of(tuple(shares), np.array([list(shares.values())], np.float32).T)
+        assert ranked.why(place) == why(ranked.words(place), parts)
 
 
 def test_the_best_are_the_best_and_of_equals_the_first() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from memopt.recall.entries import Role
 from memopt.recall.index import ScopeIndex
-from memopt.recall.links import page_features, winner_features
+from memopt.recall.links import paged_features
 from memopt.recall.query import Asks
 from memopt.recall.ragged import ragged
 from memopt.recall.scan import SCANNED, TINY, Scan, standard
@@ -55,8 +55,7 @@ def examine(scan: Scan, chosen: Array, scores: Array) -> tuple[tuple[str, ...], 
     _coverage(f, scan, chosen, around)
     _shape(f, scan, chosen, around)
     _speakers(f, scan, chosen)
-    page_features(f, scan, chosen, around)
-    winner_features(f, scan, chosen, scores)
+    paged_features(f, scan, chosen, around, scores)
     table = np.empty((len(f), len(chosen)), np.float32)
     for at, row in enumerate(f.values()):
         table[at] = row
@@ -81,10 +80,7 @@ def _coverage(f: Features, scan: Scan, chosen: Array, around: Array) -> None:
     # All that anybody has: whoever asks by a rare word or two wants that text, not its neighbours.
     known = scan.parts.any(axis=1)
     f["has_all"] = np.asarray(has[known, 1].all(axis=0) & bool(known.any()))
-    near = scan.meaning[around]
-    f["meaning_before2"], f["meaning_after2"] = near[0], near[-1]
-    f["window_meaning"] = near.mean(axis=0)
-    f["window_meaning_best"] = near.max(axis=0)
+    f["window_meaning_best"] = scan.meaning[around].max(axis=0)
     soft = _pieces(f, scan, window, has.astype(np.float32))
     idf = scan.idf / scan.full
     widest = soft.max(axis=1)
@@ -186,7 +182,6 @@ def _shape(f: Features, scan: Scan, chosen: Array, around: Array) -> None:
     f["at_start2"] = around[AROUND - 2] < 0
     f["at_end"] = around[AROUND + 1] < 0
     f["length_2"] = f["length"] ** 2
-    f["length_meaning"] = f["length"] * f["meaning"]
     f["first_person_words"] = f["first_person"] * f["words"]
     f["answer_words"] = f["question_before"] * f["words_before"]
     f["answer_meaning"] = f["question_before"] * f["meaning_before"]

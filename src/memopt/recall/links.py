@@ -20,19 +20,28 @@ Features = dict[str, Array]
 WINNERS: Final = 8
 """The best of the candidates, with which the others are compared."""
 _WHOLE: Final = 0.95
-_PAGE: Final = ("page_first", "title_whole", "title_covered", "page_words", "page_meaning",
-                "page_length", "page_window")  # fmt: skip
-_LINKS: Final = ("linked", "linked_whole", "linking")
+_PAGED: Final = (
+    "page_first", "title_whole", "title_covered", "page_meaning", "page_length", "page_window",
+    "like_best", "shares_best", "shares_mean", "linked", "linked_whole", "linking",
+)  # fmt: skip
 
 
-def page_features(f: Features, scan: Scan, chosen: Array, around: Array) -> None:
-    """Of what has a heading: sentences of a page, which is about what its title says."""
-    index, entries = scan.index, scan.index.entries
-    heads = index.run_first[index.run[chosen]]
-    page = (entries.role[heads] == Role.HEADING).astype(np.float32)
+def paged_features(f: Features, scan: Scan, chosen: Array, around: Array, scores: Array) -> None:
+    """Of what has a heading, a page; in talks, what the best have in common led nowhere."""
+    heads = scan.index.run_first[scan.index.run[chosen]]
+    page = (scan.index.entries.role[heads] == Role.HEADING).astype(np.float32)
     if not page.any():
-        f.update(dict.fromkeys(_PAGE, page))
+        f.update(dict.fromkeys(_PAGED, page))
         return
+    _page_features(f, scan, chosen, around, heads, page)
+    _winner_features(f, scan, chosen, scores, heads, page)
+
+
+def _page_features(
+    f: Features, scan: Scan, chosen: Array, around: Array, heads: Array, page: Array
+) -> None:
+    """Of sentences of a page, which is about what its title says."""
+    entries = scan.index.entries
     has = (scan.parts[:, heads] > 0) | (scan.parts[:, chosen] > 0)
     owners, terms = ragged(entries.terms_start, entries.terms, heads)
     asked = among(terms, np.array(scan.query.terms, np.uint32))
@@ -41,12 +50,14 @@ def page_features(f: Features, scan: Scan, chosen: Array, around: Array) -> None
     f["page_first"] = page * (around[len(around) // 2 - 1] == heads)
     f["title_whole"] = page * (there == wanted) * (wanted > 0)
     f["title_covered"] = page * ((scan.idf / scan.full) @ has)
-    for name in ("words", "meaning", "length"):
+    for name in ("meaning", "length"):
         f["page_" + name] = page * f[name]
     f["page_window"] = page * f["soft_window"]
 
 
-def winner_features(f: Features, scan: Scan, chosen: Array, scores: Array) -> None:
+def _winner_features(
+    f: Features, scan: Scan, chosen: Array, scores: Array, heads: Array, page: Array
+) -> None:
     """Beside the best few of `chosen`, each counting by how good it is itself."""
     index, entries = scan.index, scan.index.entries
     best = chosen[:WINNERS]
@@ -62,18 +73,6 @@ def winner_features(f: Features, scan: Scan, chosen: Array, scores: Array) -> No
     shared = ((has[: len(best)] * index.idf(new)) @ has.T) * other * weight
     f["shares_best"] = np.log1p(shared.max(axis=0))
     f["shares_mean"] = np.log1p(shared.sum(axis=0) / weight.sum())
-    _link_features(f, scan, chosen, terms, owners, weight)
-
-
-def _link_features(
-    f: Features, scan: Scan, chosen: Array, terms: Array, owners: Array, weight: Array
-) -> None:
-    index, entries = scan.index, scan.index.entries
-    heads = index.run_first[index.run[chosen]]
-    page = entries.role[heads] == Role.HEADING
-    if not page.any():
-        f.update(dict.fromkeys(_LINKS, np.zeros(len(chosen), np.float32)))
-        return
     few = len(weight)
     head_owners, head_terms = ragged(entries.terms_start, entries.terms, heads)
     known = np.unique(head_terms)

@@ -22,13 +22,13 @@ from memopt.recall.entries import Role
 from memopt.recall.features import PIECES_KNOWN, WINDOW, examine
 from memopt.recall.index import ScopeIndex
 from memopt.recall.query import Query
-from memopt.recall.reasons import by_family, why
+from memopt.recall.reasons import parts_of, why
 from memopt.recall.scan import SCANNED, Scan
 from memopt.recall.weights import SHIPPED, RankingWeights, Weights, read_weights
 
 Array = np.ndarray[Any, Any]
 
-CANDIDATES: Final = 128
+CANDIDATES: Final = 112
 """Entries of a scope that are looked at closely."""
 _STEEP: Final = 50.0
 _TOGETHER: Final = 16
@@ -65,7 +65,7 @@ class Ranked:
         self._names = names
         self._shares = shares
         self._matched = matched
-        self._made: dict[int, list[tuple[list[float], dict[str, float]]]] = {}
+        self._made: dict[int, list[tuple[list[float], str]]] = {}
 
     @classmethod
     def none(cls, query: Query) -> "Ranked":
@@ -97,14 +97,14 @@ class Ranked:
         """In one line: "has adopt, dog; its meaning +1.21, its words +0.52"."""
         return why(self.words(place), self._explained(place)[1])
 
-    def _explained(self, place: int) -> tuple[list[float], dict[str, float]]:
-        """(shares, those of each family), made for some places at once: for one alone it would
+    def _explained(self, place: int) -> tuple[list[float], str]:
+        """(shares, the families' in words), made for some places at once: for one alone it would
         take as long."""
         number = place // _TOGETHER
         if number not in self._made:
             shares = self._shares[:, number * _TOGETHER : (number + 1) * _TOGETHER]
             self._made[number] = list(
-                zip(shares.T.round(3).tolist(), by_family(self._names, shares), strict=True)
+                zip(shares.T.round(3).tolist(), parts_of(self._names, shares), strict=True)
             )
         return self._made[number][place % _TOGETHER]
 

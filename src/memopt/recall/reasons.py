@@ -4,7 +4,7 @@ Owns: the family of each feature. Not here: what a feature added to a score (ran
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,13 +13,11 @@ Array = np.ndarray[Any, Any]
 
 _FAMILIES: Final = {
     "its words": """words words_root has_all soft soft_count score score_near""",
-    "its meaning": """meaning met met_best length_meaning""",
+    "its meaning": """meaning met met_best""",
     "what stands around it": """
-        words_before words_after words_before2 words_after2 meaning_before meaning_after
-        meaning_before2 meaning_after2 pair_met window_meaning
-        window_meaning_best window_met_best met_before soft_before soft_pair soft_window
-        at_start at_start2 at_end""",
-    "its conversation": "run_words run_words_best run_meaning_best",
+        words_before words_after words_before2 meaning_before pair_met window_meaning_best
+        window_met_best met_before soft_before soft_pair soft_window at_start at_start2 at_end""",
+    "its conversation": "run_words run_words_best",
     "who said it": """
         said said_subject said_words said_meaning said_length said_first_person other_words
         other_meaning my_user my_assistant my_first_person""",
@@ -28,9 +26,7 @@ _FAMILIES: Final = {
         length length_2 question first_person first_person_words second_person number name negation
         when_number who_name where_name how_many_number""",
     "what it answers": "question_before question_after answer_words answer_meaning",
-    "its page": """
-        page_first page_words page_meaning page_length page_window title_whole
-        title_covered""",
+    "its page": "page_first page_meaning page_length page_window title_whole title_covered",
     "what leads to it": "like_best shares_best shares_mean linked linked_whole linking",
     "its importance": "importance",
     "feedback": "feedback",
@@ -40,23 +36,22 @@ REASONS_MAX: Final = 3
 _LEAST: Final = 0.005
 
 
-def by_family(features: tuple[str, ...], shares: Array) -> list[dict[str, float]]:
-    """Of each column of `shares` (features, places): what each family added."""
+def parts_of(features: tuple[str, ...], shares: Array) -> list[str]:
+    """Of each column of `shares` (features, places): what raised it, by families, the largest part
+    first. At least one is named, at most REASONS_MAX, and none that took away unless all did."""
     families, rows = _rows(features)
-    return [dict(zip(families, sums, strict=True)) for sums in (rows @ shares).T.tolist()]
+    sums = (rows @ shares).T
+    order = np.argsort(-sums, axis=1, kind="stable")[:, :REASONS_MAX].tolist()
+    named = []
+    for best, values in zip(order, sums.tolist(), strict=True):
+        some = [at for at in best if values[at] >= _LEAST] or best[:1]
+        named.append(", ".join(f"{families[at]} {values[at]:+.2f}" for at in some))
+    return named
 
 
-def why(words: Sequence[str], families: Mapping[str, float]) -> str:
-    """In one line, the largest part first: "has adopt, dog; its meaning +1.21, its words +0.52".
-    At least one part is named, at most REASONS_MAX, and none that took away unless all did."""
-    order = sorted(families.items(), key=_largest_first)[:REASONS_MAX]
-    best = [one for one in order if one[1] >= _LEAST] or order[:1]
-    parts = ", ".join(f"{family} {share:+.2f}" for family, share in best)
+def why(words: Sequence[str], parts: str) -> str:
+    """In one line: "has adopt, dog; its meaning +1.21, its words +0.52"."""
     return f"has {', '.join(words)}; {parts}" if words else parts
-
-
-def _largest_first(one: tuple[str, float]) -> float:
-    return -one[1]
 
 
 @functools.lru_cache(maxsize=8)

@@ -30,12 +30,9 @@ SCANNED: Final = (
     "words_before",
     "words_after",
     "words_before2",
-    "words_after2",
     "meaning_before",
-    "meaning_after",
     "run_words",
     "run_words_best",
-    "run_meaning_best",
     "said",
     "near_time",
     "in_time",
@@ -74,8 +71,8 @@ class Scan:
             self.meaning[:count] = standard(index.cosines(query.vector))
         self.said = np.zeros(count + 1, np.float32)
         """1 for what was said by somebody whom the query names."""
-        if query.names:
-            self.said[:count] = np.isin(index.entries.speaker, query.names)
+        for name in query.names:
+            self.said[:count] += index.entries.speaker == name
         self.table = np.empty((len(SCANNED), count), np.float32)
         """Features SCANNED of every entry."""
         self._fill()
@@ -86,12 +83,10 @@ class Scan:
         words, meaning, flags = self.words, self.meaning, entries.flags
         # Of its own kind of integer, numpy takes several times as fast.
         before, after = (near[:count].astype(np.intp) for near in (index.before, index.after))
-        before2, after2 = index.before.take(before), index.after.take(after)
+        before2 = index.before.take(before)
         own_words, own_meaning = words[:count], meaning[:count]
         # The third root of a sum of cubes: nearly the best of a run, and more where there are many.
         best = np.cbrt(np.bincount(index.run, own_words * own_words * own_words, runs))
-        liked = np.maximum(own_meaning, 0)
-        means = np.cbrt(np.bincount(index.run, liked * liked * liked, runs))
         run = index.run.astype(np.intp)
         near, within, narrow = _in_times(entries.at_us, query.times)
         rows: tuple[Any, ...] = (
@@ -101,12 +96,9 @@ class Scan:
             words.take(before),
             words.take(after),
             words.take(before2),
-            words.take(after2),
             meaning.take(before),
-            meaning.take(after),
             self._run_words().take(run),
             _of_best(best).take(run),
-            _of_best(means).take(run),
             self.said[:count],
             near,
             within,

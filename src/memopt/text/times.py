@@ -46,7 +46,7 @@ def find_times(text: str, now: datetime) -> list[TimeScope]:
     UsageError where `now` has no time zone."""
     if now.tzinfo is None or now.utcoffset() is None:
         raise UsageError("expected a time with a time zone", field="now")
-    return list(_scopes(text, now))
+    return list(_scopes(text, now)) if _may_have_time(text) else []
 
 
 def asked_time(text: str, now: datetime) -> TimeScope | None:
@@ -66,10 +66,15 @@ def asked_time(text: str, now: datetime) -> TimeScope | None:
 
 def has_time(text: str) -> bool:
     """Whether `text` names a time."""
+    return _may_have_time(text) and next(_scopes(text, _ANY_TIME), None) is not None
+
+
+def _may_have_time(text: str) -> bool:
+    """Quickly: most texts have nothing that could be one."""
     head = text[: words.READ_CHARS_MAX].lower()
-    if words.MARK.search(head) is None and words.NAMES.isdisjoint(words.LETTERS.findall(head)):
-        return False
-    return next(_scopes(text, _ANY_TIME), None) is not None
+    return not (
+        words.MARK.search(head) is None and words.NAMES.isdisjoint(words.LETTERS.findall(head))
+    )
 
 
 def describe_time(scope: TimeScope, zone: tzinfo = UTC) -> str:
