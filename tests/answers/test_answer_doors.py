@@ -133,6 +133,28 @@ def test_lookups_beside_stores_and_forgetting_serve_only_what_there_is(memory: M
     memory._parts.answers._parts.residents.check()
 
 
+def test_a_verdict_counts_while_the_scope_is_brought_into_ram(memory: Memory) -> None:
+    answers, residents = memory.answers, memory._parts.answers._parts.residents
+    answers.set_category("general", scope=SCOPE, wrong_share=0.3)
+    answers.store("How can I improve my English writing skills?", "Read.", scope=SCOPE)
+    near = "How do I improve my writing skills in English?"
+    hit = answers.lookup(near, scope=SCOPE)
+    assert isinstance(hit, Answer)
+    residents.clear()
+    whole = residents._read
+
+    def read_and_judge(*arguments: Any) -> int:
+        last = whole(*arguments)
+        answers.feedback(hit.answer_id, "wrong")
+        return last
+
+    residents._read = read_and_judge  # type: ignore[method-assign]
+    answers.lookup(near, scope=SCOPE)
+    residents._read = whole  # type: ignore[method-assign]
+    assert not answers.lookup(near, scope=SCOPE)
+    residents.check()
+
+
 def test_what_was_paid_for_is_returned_though_there_is_no_room(memory: Memory) -> None:
     def refuse(*_: Any) -> None:
         raise CapacityError("full", limit="answers_max")

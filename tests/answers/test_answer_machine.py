@@ -89,8 +89,8 @@ class AnswerMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.memory = memopt.open(
-            self.path, budget="32MiB", durability="os", maintenance_seconds=0, probe_seconds=0,
-            ballast_bytes=0, clock=self.clock, embedder="off",
+            self.path, budget="64MiB", durability="os", maintenance_seconds=0, probe_seconds=0,
+            ballast_bytes=0, clock=self.clock,
         )  # fmt: skip
         # What was served is known in RAM alone.
         for one in self.model.held.values():
@@ -107,15 +107,19 @@ class AnswerMachine(RuleBasedStateMachine):
             request, value, scope=scope, category=kind, tags=[tag], uses=[item] if item else []
         )
 
-    @rule(scope=scopes, request=requests)
-    def look(self, scope: str, request: Any) -> None:
+    @rule(scope=scopes, request=requests, match=st.sampled_from([Match.EXACT, Match.WORDS]))
+    def look(self, scope: str, request: Any, match: Match) -> None:
         expected = self.model.find(scope, request, self.clock.now_us())
-        found = self.memory.answers.lookup(request | {"stream": False}, scope=scope)
+        question = request["messages"][0]["content"]
+        if match is Match.WORDS:
+            question = f"  {question.upper()}!"
+        asked = request | {"messages": [{"role": "user", "content": question}], "stream": False}
+        found = self.memory.answers.lookup(asked, scope=scope)
         if expected is None:
             assert not found
         else:
             assert isinstance(found, Answer)
-            assert (found.response, found.match) == (expected, Match.EXACT)
+            assert (found.response, found.match) == (expected, match)
 
     @rule(seconds=st.sampled_from([1, 60, 101]))
     def wait(self, seconds: int) -> None:

@@ -153,7 +153,8 @@ class AnswerCache:
         try:
             comparer = self._comparer.get()
             if comparer is None:
-                return Miss(reason=MissReason.EMBEDDER, detail="the store has none")
+                detail = "the store has none, or its budget is too small for it"
+                return Miss(reason=MissReason.EMBEDDER, detail=detail)
             try:
                 vector = comparer.vector(question)
             except MemoptError as error:

@@ -90,9 +90,13 @@ class AnswerRows:
     def replace_entry(
         self, transaction: CommitTransaction, row: AnswerRow, entry: "Entry", record: bytes
     ) -> None:
-        """An answer is compared otherwise from now on."""
+        """An answer is compared otherwise from now on, or not at all."""
         transaction.tables.answer_entries.put(row.scope_number, row.answer, record)
-        transaction.after_commit(lambda: self._residents.drop(row.scope_number))
+        scope_number, answer = row.scope_number, row.answer
+        if entry.is_exact:
+            transaction.after_commit(lambda: self._residents.changed(scope_number, answer, None))
+        else:
+            transaction.after_commit(lambda: self._residents.drop(scope_number))
 
     def delete_for_good(self, transaction: CommitTransaction, answers: Iterable[int]) -> int:
         """The same, and the categories that are left with nothing: no answer, no setting, no
