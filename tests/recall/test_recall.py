@@ -236,3 +236,58 @@ def test_a_remote_recall_is_the_same(memory: Memory) -> None:
         assert remote.recall("elephant", scope=SCOPE) == memory.recall("elephant", scope=SCOPE)
         at = remote.at(memory.lsn)
         assert at.recall("elephant", scope=SCOPE, limit=1)[0].text == "an elephant"
+
+
+def test_a_hit_says_why_in_words_and_in_numbers(memory: Memory) -> None:
+    filler(memory)
+    say(memory, "s", "Lea adopted a dog from the shelter", "and called her Maple")
+    hits = list(memory.recall("Who adopted a dog?", scope=SCOPE, limit=5))
+    assert hits[0].text == "Lea adopted a dog from the shelter"
+    assert hits[0].why.startswith("has adopt, dog; ")
+    assert all(0 < hit.score < 1 and hit.why and hit.features for hit in hits)
+    assert hits[0].features["words_root"] > hits[-1].features["words_root"]
+    low = (hits[0].score + hits[1].score) / 2
+    assert list(memory.recall("Who adopted a dog?", scope=SCOPE, min_score=low)) == hits[:1]
+
+
+def test_messages_memories_and_documents_are_ranked_together(memory: Memory) -> None:
+    filler(memory)
+    say(memory, "s", "The flight to Lima leaves at nine.")
+    memory.remember("Ann prefers an aisle seat", scope=SCOPE, kind="preference")
+    memory.ingest("# Travel rules\n\nTrains up to four hours.", scope=SCOPE, source="handbook")
+    for query, kind in (
+        ("When does the flight to Lima leave?", "episode"),
+        ("Which seat does Ann prefer?", "preference"),
+        ("What are the travel rules?", "document"),
+    ):
+        (hit,) = memory.recall(query, scope=SCOPE, limit=1)
+        assert hit.kind == kind
+        assert hit.why
+
+
+def test_importance_and_feedback_are_heeded_a_little(memory: Memory) -> None:
+    filler(memory)
+    low, high = (
+        memory.remember("the code of the door is kept in the safe", scope=SCOPE, importance=at)
+        for at in (0.1, 0.9)
+    )
+    query = "Where is the code of the door kept?"
+    hits = memory.recall(query, scope=SCOPE, limit=2)
+    assert [hit.item_id for hit in hits] == [high.item_id, low.item_id]
+    assert hits[0].features["importance"] > 0 > hits[1].features["importance"]
+    for _ in range(5):
+        memory.feedback([low.item_id], 1.0)
+        memory.feedback([high.item_id], -1.0)
+    hits = memory.recall(query, scope=SCOPE, limit=2)
+    assert [hit.item_id for hit in hits] == [low.item_id, high.item_id]
+
+
+def test_what_stands_under_a_heading_is_found_by_it(memory: Memory) -> None:
+    filler(memory)
+    session = memory.session("page", scope=SCOPE)
+    session.append({"role": "heading", "content": "Ghent"})
+    session.append({"content": "The river is narrow there."})
+    memory.session("other", scope=SCOPE).append({"content": "The river is wide here."})
+    texts = found(memory, "How is the river in Ghent?", limit=40)
+    assert texts[0] == "The river is narrow there."
+    assert "Ghent" not in texts

@@ -20,8 +20,10 @@ Features = dict[str, Array]
 WINNERS: Final = 8
 """The best of the candidates, with which the others are compared."""
 _WHOLE: Final = 0.95
+_OF_PAGES: Final = ("meaning", "length", "words", "score", "soft", "pair_met", "window_met_best")
 _PAGED: Final = (
-    "page_first", "title_whole", "title_covered", "page_meaning", "page_length", "page_window",
+    "page_first", "title_whole", "title_covered", "page_window", "page_covered", "page_meanings",
+    *(f"page_{name}" for name in _OF_PAGES),
     "like_best", "shares_best", "shares_mean", "linked", "linked_whole", "linking",
 )  # fmt: skip
 
@@ -45,14 +47,24 @@ def _page_features(
     has = (scan.parts[:, heads] > 0) | (scan.parts[:, chosen] > 0)
     owners, terms = ragged(entries.terms_start, entries.terms, heads)
     asked = among(terms, np.array(scan.query.terms, np.uint32))
-    there = np.bincount(owners, asked, len(chosen))
+    said = np.bincount(owners, asked, len(chosen))
     wanted = np.bincount(owners, minlength=len(chosen))
     f["page_first"] = page * (around[len(around) // 2 - 1] == heads)
-    f["title_whole"] = page * (there == wanted) * (wanted > 0)
+    f["title_whole"] = page * (said == wanted) * (wanted > 0)
     f["title_covered"] = page * ((scan.idf / scan.full) @ has)
-    for name in ("meaning", "length"):
-        f["page_" + name] = page * f[name]
     f["page_window"] = page * f["soft_window"]
+    index = scan.index
+    run, runs = index.run, len(index.run_first)
+    # Which terms are anywhere on the page, and what its best sentence means.
+    there = np.zeros((len(scan.parts), runs), bool)
+    for row, part in zip(there, scan.parts, strict=True):
+        row[run[part[: len(index)] > 0]] = True
+    f["page_covered"] = page * ((scan.idf / scan.full) @ there[:, run[chosen]])
+    best = np.full(runs, -np.inf, np.float32)
+    np.maximum.at(best, run, scan.meaning[: len(index)])
+    f["page_meanings"] = page * best[run[chosen]]
+    for name in _OF_PAGES:
+        f[f"page_{name}"] = page * f[name]
 
 
 def _winner_features(

@@ -26,7 +26,9 @@ _FAMILIES: Final = {
         length length_2 question first_person first_person_words second_person number name negation
         when_number who_name where_name how_many_number""",
     "what it answers": "question_before question_after answer_words answer_meaning",
-    "its page": "page_first page_meaning page_length page_window title_whole title_covered",
+    "its page": """
+        page_first page_window page_covered page_meanings page_meaning page_length page_words
+        page_score page_soft page_pair_met page_window_met_best title_whole title_covered""",
     "what leads to it": "like_best shares_best shares_mean linked linked_whole linking",
     "its importance": "importance",
     "feedback": "feedback",
