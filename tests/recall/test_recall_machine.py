@@ -83,6 +83,7 @@ class RecallMachine(RuleBasedStateMachine):
         with contextlib.suppress(AttributeError):
             self.memory._parts.recall.engine.scopes.check()
             self.memory._parts.budget.check()
+            self.memory.compact()
             assert self.memory.check().clean
             self.memory.close()
             shutil.rmtree(self.path)
@@ -167,6 +168,23 @@ class RecallMachine(RuleBasedStateMachine):
 
     @rule()
     def let_go(self) -> None:
+        self.memory._parts.recall.engine.scopes.evict(1)
+
+    @rule(data=st.data())
+    def damage(self, data: Any) -> None:
+        """A bit of a segment flips: it is made anew."""
+
+        def member(transaction: Any) -> None:
+            execute = transaction.tables.segments._execute
+            rows = execute("SELECT segment, body FROM segments ORDER BY segment").fetchall()
+            if rows:
+                segment, body = data.draw(st.sampled_from(rows))
+                at = data.draw(st.integers(0, len(body) - 1))
+                flipped = body[:at] + bytes([body[at] ^ 4]) + body[at + 1 :]
+                execute("UPDATE segments SET body = ? WHERE segment = ?", (flipped, segment))
+
+        self.memory._parts.committer.commit(member)
+        # Who has the index in RAM would not notice, until it is let go.
         self.memory._parts.recall.engine.scopes.evict(1)
 
     @rule()

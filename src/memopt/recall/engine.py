@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from memopt.base.budget import Budget
 from memopt.base.config import Config
-from memopt.base.errors import StoreClosedError, StoreFailedError
+from memopt.base.errors import CorruptionError, StoreClosedError, StoreFailedError
 from memopt.base.events import Events
 from memopt.base.protocols import Clock, Compressor, Policy, Reader
+from memopt.base.reaching import scopes_from
 from memopt.base.recall_protocols import EmbedderMaker
 from memopt.base.recall_records import Recall
 from memopt.journal.commit import GroupCommitter
@@ -29,7 +30,7 @@ from memopt.recall.segments import SegmentUpkeep
 
 if TYPE_CHECKING:
     from memopt.recall.loading import ScopeLoader
-    from memopt.recall.recaller import Recaller
+    from memopt.recall.recaller import Asked, Recaller
 
 _SLICE_SECONDS: Final = 0.05
 """Of each second, for segments."""
@@ -103,7 +104,23 @@ class RecallEngine:
                 parts.budget, clock=parts.clock, events=parts.events,
                 tool_chars_max=parts.config.tool_text_chars_max,
             )  # fmt: skip
-        return self._recaller.recall(asked(query, **how))
+        question = asked(query, **how)
+        try:
+            return self._recaller.recall(question)
+        except CorruptionError:
+            if not self._mend(question):
+                raise
+            return self._recaller.recall(question)
+
+    def _mend(self, question: "Asked") -> int:
+        """What is damaged of the index that was asked; how many segments."""
+        if self._parts.committer.refusing:
+            return 0
+        with self._parts.home.snapshot() as tables:
+            reached = scopes_from(tables, question.scope, question.reach, None)
+            numbers = [number for number, _ in reached]
+        with self._upkeep_lock:
+            return self.upkeep.mend(numbers)
 
     @property
     def upkeep(self) -> SegmentUpkeep:

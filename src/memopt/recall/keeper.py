@@ -16,6 +16,7 @@ from memopt.base.records import RecordKind, Selector, to_us
 from memopt.codecs.item_text import open_text
 from memopt.journal.commit import CommitTransaction, GroupCommitter
 from memopt.recall.items import note_item
+from memopt.recall.mending import damaged
 
 _ROWS_AT_ONCE: Final = 256
 _FORGOTTEN_A_COMMIT: Final = 512
@@ -87,7 +88,7 @@ class Keeper:
     # -- checking ---------------------------------------------------------------------------------
 
     def check(self, scope_number: int) -> tuple[int, int, list[str]]:
-        """Verify every row, every version of every text and every mark."""
+        """Verify every row, every version of every text and every mark, and what is indexed."""
         items = size = 0
         damages: list[str] = []
         try:
@@ -96,6 +97,11 @@ class Keeper:
                 size += self._check(row, damages)
         except CorruptionError as error:
             damages.append(f"the list of its items: {error.reason}")
+        try:
+            for _, segment, reason in damaged(self._home, scope_number):
+                damages.append(f"segment {segment} of its index: {reason}; compact() makes it anew")
+        except CorruptionError as error:
+            damages.append(f"the list of its index: {error.reason}")
         return items, size, damages
 
     def _check(self, row: ItemRow, damages: list[str]) -> int:

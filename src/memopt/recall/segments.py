@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from memopt.base.budget import Budget
-from memopt.base.errors import BudgetError
+from memopt.base.errors import BudgetError, CorruptionError
 from memopt.base.events import Events, SegmentsMerged
 from memopt.base.protocols import Clock, Reader, Tables, Transaction
 from memopt.base.recall_records import GONE, SegmentRow, UnindexedRow
@@ -28,6 +28,7 @@ from memopt.journal.commit import GroupCommitter
 from memopt.recall.drafts import DraftReader
 from memopt.recall.entries import Draft, Entries
 from memopt.recall.indexing import OWNER, EntryMaker, MessageIndexer, need_bytes
+from memopt.recall.mending import Mending
 from memopt.recall.places import Place
 
 Array = np.ndarray[Any, Any]
@@ -73,6 +74,7 @@ class SegmentUpkeep:
         self._read = drafts
         self._budget = budget
         self._events = events
+        self._mending = Mending(home, committer, indexer)
         self._bytes_max = min(SEGMENT_BYTES_MAX, int(budget.limit_bytes * _BUDGET_SHARE))
         self._at = (0, 0)
         """The segment up to which heads were looked at in this round."""
@@ -91,12 +93,17 @@ class SegmentUpkeep:
 
     def finish(self) -> None:
         """Everything there is to do now, from the first segment on."""
+        self._mending.mend_all()
         while self._index_some():
             pass
         self._at = (0, 0)
         while self._look_further():
             pass
         self._indexer.fresh.clear()
+
+    def mend(self, scopes: Iterable[int]) -> int:
+        """Make anew what is damaged of these scopes: how many segments."""
+        return sum(map(self._mending.mend, scopes))
 
     def _merge_fresh(self) -> bool:
         """In a scope that got as many segments as are merged; False where there is none."""
@@ -149,6 +156,8 @@ class SegmentUpkeep:
             return bool(group) and self._merge(group)
         except (BudgetError, _Later):
             return False
+        except CorruptionError:
+            return bool(self._mending.mend(heads[0].scope_number))
 
     def _merge(self, heads: Sequence[SegmentRow]) -> bool:
         started = time.perf_counter()
@@ -322,6 +331,8 @@ class SegmentUpkeep:
         except _Later:
             # It is part of another one by now, whose number is higher: that one comes later.
             return False
+        except CorruptionError:
+            return bool(self._mending.mend(head.scope_number))
         return True
 
 

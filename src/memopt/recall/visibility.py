@@ -64,6 +64,11 @@ class Visible:
 
 def visible_of(tables: Tables, scope_number: int) -> Visible:
     """As of a snapshot. Raises CorruptionError where a line is missing."""
+    return Visible(ranges_of(tables, scope_number))
+
+
+def ranges_of(tables: Tables, scope_number: int) -> list[Range]:
+    """What is visible of a scope; those of one line do not overlap."""
     by_line: dict[int, list[Range]] = {}
     for current in sorted(tables.scope_lines.current(scope_number)):
         own = Range(current.session, current.line, current.base, _SEQ_STOP)
@@ -75,7 +80,7 @@ def visible_of(tables: Tables, scope_number: int) -> Visible:
         for found in several:
             taken += _without(found, taken)
         ranges += taken
-    return Visible(ranges)
+    return ranges
 
 
 def _inherited(tables: Tables, line: ScopeLine) -> list[Range]:

@@ -52,7 +52,8 @@ class SqliteSegments(Table):
         rows = self._execute(
             f"SELECT {_HEAD}, body, crc FROM segments WHERE scope = ? ORDER BY segment",
             (scope_number,),
-        )
+        ).fetchall()
+        # All of them first: a query that is left unfinished holds its snapshot.
         return [_verified(*row) for row in rows]
 
     def heads(self, after: tuple[int, int], limit: int) -> list[SegmentRow]:
