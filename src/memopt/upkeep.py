@@ -33,6 +33,7 @@ class Upkeep:
         self._freed_bytes = 0
         """Freed by all when the heap was trimmed last."""
         self._trim_bytes = _TRIM_FREED_BYTES
+        self._is_shrunk = False
 
     def ask_also(self, make_free: Callable[[int], None]) -> None:
         """`make_free(size_bytes)` is asked when pages alone do not do."""
@@ -58,6 +59,8 @@ class Upkeep:
     def trim(self) -> None:
         """On the maintenance thread: give back the holes that pages which went have left in the
         heap. Half a millisecond a round; without it, a twentieth of a budget of 64 MiB."""
+        if self._is_shrunk:
+            self._compressor.trim()
         if self._all_freed_bytes() - self._freed_bytes >= self._trim_bytes:
             self.trim_now()
 
@@ -72,13 +75,15 @@ class Upkeep:
 
     def shrink_caches(self) -> None:
         """Fewer rows of sessions, half of the values of collections, and no codec contexts in
-        reserve, until `restore_caches`."""
+        reserve for longer than a round of maintenance, until `restore_caches`."""
+        self._is_shrunk = True
         self._residents.limit(_RESIDENTS_UNDER_PRESSURE)
         for limit in self._limits:
             limit(_CACHES_UNDER_PRESSURE)
         self._compressor.trim()
 
     def restore_caches(self) -> None:
+        self._is_shrunk = False
         self._residents.limit(1.0)
         for limit in self._limits:
             limit(1.0)

@@ -342,9 +342,10 @@ def _wire_pressure(
     governor = Governor(
         [
             Step("stop prefetching", guarded, prefetcher.stop, prefetcher.start),
-            Step("put off indexing", guarded, engine.put_off, engine.go_on),
+            Step("put off merging", guarded, engine.put_off_merging, engine.merge_on),
             Step("shrink caches", guarded, upkeep.shrink_caches, upkeep.restore_caches),
             Step("empty L1", high, pager.empty_l1, pager.fill_l1),
+            Step("put off indexing", high, engine.indexer.put_off, engine.indexer.go_on),
             Step("collect", high, collect, upkeep.collect_later),
         ],
         Forecaster(period or _PROBE_SECONDS), guarded_share=config.pressure_guarded_share,

@@ -12,7 +12,7 @@ from memopt.base.protocols import Tables
 from memopt.base.recall_records import SegmentRow
 from memopt.memory import Memory
 from memopt.recall.entries import Entries
-from memopt.recall.indexing import OWNER
+from memopt.recall.indexing import OWNER, WORDS
 from memopt.wiring import open_memory
 
 SETTINGS: dict[str, Any] = {
@@ -119,6 +119,31 @@ def test_without_room_for_entries_a_tail_is_sealed_all_the_same(
         assert segments(tables) == []
         (row,) = tables.unindexed.first(9)
         assert (row.start, row.stop) == (0, 7)
+
+
+def test_what_is_sealed_while_indexing_is_put_off_is_found_then_and_indexed_later(
+    memory: Memory,
+) -> None:
+    say(memory, "a", 20)
+    engine = memory._parts.recall.engine
+    held = memory._parts.budget.held_bytes(WORDS)
+    assert held
+    engine.indexer.put_off()
+    assert memory._parts.budget.held_bytes(WORDS) == 0
+    say(memory, "a", 20, start=20)
+    home = memory._parts.directory.home
+    with home.snapshot() as tables:
+        assert tables.unindexed.first(9)
+    found = memory.recall("message 25 pears", scope="acme", limit=40)
+    assert len({hit.spans[0].start for hit in found}) == 40
+    engine.indexer.go_on()
+    engine.maintain()
+    with home.snapshot() as tables:
+        assert tables.unindexed.first(9) == []
+        rows = segments(tables)
+        (line,) = tables.scope_lines.current(rows[0].scope_number)
+        assert places(rows) == sealed(tables, line.line)
+    assert memory._parts.budget.held_bytes(WORDS) == held
 
 
 def test_four_bits_take_less_room(tmp_path: Path) -> None:

@@ -144,12 +144,11 @@ class RecallEngine:
             self._thread = threading.Thread(target=self._step, name="memopt-embed", daemon=True)
             self._thread.start()
 
-    def put_off(self) -> None:
-        """Merge no segments and make no missing entries: that takes memory, and can wait. What is
-        sealed meanwhile gets its entries where there is room for it."""
+    def put_off_merging(self) -> None:
+        """Merge no segments and make no missing entries: that takes memory, and can wait."""
         self._is_put_off = True
 
-    def go_on(self) -> None:
+    def merge_on(self) -> None:
         self._is_put_off = False
 
     def _step(self) -> None:

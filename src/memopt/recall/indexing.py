@@ -100,14 +100,16 @@ class EntryMaker:
     @property
     def analyser(self) -> Analyser:
         """Made and paid for when it is first needed. Raises BudgetError where there is no room."""
-        if self._analyser is None:
-            with self._lock:
-                if self._analyser is None:
-                    share = int(self._budget.limit_bytes * _WORDS_SHARE)
-                    words = min(CACHED_WORDS_MAX, share // CACHED_WORD_BYTES)
-                    self._budget.reserve(WORDS, words * CACHED_WORD_BYTES + PROMPTS_BYTES_MAX)
-                    self._analyser = Analyser(cached_words_max=words)
-        return self._analyser
+        analyser = self._analyser
+        if analyser is not None:
+            return analyser
+        with self._lock:
+            if self._analyser is None:
+                share = int(self._budget.limit_bytes * _WORDS_SHARE)
+                words = min(CACHED_WORDS_MAX, share // CACHED_WORD_BYTES)
+                self._budget.reserve(WORDS, words * CACHED_WORD_BYTES + PROMPTS_BYTES_MAX)
+                self._analyser = Analyser(cached_words_max=words)
+            return self._analyser
 
     def draft(self, source: int, seq: int, record: TailRecord, message: Message) -> "Draft | None":
         """Of a message; None where it has no text. `source` is what its entry is to be under."""
@@ -142,6 +144,14 @@ class EntryMaker:
             _log.warning("texts are indexed by their words alone for now: %s", error)
             return Entries.of(drafts, embedder=None, analyser=self.analyser)
 
+    def forget_words(self) -> None:
+        """Let go of the words and prompts that are remembered, but for what is in use."""
+        with self._lock:
+            if self._analyser is not None:
+                self._analyser = None
+                self._prompts = Prompts()
+                self._budget.release_all(WORDS)
+
     def close(self) -> None:
         self._budget.release_all(WORDS)
 
@@ -165,16 +175,26 @@ class MessageIndexer:
         self.fresh: dict[int, int] = {}
         """Segments that scopes got lately, for whoever merges them."""
         self.watch = Watch()
+        self._is_put_off = False
         self._alone = threading.RLock()
         """One run of messages at a time: the interpreter works at one anyhow, and sixty that are
         begun hold sixty times the memory. Re-entrant, for a signal handler that appends."""
         self._takings = array("Q", bytes(8 * _TAKINGS))
 
+    def put_off(self) -> None:
+        """Make no entries for what is sealed: it is listed as unindexed. What is remembered to make
+        them with is let go."""
+        self._is_put_off = True
+        self._maker.forget_words()
+
+    def go_on(self) -> None:
+        self._is_put_off = False
+
     def prepare(
         self, scope_number: int, line: int, start: int, records: Sequence[TailRecord]
     ) -> Prepared:
         later = Prepared(None, UnindexedRow(scope_number, line, start, start + len(records)))
-        if not self.is_on:
+        if not self.is_on or self._is_put_off:
             return later
         try:
             with self._alone:
