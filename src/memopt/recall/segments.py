@@ -38,7 +38,7 @@ SEGMENT_BYTES_MAX: Final = 1 * MIB
 _SMALLEST_BYTES: Final = 16 * KIB
 _MERGE_FACTOR: Final = 16
 """What merging takes, over the bytes of what is merged: numbers of one byte become eight."""
-_BUDGET_SHARE: Final = 1 / 64
+_BUDGET_SHARE: Final = 1 / 128
 """Of the budget: what one segment may be."""
 _HEADS: Final = 256
 _ROWS: Final = 64
