@@ -10,6 +10,7 @@ from memopt.answers.matching import SHIPPED, open_matcher
 from memopt.bench import answer_peers, answers
 from memopt.bench.answer_data import Asking, LabelledPair
 from memopt.bench.answers import Outcome
+from memopt.bench.command import BenchOptions
 from memopt.embedding.static import StaticEmbedder
 
 ASKINGS = [
@@ -76,3 +77,11 @@ def test_a_threshold_that_serves_as_much_is_found() -> None:
     strict = answer_peers._threshold(ASKINGS, 0.3, embedder)
     loose = answer_peers._threshold(ASKINGS, 0.6, embedder)
     assert 0.5 < loose <= strict <= 1
+
+
+def test_without_data_there_is_nothing_to_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEMOPT_DATA", str(tmp_path))
+    assert answers.run(BenchOptions(quick=True)).keys() == {"machine"}
+    assert "is not there" in capsys.readouterr().err

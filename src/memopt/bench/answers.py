@@ -29,10 +29,19 @@ from memopt.answers.entry import NEVER_US, entry_of
 from memopt.answers.matching import Matcher, open_matcher
 from memopt.answers.nearest import ScopeQuestions, planes_for, room_for
 from memopt.base.answer_records import Answer
-from memopt.bench.answer_data import Asking, LabelledPair, components, load_intents, load_pairs
+from memopt.bench.answer_data import (
+    BANKING,
+    QQP,
+    Asking,
+    LabelledPair,
+    components,
+    load_intents,
+    load_pairs,
+)
 from memopt.bench.answer_fitting import fit_neighbourhood, fit_scored_pairs, folds_of, tabulate
 from memopt.bench.answer_peers import peers
-from memopt.bench.command import BenchOptions, main, progress_bar, scratch
+from memopt.bench.command import BenchOptions, main, progress_bar, say, scratch
+from memopt.bench.data import find
 from memopt.bench.measure import LatencyHistogram, machine
 from memopt.embedding.static import StaticEmbedder
 from memopt.memory import Memory
@@ -65,32 +74,29 @@ def run(options: BenchOptions) -> dict[str, Any]:
     """Figures by data set, of the lookup, and by system."""
     embedder = StaticEmbedder()
     chance = random.Random(options.seed)
-    pairs, askings = load_pairs(), load_intents()
+    pairs = load_pairs() if _is_there(QQP) else []
+    askings = load_intents() if all(map(_is_there, BANKING)) else []
     chance.shuffle(askings)
     if options.quick:
         pairs, askings = pairs[:1500], askings[:1500]
+    result: dict[str, Any] = {}
     with scratch(options) as home, progress_bar("answers") as progress:
-        folds = [number % _QUESTION_FOLDS for number in range(len(askings))]
-        chance.shuffle(folds)
-        matchers = [
-            fit_neighbourhood(
-                open_matcher(), [a for a, n in zip(askings, folds, strict=True) if n != fold],
-                embedder,
-            )
-            for fold in range(_QUESTION_FOLDS)
-        ]  # fmt: skip
-        by_fold = [matchers[fold] for fold in folds]
-        outcomes = _streamed(home / "questions", askings, by_fold, options.seed)
-        result: dict[str, Any] = {
-            "banking77": _figures(outcomes, options.seed),
-            "banking77_other_intents": _by_intents(home, askings, embedder, options.seed),
-            "qqp": _qqp(home, pairs, embedder, options, progress),
-            "lookup": _lookup(home, _questions(pairs, askings), embedder, options.quick),
-        }
-        ratio = result["banking77"]["hit_ratio"]
-        result["systems"] = peers(home, askings, folds, matchers, ratio, embedder)
+        if askings:
+            result |= _banking(home, askings, embedder, options.seed)
+        if pairs:
+            result["qqp"] = _qqp(home, pairs, embedder, options, progress)
+        if pairs or askings:
+            questions = _questions(pairs, askings)
+            result["lookup"] = _lookup(home, questions, embedder, options.quick)
         result["machine"] = machine(home)
     return result
+
+
+def _is_there(name: str) -> bool:
+    if find(name) is None:
+        say(f"answers: {name} is not there")
+        return False
+    return True
 
 
 @contextmanager
@@ -104,6 +110,28 @@ def _opened(path: Path, matcher: Matcher | None) -> Iterator[Memory]:
 
 
 # -- banking77 ------------------------------------------------------------------------------------
+
+
+def _banking(
+    home: Path, askings: Sequence[Asking], embedder: StaticEmbedder, seed: int
+) -> dict[str, Any]:
+    """By other questions, by other intents, and beside others."""
+    folds = [number % _QUESTION_FOLDS for number in range(len(askings))]
+    random.Random(seed + 1).shuffle(folds)
+    matchers = [
+        fit_neighbourhood(
+            open_matcher(), [a for a, n in zip(askings, folds, strict=True) if n != fold],
+            embedder,
+        )
+        for fold in range(_QUESTION_FOLDS)
+    ]  # fmt: skip
+    by_fold = [matchers[fold] for fold in folds]
+    figures = _figures(_streamed(home / "questions", askings, by_fold, seed), seed)
+    return {
+        "banking77": figures,
+        "banking77_other_intents": _by_intents(home, askings, embedder, seed),
+        "systems": peers(home, askings, folds, matchers, figures["hit_ratio"], embedder),
+    }
 
 
 def _by_intents(
