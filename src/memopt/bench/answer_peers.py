@@ -157,8 +157,10 @@ def _gptcache(task: Task, embedder: StaticEmbedder) -> tuple[Get, Put]:
         pre_embedding_func=get_prompt,
         embedding_func=lambda text, **_: embedder.embed([text])[0],
         data_manager=manager_factory(
-            "sqlite,faiss", data_dir=task.home, max_size=len(task.askings) + 1,
+            "sqlite,faiss", data_dir=task.home,
             vector_params={"dimension": embedder.dimensions},
+            # Of itself it lets the oldest go beyond a thousand.
+            eviction_params={"max_size": len(task.askings) + 1},
         ),
         similarity_evaluation=SearchDistanceEvaluation(),
         config=gptcache.Config(similarity_threshold=task.threshold, disable_report=True),
