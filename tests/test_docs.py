@@ -124,7 +124,15 @@ def test_every_time_expression_in_the_page_means_what_it_says() -> None:
 @pytest.mark.parametrize(
     ("document", "blocks_min", "said"),
     [
-        (README, 3, ["My parcel has not come.", "{'step': 3, 'open': ['refund']}"]),
+        (
+            README,
+            4,
+            [
+                "My parcel has not come.",
+                "{'step': 3, 'open': ['refund']}",
+                "My sister Lea moved to Lyon. (has lea",
+            ],
+        ),
         (ROOT / "docs" / "answers.md", 1, ["words Settings, then Security."]),
         (ROOT / "docs" / "recall.md", 3, ["preference: Ann prefers an aisle seat", "\n1\n"]),
     ],

@@ -243,7 +243,7 @@ def test_a_hit_says_why_in_words_and_in_numbers(memory: Memory) -> None:
     say(memory, "s", "Lea adopted a dog from the shelter", "and called her Maple")
     hits = list(memory.recall("Who adopted a dog?", scope=SCOPE, limit=5))
     assert hits[0].text == "Lea adopted a dog from the shelter"
-    assert hits[0].why.startswith("has adopt, dog; ")
+    assert hits[0].why.startswith("has adopted, dog; ")
     assert all(0 < hit.score < 1 and hit.why and hit.features for hit in hits)
     assert hits[0].features["words_root"] > hits[-1].features["words_root"]
     low = (hits[0].score + hits[1].score) / 2

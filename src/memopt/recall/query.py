@@ -5,6 +5,7 @@ something is still a query, with no terms; what is searched then is its vector, 
 here: scores (features, ranking), what a time expression means (text/times.py).
 """
 
+import collections
 import dataclasses
 import enum
 import itertools
@@ -96,7 +97,10 @@ class Query:
     terms: tuple[int, ...]
     """Different ones, in order."""
     stems: tuple[str, ...]
-    """Of each term, as it is shown."""
+    """Of each term."""
+    words: tuple[str, ...]
+    """Of each term, as it is shown: the word that was asked for, or the stem where several came of
+    one word."""
     weights: Array
     """float32, of each term: FRAME_WEIGHT or 1."""
     names: tuple[int, ...]
@@ -158,6 +162,7 @@ class Query:
             text=text,
             terms=terms,
             stems=tuple(stem for _, stem in known),
+            words=_shown(known),
             weights=np.array(
                 [FRAME_WEIGHT if fold(word) in frame else 1 for word, _ in known], np.float32
             ),
@@ -168,6 +173,11 @@ class Query:
             pieces=pieces,
             times=_begun(times, now),
         )
+
+
+def _shown(known: list[tuple[str, str]]) -> tuple[str, ...]:
+    stems = collections.Counter(fold(word) for word, _ in known)
+    return tuple(stem if stems[fold(word)] > 1 else fold(word) for word, stem in known)
 
 
 _TIMES: Final = frozenset({"year", "month", "day", "date", "time", "season", "week", "weekday"})

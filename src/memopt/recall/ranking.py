@@ -89,12 +89,12 @@ class Ranked:
         return {name: share for name, share in zip(self._names, shares, strict=True) if share}
 
     def words(self, place: int) -> list[str]:
-        """The query's stems that the entry at `place` has."""
+        """The query's words that the entry at `place` has, in whatever form."""
         has = self._matched[:, place].tolist()
-        return list(itertools.compress(self._query.stems, has))
+        return list(itertools.compress(self._query.words, has))
 
     def why(self, place: int) -> str:
-        """In one line: "has adopt, dog; its meaning +1.21, its words +0.52"."""
+        """In one line: "has adopted, dog; its meaning +1.21, its words +0.52"."""
         return why(self.words(place), self._explained(place)[1])
 
     def _explained(self, place: int) -> tuple[list[float], str]:
