@@ -41,6 +41,9 @@ def failed(one: str, other: str, later: timedelta = timedelta(0)) -> set[str]:
         ("Who built it?", "Why was it built?", "question word"),
         ("How many are there?", "How much is there?", "question word"),
         ("What does C++ offer?", "What does C# offer?", "names"),
+        ("Is it safe to mix them?", "Is it unsafe to mix them?", "comparatives"),
+        ("How do I uninstall it?", "How do I install it?", "comparatives"),
+        ("When did the war start?", "When did the war end?", "comparatives"),
         ("Is a > b here?", "Is a < b here?", "numbers"),
         ("Is a = b here?", "Is a != b here?", "numbers"),
         ("What is 6 * 3?", "What is 6 / 3?", "numbers"),
@@ -61,6 +64,7 @@ def test_a_small_difference_is_another_question(one: str, other: str, check: str
 @pytest.mark.parametrize(
     ("one", "other"),
     [
+        ("What do I put in?", "What do I put into it, then?"),
         ("How do I learn Python?", "What is the best way to learn Python?"),
         ("how old is the universe", "How old is the Universe?"),
         ("Can I send 1,000 euros?", "Can I send 1000 euros?"),

@@ -13,7 +13,7 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from memopt.answers.wording import AMOUNTS, ASKS, NUMBERS, OPPOSITES, UNITS
+from memopt.answers.wording import AMOUNTS, ASKS, NUMBERS, OPPOSITES, TURNING, UNITS
 from memopt.base.answer_records import Check
 from memopt.text.analysis import fold
 from memopt.text.times import find_times, has_time
@@ -25,6 +25,8 @@ CHECKS: Final = (
 CHARACTERS_MAX: Final = 4096
 """Longer questions are not compared."""
 _SHOWN_MAX: Final = 80
+_TURNED_MIN: Final = 4
+"""Letters of a word that a prefix turns around: "unsafe", and not "into"."""
 
 _TOKEN: Final = re.compile(
     r"[$€£¥₹]|\d+(?:[.,]\d+)*%?|[^\W_]+(?:['\u2019][^\W_]+)*(?:\+\+|[+#](?!\w))?|[.?!:\n]"
@@ -208,10 +210,14 @@ def _names(one: Traits, other: Traits) -> Check:
 
 def _opposites(one: Traits, other: Traits) -> Check:
     mine, theirs = set(one.words), set(other.words)
-    for word in mine - theirs:
-        for opposite in OPPOSITES.get(word, ()):
-            if opposite in theirs and opposite not in mine:
-                return Check(name="comparatives", passed=False, detail=_shown([word], [opposite]))
+    for word in sorted(mine ^ theirs):
+        here, there = (mine, theirs) if word in mine else (theirs, mine)
+        turned = {f"{prefix}{word}" for prefix in TURNING} if len(word) >= _TURNED_MIN else set()
+        for opposite in OPPOSITES.get(word, frozenset()) | turned:
+            if opposite in there and opposite not in here:
+                pair = (word, opposite) if word in mine else (opposite, word)
+                detail = _shown([pair[0]], [pair[1]])
+                return Check(name="comparatives", passed=False, detail=detail)
     return Check(name="comparatives", passed=True)
 
 

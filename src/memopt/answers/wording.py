@@ -28,7 +28,8 @@ OPPOSITES: Final = _pairs(
     earliest/latest old/new faster/slower fastest/slowest fast/slow cheaper/pricier
     cheapest/dearest before/after above/below over/under maximum/minimum max/min increase/decrease
     increasing/decreasing rise/fall rising/falling gain/lose win/lose first/last start/stop
-    begin/end open/close enable/disable activate/deactivate activate/cancel block/unblock
+    begin/end start/end starts/ends started/ended buy/rent safe/dangerous
+    open/close enable/disable activate/deactivate activate/cancel block/unblock
     lock/unlock add/remove insert/delete create/delete install/uninstall upload/download
     send/receive buy/sell borrow/lend import/export deposit/withdraw deposit/withdrawal
     credit/debit push/pull
@@ -43,6 +44,9 @@ OPPOSITES: Final = _pairs(
     day/night summer/winter hot/cold physical/virtual"""
 )
 """What stands on one side alone, with its opposite on the other side alone."""
+
+TURNING: Final = ("un", "dis", "non", "im", "ir", "il", "in", "de")
+"""With one of these before it, a word is its own opposite."""
 
 ASKS: Final = _named(
     """who whom whose
