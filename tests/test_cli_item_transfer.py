@@ -117,6 +117,36 @@ def test_what_was_exported_is_imported_as_it_was(store: Path, tmp_path: Path) ->
     assert run("import", tmp_path / "copy", again, file, "--json").json["items"] == 0
 
 
+def test_what_is_damaged_keeps_nothing_else_from_being_exported(
+    store: Path, tmp_path: Path
+) -> None:
+    with opened(store) as memory:
+        ids = {item.text: item.item_id for item in memory.items(limit=1000)}
+        first, *_, last = [item.text for item in memory.items("other")]
+        texts = {"Rome, Trastevere", first, last}
+        hurt = [ids[text] for text in texts]
+
+        def member(transaction: Any) -> None:
+            execute = transaction.tables.items._execute
+            for item_id in hurt:
+                number = int(item_id[1:])
+                execute(
+                    "UPDATE item_texts SET record = zeroblob(40) WHERE text = ? << 20 | 1",
+                    (number,),
+                )
+
+        memory._parts.committer.commit(member)
+    file = tmp_path / "all.jsonl"
+    outcome = run("export", store, "--output", file)
+    assert outcome.code == 1
+    assert "are damaged" in outcome.err
+    assert run("import", tmp_path / "copy", file).code == 0
+    with opened(tmp_path / "copy") as copy:
+        there = {item.text for item in copy.items(limit=1000)}
+        assert len(list(copy.session("s", scope=SCOPE).messages())) == 1
+    assert ids.keys() - there == texts
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_was_done_comes_out_and_in_again(tmp_path: Path, seed: int) -> None:
     chance, clock = random.Random(seed), ManualClock()

@@ -19,13 +19,16 @@ from typing import Any, Final
 import msgspec
 
 from memopt import Decision, Item, Kind, Memory
-from memopt.base.errors import UsageError
+from memopt.base.errors import CorruptionError, UsageError
+from memopt.base.item_records import item_number
 from memopt.base.records import Reach
 from memopt.cli.memories import every_item
 
 FORM: Final = 1
 KINDS: Final = frozenset({"item", "item_change", "items_end"})
 _CHANGES_AT_ONCE: Final = 500
+_LISTED_AT_ONCE: Final = 500
+_LAST_ID: Final = "i9999999999999"
 
 
 class Stated(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -74,28 +77,81 @@ class _EndLine(msgspec.Struct, kw_only=True):
 # -- out ------------------------------------------------------------------------------------------
 
 
-def item_lines(memory: Memory, scope: str | None, reach: Reach) -> Iterator[dict[str, Any]]:
-    """All that is stated in a scope, or in all of them. Holds a few numbers for each change."""
-    whole = itertools.groupby(every_item(memory, scope, reach), key=lambda item: item.scope)
-    for path, items in whole:
+def item_lines(
+    memory: Memory, scope: str | None, reach: Reach, damaged: list[str]
+) -> Iterator[dict[str, Any]]:
+    """All that is stated in a scope, or in all of them. What is damaged is left out, and named in
+    `damaged`. Holds a few numbers for each change."""
+    for path in _scopes(memory, scope, reach, damaged):
         changes: list[tuple[int, int, str]] = []
         rewards: dict[str, float] = {}
-        for item in items:
+        for item in _whole_items(memory, path, damaged):
             if item.reward:
                 rewards[item.item_id] = item.reward
-            before = 0
-            for then in every_change(memory, item.item_id):
-                changes.append((then.lsn, before, item.item_id))
-                before = then.lsn
+            try:
+                lsns = [then.lsn for then in every_change(memory, item.item_id)]
+            except CorruptionError as error:
+                damaged.append(f"{item.item_id} of {path} ({error})")
+                continue
+            changes += [(lsn, old, item.item_id) for old, lsn in itertools.pairwise([0, *lsns])]
         changes.sort()
         firsts = {lsn for lsn, before, _ in changes if not before}
         for lsn, before, item_id in changes:
             yield from _lines(memory, path, item_id, lsn, before, firsts, rewards)
-        open_ = [
-            (one.item_id, one.other_id)
-            for one in memory.contradictions(path, limit=10_000)
-        ]  # fmt: skip
-        yield {"kind": "items_end", "scope": path, "open": open_}
+        open_: list[tuple[str, str]] = []
+        try:
+            pairs = memory.contradictions(path, limit=10_000)
+            open_ += [(one.item_id, one.other_id) for one in pairs]
+        except CorruptionError as error:
+            damaged.append(f"what contradicts in {path} ({error})")
+        if changes:
+            yield {"kind": "items_end", "scope": path, "open": open_}
+
+
+def _scopes(memory: Memory, scope: str | None, reach: Reach, damaged: list[str]) -> Iterator[str]:
+    """Where something is stated: from one scope to the next, in order."""
+    after: tuple[str, str] | None = None
+    hurt: list[str] | None = None
+    while True:
+        try:
+            found = memory.items(scope, reach=reach, after=after, limit=1)
+            if not found:
+                return
+            path = found[0].scope
+        except CorruptionError as error:
+            # Whose it is, a check tells.
+            if hurt is None:
+                hurt = sorted({one.scope for one in memory.check().damages if one.scope})
+            behind = [one for one in hurt if after is None or one > after[0]]
+            if not behind:
+                damaged.append(f"what is behind {after} ({error})")
+                return
+            path = behind[0]
+        yield path
+        after = (path, _LAST_ID)
+
+
+def _whole_items(memory: Memory, scope: str, damaged: list[str]) -> Iterator[Item]:
+    """Memories of one scope, without those that are damaged."""
+    last, limit, named = 0, _LISTED_AT_ONCE, ""
+    while True:
+        after = (scope, f"i{last}") if last else None
+        try:
+            page = memory.items(scope, after=after, limit=limit)
+        except CorruptionError as error:
+            if limit > 1:
+                limit = max(1, limit // 8)
+                continue
+            if str(error) != named:
+                named = str(error)
+                damaged.append(f"a memory of {scope} ({error})")
+            # It is one of the next numbers.
+            last += 1
+            continue
+        yield from page
+        if len(page) < limit:
+            return
+        last, limit = item_number(page[-1].item_id) or 0, _LISTED_AT_ONCE
 
 
 def every_change(memory: Memory, item_id: str) -> Iterator[Item]:

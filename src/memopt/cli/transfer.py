@@ -81,6 +81,7 @@ def export(
     Mappings and sequences are left out: `memopt backup` copies everything.
     """
     damaged: list[str] = []
+    memories: list[str] = []
     reach = Reach.SUBTREE if subtree else Reach.EXACT
     if form is Form.TREE:
         if output is None or session is not None:
@@ -106,12 +107,17 @@ def export(
                 except CorruptionError:
                     damaged.append(f"{info.id} of {info.scope}")
             if session is None and form is Form.JSONL:
-                for item_line in item_lines(memory, scope, reach):
+                for item_line in item_lines(memory, scope, reach, memories):
                     write(json_text(item_line) + "\n")
                     done += 1
                     bar(done, 0)
-    if damaged:
-        raise CorruptionError(f"{len(damaged)} sessions are damaged: {', '.join(damaged)}")
+    said = [
+        f"{len(some)} {what} are damaged: {', '.join(some)}"
+        for some, what in ((damaged, "sessions"), (memories, "memories"))
+        if some
+    ]
+    if said:
+        raise CorruptionError("; ".join(said))
 
 
 def _info(memory: Memory, scope: str, session_id: str) -> SessionInfo:
