@@ -214,3 +214,21 @@ def test_words_are_kept_in_ram_and_given_up(memory: memopt.Memory) -> None:
     assert memory._parts.budget.held_bytes("wordings") == 0
     memory.remember("Ann has two dogs", scope=SCOPE)
     assert memory.remember("Ann has three dogs", scope=SCOPE).contradictions != ()
+
+
+def test_a_damaged_memory_keeps_nobody_from_those_it_contradicts(memory: memopt.Memory) -> None:
+    damaged = memory.remember("Ann has two dogs", scope=SCOPE)
+    whole = memory.remember("Ann has three dogs", scope=SCOPE)
+
+    def member(transaction: Any) -> None:
+        transaction.tables.items._execute(
+            "UPDATE item_texts SET record = zeroblob(40) WHERE text >> 20 = 1"
+        )
+
+    memory._parts.committer.commit(member)
+    assert memory.item(whole.item_id).contradictions == ()
+    assert memory.contradictions(SCOPE) == []
+    with pytest.raises(memopt.CorruptionError):
+        memory.item(damaged.item_id)
+    memory.forget(Selector(scope=SCOPE, items=(damaged.item_id,)))
+    assert [item.text for item in memory.items(SCOPE)] == [whole.text]

@@ -140,12 +140,22 @@ class Describing:
         if other is None:
             return False
         spans = []
+        by_words = REASONS[mark.value] is not Reason.PINNED
         for one in (row, other):
-            by_words = REASONS[mark.value] is not Reason.PINNED
-            if by_words and self.text(one).lsn > mark.lsn:
+            if by_words and self._said_lsn(one, other) > mark.lsn:
                 return False
             spans.append(self.standing(one, self._tables.item_marks.of_item(one.item))[0])
         return max(span.start for span in spans) < min(span.stop for span in spans)
+
+    def _said_lsn(self, one: ItemRow, other: ItemRow) -> int:
+        """Since when it says what it says. What is damaged contradicts nobody: that is for whoever
+        reads it itself to hear."""
+        try:
+            return self.text(one).lsn
+        except CorruptionError:
+            if one is not other:
+                raise
+            return NOW.lsn
 
     def _pinned_until(self, marks: list[MarkRow]) -> int:
         """0 where it is not pinned."""
