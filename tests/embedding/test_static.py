@@ -159,3 +159,13 @@ def test_rounded_vectors_keep_most_of_their_neighbours(codec: VectorCodec, share
     nearest, still = (np.argsort(-cosines, axis=1)[:, :10] for cosines in (exact, found))
     kept = [len({*a} & {*b}) / 10 for a, b in zip(nearest.tolist(), still.tolist(), strict=True)]
     assert np.mean(kept) > share
+
+
+@given(st.lists(st.integers(0, 29_000), max_size=600))
+def test_likeness_is_the_product_of_directions(pieces: list[int]) -> None:
+    chosen = np.array(pieces, np.uint16)
+    asked = SHIPPED_ONE.piece_vectors(np.array([7, 2000, 12_345], np.uint16))
+    found = SHIPPED_ONE.piece_likeness(chosen, asked)
+    assert np.allclose(found, SHIPPED_ONE.piece_vectors(chosen) @ asked.T, atol=1e-5)
+    lengths = np.linalg.norm(SHIPPED_ONE.piece_vectors(chosen), axis=1)
+    assert np.all(np.isclose(lengths, 1, atol=1e-5) | (lengths == 0))

@@ -51,6 +51,9 @@ class Letters:
     def piece_vectors(self, pieces: Any) -> Any:
         return self.table[pieces]
 
+    def piece_likeness(self, pieces: Any, vectors: Any) -> Any:
+        return self.piece_vectors(pieces) @ vectors.T
+
     def piece_weights(self, pieces: Any) -> Any:
         return 1 + np.asarray(pieces, np.float32) / 26
 

@@ -43,6 +43,11 @@ class PieceEmbedder(Embedder, Protocol):
         """float32 (len(pieces), dimensions): each piece's own direction, of unit length or 0."""
         ...
 
+    def piece_likeness(self, pieces: Any, vectors: Any) -> Any:
+        """float32 (len(pieces), len(vectors)): the cosines of piece_vectors() with vectors of unit
+        length or 0, without making the former."""
+        ...
+
     def piece_weights(self, pieces: Any) -> Any:
         """float32 (len(pieces)), from 0 to 1: how much each says."""
         ...

@@ -34,6 +34,7 @@ itself, space."""
 CHECKSUM_AT: Final = 20
 _COLUMNS_BYTES: Final = 8
 """Of a piece, beside its vector: scale and weight."""
+_LENGTH_BYTES: Final = 4
 _DIMENSIONS_MAX: Final = 4096
 _VOCABULARY_BYTES_MAX: Final = 4 << 20
 _READ_BYTES: Final = 1 << 18
@@ -75,6 +76,8 @@ class StaticEmbedder:
         self._shape = table_shape(self._path)
         self._mapped: StaticTable | None = None
         self._pieces: WordPieces | None = None
+        self._lengths: Any = None
+        """float32 (pieces): of each row, 0 until it was looked at."""
         self._lock = threading.Lock()
 
     @property
@@ -120,19 +123,44 @@ class StaticEmbedder:
 
     def piece_vectors(self, pieces: Any) -> Any:
         """float32 (len(pieces), dimensions): each piece's own direction, of unit length or 0."""
-        vectors = self._table.rows.take(np.asarray(pieces, np.intp), 0).astype(np.float32)
-        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-        vectors /= np.where(lengths > 0, lengths, 1)[:, None]
+        places = np.asarray(pieces, np.intp)
+        vectors = self._table.rows.take(places, 0).astype(np.float32)
+        vectors /= self._row_lengths(places)[:, None]
         return vectors
+
+    def piece_likeness(self, pieces: Any, vectors: Any) -> Any:
+        """float32 (len(pieces), len(vectors)): piece_vectors(pieces) @ vectors.T. Whole numbers are
+        multiplied, and what they come to divided: in half the time."""
+        rows, places = self._table.rows, np.asarray(pieces, np.intp)
+        found = np.empty((len(places), len(vectors)), np.float32)
+        for at in range(0, len(places), _ROWS_AT_ONCE):
+            some = rows.take(places[at : at + _ROWS_AT_ONCE], 0).astype(np.float32)
+            np.matmul(some, vectors.T, out=found[at : at + len(some)])
+        found /= self._row_lengths(places)[:, None]
+        return found
+
+    def _row_lengths(self, places: Any) -> Any:
+        """float32: how long these rows are, 1 for one of zeros. Each is looked at once."""
+        if self._lengths is None:
+            self._lengths = np.zeros(self._shape.pieces, np.float32)
+        lengths = self._lengths
+        new = np.unique(places[lengths.take(places) == 0])
+        for at in range(0, len(new), _ROWS_AT_ONCE):
+            some = new[at : at + _ROWS_AT_ONCE]
+            rows = self._table.rows.take(some, 0).astype(np.float32)
+            found = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+            lengths[some] = np.where(found > 0, found, 1)
+        return lengths.take(places)
 
     def piece_weights(self, pieces: Any) -> Any:
         """float32 (len(pieces)): how much each says, near 0 where all texts have it."""
         return self._table.weights[pieces]
 
     def charged_bytes(self) -> int:
-        """The table, as if all of it were resident, and the vocabulary."""
+        """The table, as if all of it were resident, its rows' lengths, and the vocabulary."""
         _, dimensions, pieces = self._shape
-        return pieces * (dimensions + _COLUMNS_BYTES) + WordPieces.bytes_of(pieces)
+        table = pieces * (dimensions + _COLUMNS_BYTES + _LENGTH_BYTES)
+        return table + WordPieces.bytes_of(pieces)
 
     @property
     def _table(self) -> StaticTable:

@@ -123,6 +123,9 @@ class CheckedPieceEmbedder(CheckedEmbedder):
         vectors = self._of_pieces.piece_vectors(pieces)
         return unit(vectors, count=len(pieces), dimensions=self.dimensions)
 
+    def piece_likeness(self, pieces: Any, vectors: Any) -> Any:
+        return self.piece_vectors(pieces) @ vectors.T
+
     def piece_weights(self, pieces: Any) -> Any:
         return self._of_pieces.piece_weights(pieces)
 

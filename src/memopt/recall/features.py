@@ -31,7 +31,6 @@ WINDOW: Final = 3
 PIECES_KNOWN: Final = 8192
 """About as many different word pieces as the texts of all windows have."""
 _PIECES_FEW: Final = 2048
-_KNOWN_AT_ONCE: Final = 256
 _PIECES_AT_ONCE: Final = 8192
 """What is compared together stays in the processor's cache."""
 _SOFT_LEAST: Final = 0.35
@@ -127,10 +126,7 @@ def _met(scan: Scan, some: Array) -> Array:
     if not len(pieces):
         return met
     known, places = _each_once(pieces)
-    alike = np.empty((len(known), len(asked.vectors)), np.float32)
-    for at in range(0, len(known), _KNOWN_AT_ONCE):
-        few = asked.embedder.piece_vectors(known[at : at + _KNOWN_AT_ONCE])
-        np.matmul(few, asked.vectors.T, out=alike[at : at + len(few)])
+    alike = np.asarray(asked.embedder.piece_likeness(known, asked.vectors), np.float32)
     starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
     having = there[owners[starts]]
     first = 0
@@ -149,11 +145,12 @@ def _each_once(pieces: Array) -> tuple[Array, Array]:
     if len(pieces) < _PIECES_FEW:
         known, places = np.unique(pieces, return_inverse=True)
         return known, places
-    # A table of all u16 is quicker than sorting many.
-    seen = np.zeros(1 << 16, bool)
+    # A table of all there may be is quicker than sorting many.
+    count = int(pieces.max()) + 1
+    seen = np.zeros(count, bool)
     seen[pieces] = True
     known = np.flatnonzero(seen).astype(np.uint16)
-    place = np.empty(1 << 16, np.int32)
+    place = np.empty(count, np.int32)
     place[known] = np.arange(len(known))
     return known, place[pieces]
 
