@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from memopt.base.answer_records import AnswerContext
 from memopt.base.config import Config
 from memopt.base.errors import UsageError
 from memopt.base.recall_records import Indexing
@@ -16,6 +17,7 @@ NAMES = [field.name for field in dataclasses.fields(Config)]
 OPTIONAL = {
     "access_log",
     "admission_policy",
+    "answer_ttl_seconds",
     "disk_quota_bytes",
     "state_versions_max",
     "journal_retention_seconds",
@@ -36,6 +38,7 @@ WORDS = {
     "collection_trigger",
     "collection_policy",
     "recall_policy",
+    "answer_context",
 }
 NUMBERS = [name for name in NAMES if name not in WORDS]
 every_name = pytest.mark.parametrize("name", NAMES)
@@ -115,6 +118,8 @@ def test_every_setting_is_read_from_its_variable(name: str) -> None:
         "durability": ("os", Durability.OS),
         "seal": ("full", Seal.FULL),
         "indexing": ("off", Indexing.OFF),
+        "answer_context": ("any", AnswerContext.ANY),
+        "answer_wrong_share": ("0.05", 0.05),
         "vector_bits": ("4", 4),
         "recall_policy": ("sieve", "sieve"),
         "policy": ("clock", "clock"),

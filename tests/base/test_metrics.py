@@ -101,6 +101,19 @@ EMITTED: list[tuple[Any, dict[str, int], str | None]] = [
         "scope_fault_seconds",
     ),
     (events.ScopesEvicted(scopes=2, size_bytes=900), {"scopes_evicted": 2}, None),
+    (
+        events.AnswerServed(match="question", seconds=0.1),
+        {"answers_served": 1, "answers_served_near": 1},
+        "answer_lookup_seconds",
+    ),
+    (
+        events.AnswerMissed(reason="unknown", seconds=0.1),
+        {"answers_missed": 1},
+        "answer_lookup_seconds",
+    ),
+    (events.AnswerStored(size_bytes=900), {"answers_stored": 1, "answer_bytes": 900}, None),
+    (events.AnswersEvicted(answers=2), {"answers_evicted": 2}, None),
+    (events.AnswerJudged(verdict="wrong"), {"answers_wrong": 1}, None),
     (events.SegmentsMerged(segments=4, entries=90, seconds=0.1), {"segments_merged": 4}, None),
     (
         events.Committed(members=4, records=7, size_bytes=900, seconds=0.1),

@@ -42,7 +42,7 @@ _TEXT_FACTOR: Final = 12
 _RECORD_FACTOR: Final = 4
 """Of a record: its message as objects, of which one is there at a time."""
 _WORDS_SHARE: Final = 1 / 64
-"""Of the budget, for words whose stems are remembered."""
+"""Of the budget, for words whose stems are remembered, and a quarter of it for prompts."""
 _FRESH_MAX: Final = 16_384
 _TAKINGS: Final = 1024
 """Counters of what was taken away, which scopes share."""
@@ -84,7 +84,7 @@ class EntryMaker:
         self._budget = budget
         self._lock = threading.Lock()
         self._analyser: Analyser | None = None
-        self._prompts = Prompts()
+        self._prompts = Prompts(0)
         self._tool_chars_max = config.tool_text_chars_max
         self._vector_bits = config.vector_bits
 
@@ -106,8 +106,10 @@ class EntryMaker:
         with self._lock:
             if self._analyser is None:
                 share = int(self._budget.limit_bytes * _WORDS_SHARE)
-                words = min(CACHED_WORDS_MAX, share // CACHED_WORD_BYTES)
-                self._budget.reserve(WORDS, words * CACHED_WORD_BYTES + PROMPTS_BYTES_MAX)
+                prompts_bytes = min(PROMPTS_BYTES_MAX, share // 4)
+                words = min(CACHED_WORDS_MAX, (share - prompts_bytes) // CACHED_WORD_BYTES)
+                self._budget.reserve(WORDS, words * CACHED_WORD_BYTES + prompts_bytes)
+                self._prompts = Prompts(prompts_bytes)
                 self._analyser = Analyser(cached_words_max=words)
             return self._analyser
 
@@ -149,7 +151,7 @@ class EntryMaker:
         with self._lock:
             if self._analyser is not None:
                 self._analyser = None
-                self._prompts = Prompts()
+                self._prompts = Prompts(0)
                 self._budget.release_all(WORDS)
 
     def close(self) -> None:

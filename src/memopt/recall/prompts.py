@@ -2,7 +2,7 @@
 
 Of agents' transcripts, system prompts are nearly half the text and few are different. Invariant: an
 entry from here is the one that would be made, whatever was remembered before. Not here: making one
-(entries.py), and paying for SIZE_BYTES_MAX (indexing.py).
+(entries.py), and paying for what may be remembered (indexing.py).
 """
 
 import collections
@@ -17,7 +17,7 @@ import numpy as np
 from memopt.recall.entries import Draft, Entries, Role
 
 SIZE_BYTES_MAX: Final = 128 * 1024
-"""Of all that are remembered."""
+"""Of all that are remembered, however large the budget."""
 _DIGEST_BYTES: Final = 16
 
 Make = Callable[[Sequence[Draft]], Entries]
@@ -26,7 +26,8 @@ Make = Callable[[Sequence[Draft]], Entries]
 class Prompts:
     """Those met lately, by a digest of their text. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, size_bytes_max: int = SIZE_BYTES_MAX) -> None:
+        self._size_bytes_max = size_bytes_max
         self._lock = threading.Lock()
         self._known: collections.OrderedDict[bytes, Entries] = collections.OrderedDict()
         self._size_bytes = 0
@@ -63,12 +64,12 @@ class Prompts:
 
     def _remember(self, key: bytes, made: Entries) -> None:
         size = made.charged_bytes
-        if size > SIZE_BYTES_MAX // 4:
+        if size > self._size_bytes_max // 4:
             return
         with self._lock:
             old = self._known.pop(key, None)
             self._known[key] = made
             self._size_bytes += size - (old.charged_bytes if old is not None else 0)
-            while self._size_bytes > SIZE_BYTES_MAX:
+            while self._size_bytes > self._size_bytes_max:
                 _, oldest = self._known.popitem(last=False)
                 self._size_bytes -= oldest.charged_bytes
