@@ -95,6 +95,19 @@ def test_a_forgotten_text_leaves_no_answer_that_it_could_be_in(memory: Memory, n
     planted.check_others()
 
 
+@pytest.mark.parametrize("field", ["documents", "context", "suffix", "prompt_of_mine"])
+def test_a_field_that_is_not_known_may_hold_what_is_forgotten(memory: Memory, field: str) -> None:
+    session = memory.session("s", scope=SCOPE)
+    session.extend([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}])
+    request = ask("what is it", **{field: ["the word is bluebell"]})
+    memory.answers.store(request, "a flower", scope=SCOPE)
+    memory.forget(Selector(scope=SCOPE, containing="bluebell"))
+    assert not memory.answers.lookup(request, scope=SCOPE)
+    memory.answers.store(request, "a flower", scope=SCOPE)
+    session.redact(0)
+    assert not memory.answers.lookup(request, scope=SCOPE)
+
+
 def test_a_forgotten_scope_leaves_no_byte_of_its_answers(memory: Memory) -> None:
     planted = Planted(memory)
     receipt = memory.forget(Selector(scope=SCOPE, whole_scope=True))

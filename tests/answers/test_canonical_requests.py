@@ -74,6 +74,14 @@ def test_ways_to_write_the_same_are_one() -> None:
     assert key("Hello?") == key({"messages": [{"role": "user", "content": " Hello? "}]})
 
 
+def test_forms_of_a_request_are_apart() -> None:
+    """What answers one is no response to another."""
+    said = [{"role": "user", "content": "Why?"}]
+    keys = [key({"messages": said}), key({"input": said}), key({"prompt": "Why?"})]
+    assert len(set(keys)) == 3
+    assert key("Why?") == keys[0]
+
+
 def test_the_question_is_the_last_message_of_a_user() -> None:
     asked = read(BASE)
     assert (asked.question, asked.history, asked.model) == ("What is a page?", History.SYSTEM, "m")
@@ -102,6 +110,19 @@ def test_the_question_is_the_last_message_of_a_user() -> None:
          None, History.TURNS),
         ({"messages": []}, None, History.TURNS),
         ({"contents": ["of another kind"]}, None, History.TURNS),
+        *(
+            ({"messages": [{"role": "user", "content": "Why?"}], name: value}, "Why?", history)
+            for name, value, history in (
+                ("documents", ["a secret"], History.TURNS), ("context", "a", History.TURNS),
+                ("suffix", "a", History.TURNS), ("response_format", {"a": "b"}, History.TURNS),
+                ("previous_response_id", "r1", History.TURNS), ("model", {"a": 1}, History.TURNS),
+                ("seed", ["a secret"], History.TURNS), ("stop", ["a"], History.SYSTEM),
+                ("max_tokens", 5, History.NONE), ("user", "u", History.NONE),
+            )
+        ),
+        ({"messages": [{"role": "user", "content": "Why?", "name": "Ann"}]}, "Why?", History.TURNS),
+        ({"messages": [{"role": "system", "content": "a", "name": "b"},
+                       {"role": "user", "content": "Why?"}]}, "Why?", History.TURNS),
         ({"messages": [{"role": "user", "content": "  "}]}, None, History.TURNS),
     ],
 )  # fmt: skip
@@ -119,6 +140,9 @@ def test_what_was_said_before_the_question(
         ({"functions": [{"name": "f"}]}, MissReason.TOOLS),
         ({"n": 2}, MissReason.MANY),
         ({"best_of": 3}, MissReason.MANY),
+        ({"n": "2"}, MissReason.MANY),
+        ({"temperature": "1.0"}, MissReason.TEMPERATURE),
+        ({"temperature": [0]}, MissReason.TEMPERATURE),
         ({"logprobs": True}, MissReason.LOG_PROBABILITIES),
         ({"top_logprobs": 3}, MissReason.LOG_PROBABILITIES),
         ({"temperature": 0.7}, MissReason.TEMPERATURE),
@@ -145,6 +169,7 @@ def test_a_stream_is_wanted_where_it_is_asked_for() -> None:
     [
         (17, "request"),
         ([], "request"),
+        ({"messages": [{"role": ["user"], "content": "a"}]}, "request.messages[0].role"),
         ({"messages": [{"content": {1: 2}}]}, "request.messages[0].content"),
         ({"temperature": float("nan")}, "request.temperature"),
         ({"text": "x" * (1 << 20)}, "request"),

@@ -331,10 +331,11 @@ def _category(name: Any) -> str:
 def _strings(values: Any, field: str, most: int) -> tuple[str, ...]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise UsageError(f"expected a sequence of texts, got {values!r}", field=field)
-    found = tuple(dict.fromkeys(values))
-    for number, value in enumerate(found):
+    several = tuple(values)
+    for number, value in enumerate(several):
         if not isinstance(value, str) or not value:
-            raise UsageError(f"expected a text, got {value!r}", field=f"{field}[{number}]")
+            raise UsageError(f"expected a text, got {value!r:.80}", field=f"{field}[{number}]")
+    found = tuple(dict.fromkeys(several))
     if len(found) > most:
         raise UsageError(f"{len(found)} of them, at most {most}", field=field)
     return found

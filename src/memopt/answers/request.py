@@ -46,7 +46,15 @@ _LOG_PROBABILITIES: Final = ("logprobs", "top_logprobs")
 _TEXTS: Final = frozenset({"text", "input_text", "output_text"})
 _TURNS: Final = ("messages", "input", "prompt")
 _SYSTEM: Final = frozenset({"system", "developer"})
-_INSTRUCTIONS: Final = ("system", "instructions")
+_INSTRUCTIONS: Final = ("system", "instructions", "stop")
+_NUMBERS: Final = frozenset(
+    {
+        "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "max_completion_tokens",
+        "max_output_tokens", "frequency_penalty", "presence_penalty", "n", "best_of", "logprobs",
+        "top_logprobs",
+    }
+)  # fmt: skip
+"""Fields that say nothing, where they are numbers."""
 
 _encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
 
@@ -85,7 +93,7 @@ def read_request(request: Any, *, bytes_max: int, depth_max: int) -> Asked:
         del rest["n"]
     rest = {name: value for name, value in rest.items() if value or name not in _LOG_PROBABILITIES}
     turns_in = next((name for name in _TURNS if name in rest), None)
-    turns = _turns(rest.pop(turns_in)) if turns_in else []
+    turns = _turns(rest.pop(turns_in), turns_in) if turns_in else []
     question = None
     if turns and turns[-1].get("role") == "user":
         last = dict(turns[-1])
@@ -94,8 +102,8 @@ def read_request(request: Any, *, bytes_max: int, depth_max: int) -> Asked:
             question, turns = said.strip(), [*turns[:-1], last]
     model = request.get("model")
     return Asked(
-        digest_of([_plain(rest), [_plain(turn) for turn in turns]]), digest_of(question), question,
-        _history(rest, turns, question), model if isinstance(model, str) else None,
+        digest_of([turns_in, _plain(rest), [_plain(turn) for turn in turns]]), digest_of(question),
+        question, _history(rest, turns, question), model if isinstance(model, str) else None,
         bool(whole.get("stream")), refusals,
     )  # fmt: skip
 
@@ -109,20 +117,23 @@ def _refusals(request: dict[str, Any]) -> Iterator[MissReason]:
     if any(request.get(name) for name in _OFFERS):
         yield MissReason.TOOLS
     for name in ("n", "best_of"):
-        count = request.get(name)
-        if isinstance(count, int | float) and count > 1:
+        if not _is_at_most(request.get(name), 1):
             yield MissReason.MANY
             break
     if any(request.get(name) for name in _LOG_PROBABILITIES):
         yield MissReason.LOG_PROBABILITIES
-    temperature = request.get("temperature")
-    if isinstance(temperature, int | float) and temperature > 0:
+    if not _is_at_most(request.get("temperature"), 0):
         yield MissReason.TEMPERATURE
     modalities = request.get("modalities")
     if (isinstance(modalities, list) and modalities != ["text"]) or any(
         _holds_more_than_text(request.get(name)) for name in (*_TURNS, "system")
     ):
         yield MissReason.IMAGES
+
+
+def _is_at_most(value: Any, most: int) -> bool:
+    """What is no number is not known to be."""
+    return value is None or (isinstance(value, int | float) and value <= most)
 
 
 def _holds_more_than_text(turns: Any) -> bool:
@@ -139,12 +150,18 @@ def _holds_more_than_text(turns: Any) -> bool:
     return False
 
 
-def _turns(value: Any) -> list[dict[str, Any]]:
+def _turns(value: Any, field: str) -> list[dict[str, Any]]:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     if not isinstance(value, list):
         return [{"content": value}]
-    return [_turn(turn) if isinstance(turn, dict) else {"content": turn} for turn in value]
+    turns = [_turn(turn) if isinstance(turn, dict) else {"content": turn} for turn in value]
+    for number, turn in enumerate(turns):
+        if not isinstance(role := turn.get("role", ""), str):
+            raise UsageError(
+                f"expected a text, got {role!r:.80}", field=f"request.{field}[{number}].role"
+            )
+    return turns
 
 
 def _turn(turn: dict[str, Any]) -> dict[str, Any]:
@@ -185,11 +202,25 @@ def _history(
     rest: dict[str, Any], turns: Iterable[dict[str, Any]], question: str | None
 ) -> History:
     earlier = list(turns)
-    if question is not None:
-        earlier.pop()
-    if any(turn.get("role") not in _SYSTEM for turn in earlier):
+    last = earlier.pop() if question is not None else {}
+    # Whatever else a request holds is not known: a field of a caller's own may be a conversation.
+    if (
+        question is None
+        or last.keys() - {"role"}
+        or any(turn.keys() - {"role", "content"} for turn in earlier)
+        or any(turn.get("role") not in _SYSTEM for turn in earlier)
+        or any(_may_tell(name, value) for name, value in rest.items())
+    ):
         return History.TURNS
     if earlier or any(rest.get(name) for name in _INSTRUCTIONS):
         return History.SYSTEM
-    # Whatever else a request holds is not known: a field of a caller's own may be a conversation.
-    return History.NONE if question is not None else History.TURNS
+    return History.NONE
+
+
+def _may_tell(name: str, value: Any) -> bool:
+    """Whether something that was said may be in a field, beside instructions."""
+    if name == "model":
+        # It is kept, and searched.
+        return not isinstance(value, str)
+    is_number = isinstance(value, int | float)
+    return name not in _INSTRUCTIONS and not (name in _NUMBERS and is_number)
