@@ -106,6 +106,14 @@ class AnswerEngine:
         self, request: Any, response: Any, scope: str, category: str | None, uses: Any, tags: Any,
         allow: Any,
     ) -> Cached | Miss:  # fmt: skip
+        begun = self._parts.takings.begun()
+        return self._store(request, response, scope, category, uses, tags, allow, begun)
+
+    def _store(
+        self, request: Any, response: Any, scope: str, category: str | None, uses: Any, tags: Any,
+        allow: Any, begun: int,
+    ) -> Cached | Miss:  # fmt: skip
+        """`begun`: when the response was begun to be made."""
         path, allowed = check_scope(scope), _allowed(allow)
         cache = self._work().cache
         asked = cache.asked(request)
@@ -116,12 +124,12 @@ class AnswerEngine:
         return self._work().storing.store(
             asked, response, path, _category(category), named,
             [self._place_of(use, number) for number, use in enumerate(named)],
-            _names(tags, "tags", TAGS_MAX),
+            _names(tags, "tags", TAGS_MAX), begun,
         )  # fmt: skip
 
     def _place_of(self, use: str, number: int) -> tuple[int, int, int]:
         try:
-            return self._parts.place_of(use)
+            return self._parts.sources.place_of(use)
         except UsageError as error:
             raise UsageError(error.reason, field=f"uses[{number}]") from None
 
@@ -149,12 +157,15 @@ class AnswerEngine:
             again = cache.lookup(asked, path, allowed)
             if isinstance(again, Answer):
                 return again
+            begun = self._parts.takings.begun()
             response = make()
             try:
-                self.store(request, response, path, category, uses, tags, allow)
+                kept = self._store(request, response, path, category, uses, tags, allow, begun)
             except CapacityError:
                 # It was paid for, and whoever asked gets it; it is not there the next time.
                 return Made(response=response, miss=again, is_shared=False, is_stored=False)
+            if isinstance(kept, Miss):
+                return Made(response=response, miss=kept, is_shared=False, is_stored=False)
             return Made(response=response, miss=again, is_shared=False)
 
         key = path, asked.context, asked.key, asked.wants_stream
@@ -217,6 +228,8 @@ class AnswerEngine:
                 "say which: uses=…, tags=…, model=…, category=… or before=…", field="uses"
             )
         before_us = None if before is None else check_time(before, field="before")
+        # Of its own, and first: an answer that is being made is not among those that are there.
+        self._parts.committer.commit(lambda t: self._note(t, path))
         with self._parts.home.snapshot() as tables:
             number = tables.scopes.number(path)
             kind = None
@@ -238,6 +251,10 @@ class AnswerEngine:
         for some in self._chosen(number, chosen):
             gone += self._parts.committer.commit(lambda t, some=some: self._take(t, path, some))  # type: ignore[misc]
         return gone
+
+    def _note(self, transaction: CommitTransaction, path: str) -> None:
+        self._parts.takings.took_answers(path)
+        transaction.next_lsn()
 
     def _hanging(self, number: int, uses: Iterable[str], tags: Iterable[str]) -> set[int] | None:
         """The answers that hang on any of these; None where none is named."""

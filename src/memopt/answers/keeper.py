@@ -15,6 +15,7 @@ from typing import Any, Final
 from memopt.answers.bodies import open_body
 from memopt.answers.categories import open_category
 from memopt.answers.rows import AnswerRows, checked_counts, note_gone
+from memopt.answers.takings import Takings
 from memopt.base.answer_records import AnswerRow, History, Use
 from memopt.base.errors import CorruptionError, StoreVersionError
 from memopt.base.item_records import Mark
@@ -38,6 +39,7 @@ class Keeper:
         self._committer = committer
         self._compressor = compressor
         self._rows = rows
+        self.takings = Takings(committer)
 
     # -- forgetting -------------------------------------------------------------------------------
 
@@ -77,6 +79,7 @@ class Keeper:
     def _forget(
         self, transaction: CommitTransaction, scope: str, some: Sequence[int], text: str | None
     ) -> None:
+        self.takings.took_answers(scope)
         if not self._rows.delete_for_good(transaction, some):
             return
         number = transaction.tables.scopes.number(scope)
@@ -120,6 +123,7 @@ class Keeper:
     ) -> None:
         """A message, or all of a line."""
         self._drop_of(transaction, Use.LINE, line, seq)
+        self.takings.took_turn(scope_number)
         found = transaction.tables.answer_order.of_turns(scope_number, _ALL)
         if found:
             self._rows.delete_for_good(transaction, found)
@@ -127,6 +131,7 @@ class Keeper:
     def _drop_of(
         self, transaction: CommitTransaction, kind: int, source: int, seq: int | None
     ) -> None:
+        self.takings.took(kind, source, seq)
         found = transaction.tables.answer_uses.of(kind, source, seq, _ALL)
         if found:
             self._rows.delete_for_good(transaction, found)

@@ -22,12 +22,16 @@ from memopt.base.answer_records import (
     Cached,
     Category,
     CategoryRow,
+    History,
     Match,
+    Miss,
+    MissReason,
     UseRow,
     Verdict,
 )
 from memopt.base.errors import CapacityError, MemoptError, NotFoundError, UsageError
 from memopt.base.events import AnswersEvicted, AnswerStored
+from memopt.base.item_records import FOREVER
 from memopt.codecs.message import encode_json
 from memopt.journal.commit import CommitTransaction
 
@@ -48,10 +52,10 @@ class AnswerStoring:
 
     def store(
         self, asked: Asked, response: Any, scope: str, category: str, uses: Sequence[str],
-        use_rows: Sequence[tuple[int, int, int]], tags: Sequence[str],
-    ) -> Cached:  # fmt: skip
-        """`use_rows`: (kind, source, seq) of `uses`. Raises UsageError, BudgetError and
-        CapacityError."""
+        use_rows: Sequence[tuple[int, int, int]], tags: Sequence[str], begun: int,
+    ) -> Cached | Miss:  # fmt: skip
+        """`use_rows`: (kind, source, seq) of `uses`; `begun`: what `takings` said before the
+        response was made. Raises UsageError, BudgetError and CapacityError."""
         parts = self._parts
         config = parts.config
         raw = encode_json(
@@ -61,6 +65,9 @@ class AnswerStoring:
         is_stream = isinstance(response, list)
         if is_stream and not response:
             raise UsageError("a stream without a chunk", field="response")
+        gone = next((use for use in uses if not parts.sources.is_said(use)), None)
+        if gone is not None:
+            return Miss(reason=MissReason.USES, detail=f"there is no {gone}, or no longer")
         parts.admit(len(raw))
         question = asked.question
         vector, space = self._embedded(question)
@@ -70,13 +77,19 @@ class AnswerStoring:
         )  # fmt: skip
         digest = number_of(digest_of(said(response)))
 
-        def member(transaction: CommitTransaction) -> Cached:
+        def member(transaction: CommitTransaction) -> Cached | Miss:
+            until_us = self._until(transaction, asked, scope, uses, use_rows, begun)
+            if isinstance(until_us, Miss):
+                # What began before this commit is refused, and not what begins after it.
+                transaction.next_lsn()
+                return until_us
             number, _ = parts.owners.make(transaction, scope, None, None)
             kind = parts.rows.category(transaction, number, category)
             settings, _ = open_category(kind)
             ttl = settings.ttl_seconds or config.answer_ttl_seconds
             at_us = transaction.at_us
-            expires_us = None if ttl is None else at_us + int(ttl * 1e6)
+            lives_us = until_us if ttl is None else min(until_us, at_us + int(ttl * 1e6))
+            expires_us = None if lives_us == FOREVER else lives_us
             entry = entry_of(
                 vector, context=asked.context, response=digest, expires_us=expires_us, space=space
             )
@@ -100,10 +113,33 @@ class AnswerStoring:
             )  # fmt: skip
 
         cached = parts.committer.commit(member)
+        if isinstance(cached, Miss):
+            return cached
         parts.events.emit(AnswerStored(cached.size_bytes))
         if cached.evicted:
             parts.events.emit(AnswersEvicted(cached.evicted))
         return cached
+
+    def _until(
+        self, transaction: CommitTransaction, asked: Asked, scope: str, uses: Sequence[str],
+        use_rows: Sequence[tuple[int, int, int]], begun: int,
+    ) -> int | Miss:  # fmt: skip
+        """Until when all is so that an answer was made of; or why it may not be stored."""
+        tables, until_us = transaction.tables, FOREVER
+        has_turns = asked.history == History.TURNS
+        if self._parts.takings.taken_since(
+            begun, scope, tables.scopes.number(scope), use_rows, has_turns=has_turns
+        ):
+            detail = "what it was made of was changed or taken away meanwhile"
+            return Miss(reason=MissReason.USES, detail=detail)
+        for use, (kind, source, _) in zip(uses, use_rows, strict=True):
+            stop = self._parts.sources.until(tables, kind, source, transaction.at_us)
+            if stop is None:
+                return Miss(
+                    reason=MissReason.USES, detail=f"there is no {use}, or it is so no longer"
+                )
+            until_us = min(until_us, stop)
+        return until_us
 
     def _embedded(self, question: str | None) -> tuple[Any, int]:
         """(vector, space); where there is no vector now and may be one later, a space of its own,

@@ -133,6 +133,8 @@ class MissReason(enum.StrEnum):
     do not know how to make one of the other."""
     ROOM = "room"
     """The budget has no room to compare questions now; only an equal request would be found."""
+    USES = "uses"
+    """What was to be stored was made of something that is gone, or that changed meanwhile."""
     DAMAGED = "damaged"
     """What is stored failed its checksum: nothing of it is served."""
 
