@@ -13,7 +13,7 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from memopt.answers.wording import AMOUNTS, ASKS, NUMBERS, OPPOSITES, TURNING, UNITS
+from memopt.answers.wording import AMOUNTS, ASKS, LEADING, NUMBERS, OPPOSITES, TURNING, UNITS
 from memopt.base.answer_records import Check
 from memopt.text.analysis import fold
 from memopt.text.times import find_times, has_time
@@ -27,6 +27,9 @@ CHARACTERS_MAX: Final = 4096
 _SHOWN_MAX: Final = 80
 _TURNED_MIN: Final = 4
 """Letters of a word that a prefix turns around: "unsafe", and not "into"."""
+
+_WRITTEN_OUT_MIN: Final = 4
+"""Letters of a unit that is nothing else."""
 
 _TOKEN: Final = re.compile(
     r"[$€£¥₹]|\d+(?:[.,]\d+)*%?|[^\W_]+(?:['\u2019][^\W_]+)*(?:\+\+|[+#](?!\w))?|[.?!:\n]"
@@ -197,7 +200,16 @@ def _same_units(one: Traits, other: Traits) -> Check:
         if mine[number] != theirs[number]:
             detail = f"{number} {mine[number]}, {number} {theirs[number]}"
             return Check(name="units", passed=False, detail=detail[:_SHOWN_MAX])
+    alone, others = _unit_words(one), _unit_words(other)
+    if alone - others and others - alone:
+        return Check(name="units", passed=False, detail=_shown(alone - others, others - alone))
     return Check(name="units", passed=True)
+
+
+def _unit_words(traits: Traits) -> frozenset[str]:
+    """Units that are written out, with a number or without; "m" may be anything."""
+    long = (word for word in traits.words if len(word) >= _WRITTEN_OUT_MIN)
+    return frozenset(UNITS[word] for word in long if word in UNITS)
 
 
 def _names(one: Traits, other: Traits) -> Check:
@@ -218,7 +230,36 @@ def _opposites(one: Traits, other: Traits) -> Check:
                 pair = (word, opposite) if word in mine else (opposite, word)
                 detail = _shown([pair[0]], [pair[1]])
                 return Check(name="comparatives", passed=False, detail=detail)
-    return Check(name="comparatives", passed=True)
+    detail = _swapped(one.words, other.words)
+    return Check(name="comparatives", passed=not detail, detail=detail)
+
+
+def _swapped(one: tuple[str, ...], other: tuple[str, ...]) -> str:
+    """What has the other's part: from A to B, and from B to A; "" where nothing has."""
+    differ = [n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
+    if len(one) == len(other) and len(differ) == 2:
+        first, last = differ
+        if last - first > 1 and (one[first], one[last]) == (other[last], other[first]):
+            return _shown([one[first]], [one[last]])
+    followers, theirs = _followers(one), _followers(other)
+    for word in sorted(followers.keys() & theirs.keys()):
+        here, there = followers[word] - theirs[word], theirs[word] - followers[word]
+        if here.intersection(other) and there.intersection(one):
+            return f"{word}: {_shown(here, there)}"[:_SHOWN_MAX]
+    return ""
+
+
+def _followers(words: tuple[str, ...]) -> dict[str, frozenset[str]]:
+    """The first word that says something after each of LEADING."""
+    found: dict[str, set[str]] = {}
+    lead = ""
+    for word in words:
+        if word in LEADING:
+            lead = word
+        elif lead and word not in _STOP:
+            found.setdefault(lead, set()).add(word)
+            lead = ""
+    return {word: frozenset(after) for word, after in found.items()}
 
 
 def _question_word(one: Traits, other: Traits) -> Check:

@@ -41,9 +41,16 @@ OPPOSITES: Final = _pairs(
     encode/decode encrypt/decrypt compress/decompress encoder/decoder ascending/descending
     odd/even inside/outside internal/external incoming/outgoing input/output sender/recipient
     buyer/seller employer/employee teacher/student parent/child client/server morning/evening
-    day/night summer/winter hot/cold physical/virtual"""
+    day/night summer/winter hot/cold physical/virtual weekday/weekend weekdays/weekends
+    adult/infant adults/infants adult/child adults/children ethanol/methanol ethyl/methyl
+    buy/short while/unless if/unless when/unless arrival/departure arrive/depart"""
 )
 """What stands on one side alone, with its opposite on the other side alone."""
+
+LEADING: Final = frozenset(
+    {"from", "to", "into", "than", "over", "under", "before", "after", "against", "minus"}
+)
+"""What follows one of these has a part of its own in what is asked."""
 
 TURNING: Final = ("un", "dis", "non", "im", "ir", "il", "in", "de")
 """With one of these before it, a word is its own opposite."""
@@ -113,6 +120,8 @@ UNITS: Final = _named(
     ghz
     mhz
     mph
+    am
+    pm
     kmh kph
     degree degrees
     celsius
