@@ -120,3 +120,17 @@ def test_a_scope_with_damaged_answers_can_be_forgotten(opened: Callable[[], Memo
         hit = memory.answers.lookup(EQUAL, scope=SCOPE)
         assert isinstance(hit, Answer)
         assert hit.response == "Anew."
+
+
+def test_an_item_whose_answer_is_damaged_can_be_forgotten(opened: Callable[[], Memory]) -> None:
+    with opened() as memory:
+        item = memory.remember("the bank moved", scope=SCOPE).item_id
+        memory.answers.store("Where is it?", "There.", scope=SCOPE, uses=[item])
+        damage(
+            memory,
+            "UPDATE answers SET crc = crc + 1 WHERE answer = (SELECT max(answer) FROM answers)",
+        )
+        assert not memory.check().clean
+        memory.forget(memopt.Selector(scope=SCOPE, items=(item,)))
+        assert memory.check().clean
+        assert right_or_nothing(memory) == [Match.EXACT, Match.WORDS, Match.EXACT]

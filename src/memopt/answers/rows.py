@@ -102,8 +102,8 @@ class AnswerRows:
         """The same, and the categories that are left with nothing: no answer, no setting, no
         verdict."""
         tables = transaction.tables
-        rows = filter(None, map(tables.answers.get, list(answers)))
-        categories = {row.answer: row.category for row in rows}
+        heads = {answer: tables.answer_order.whereabouts(answer) for answer in answers}
+        categories = {answer: head[1] for answer, head in heads.items() if head is not None}
         count = self.delete(transaction, categories)
         for category in set(categories.values()):
             row = tables.answer_categories.get(category)
@@ -115,25 +115,28 @@ class AnswerRows:
     def delete(self, transaction: CommitTransaction, answers: Iterable[int]) -> int:
         """How many of them were there."""
         tables = transaction.tables
-        gone: dict[int, list[AnswerRow]] = {}
+        gone: dict[int, list[int]] = {}
+        whole: list[tuple[int, int]] = []
         for answer in dict.fromkeys(answers):
-            row = tables.answers.get(answer)
-            if row is None:
+            # Not verified: what is damaged has to go as well.
+            head = tables.answer_order.whereabouts(answer)
+            if head is None:
                 continue
+            scope_number, category, size_bytes = head
             tables.answers.delete(answer)
-            tables.answer_entries.delete(row.scope_number, answer)
+            tables.answer_entries.delete(scope_number, answer)
             tables.answer_uses.delete(answer)
-            gone.setdefault(row.category, []).append(row)
-        for category, rows in gone.items():
-            self._count(transaction, category, -len(rows), -sum(row.size_bytes for row in rows))
-        whole = [row for rows in gone.values() for row in rows]
+            gone.setdefault(category, []).append(size_bytes)
+            whole.append((scope_number, answer))
+        for category, sizes in gone.items():
+            self._count(transaction, category, -len(sizes), -sum(sizes))
         if whole:
             transaction.after_commit(lambda: self._tell_gone(whole))
         return len(whole)
 
-    def _tell_gone(self, rows: list[AnswerRow]) -> None:
-        for row in rows:
-            self._residents.changed(row.scope_number, row.answer, None)
+    def _tell_gone(self, answers: list[tuple[int, int]]) -> None:
+        for scope_number, answer in answers:
+            self._residents.changed(scope_number, answer, None)
 
     def _count(
         self, transaction: CommitTransaction, category: int, answers: int, size_bytes: int

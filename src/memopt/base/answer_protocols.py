@@ -36,6 +36,10 @@ class AnswerOrder(Protocol):
         """Up to `limit` of any scope that expired before a time, the longest first."""
         ...
 
+    def whereabouts(self, answer: int) -> tuple[int, int, int] | None:
+        """(scope, category, bytes), not verified: for whoever takes away what is damaged."""
+        ...
+
     def of_turns(self, scope_number: int, limit: int) -> list[int]:
         """Up to `limit` of a scope that answer within a conversation."""
         ...

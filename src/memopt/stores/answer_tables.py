@@ -89,6 +89,12 @@ class SqliteAnswerOrder(Table):
         ).fetchall()
         return [answer for (answer,) in rows]
 
+    def whereabouts(self, answer: int) -> tuple[int, int, int] | None:
+        row: tuple[int, int, int] | None = self._execute(
+            "SELECT scope, category, bytes FROM answers WHERE answer = ?", (answer,)
+        ).fetchone()
+        return row
+
     def of_turns(self, scope_number: int, limit: int) -> list[int]:
         rows = self._execute(
             "SELECT answer FROM answers WHERE scope = ? AND history = 2 ORDER BY answer LIMIT ?",
