@@ -94,9 +94,12 @@ def test_the_lines_of_a_scope_are_the_current_ones_of_its_sessions(memory: Memor
         assert set(lines) == {"a", "b"}
         assert (lines["a"].base, bool(lines["a"].parent)) == (2, True)
         assert (lines["b"].base, lines["b"].parent) == (0, 0)
-        tails = tables.scope_lines.tails(number)
+        tails = tables.scope_lines.tails(number, (0, 0), 100)
         assert [(line, seq) for line, seq, _ in tails] == sorted(
             [(lines["a"].line, 2), *((lines["b"].line, seq) for seq in range(4))]
         )
-        for line, seq, record in tails:
+        assert tables.scope_lines.tails(number, tails[1][:2], 2) == tails[2:4]
+        for line, seq, size in tails:
+            ((_, record),) = tables.tail.range(line, seq, seq + 1)
+            assert len(record) == size
             open_record(line, seq, record)

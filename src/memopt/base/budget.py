@@ -4,6 +4,7 @@ Invariant: 0 <= used_bytes <= limit_bytes after every public call, and the owner
 used_bytes. Not here: deciding what to free (policies) or when (pressure).
 """
 
+import math
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -56,7 +57,7 @@ class Budget:
 
     def reserve(self, owner: str, size_bytes: int) -> None:
         """Take `size_bytes` for `owner`, asking for room once where they do not fit. Raises
-        BudgetError when there is none."""
+        BudgetError when there is none; where there never can be, it says so."""
         if self.try_reserve(owner, size_bytes):
             return
         self.ask(size_bytes)
@@ -67,6 +68,7 @@ class Budget:
                 limit="budget",
                 wanted_bytes=size_bytes,
                 limit_bytes=self.limit_bytes,
+                retry_after_seconds=1.0 if size_bytes <= self.limit_bytes else math.inf,
             )
 
     def ask(self, size_bytes: int) -> None:

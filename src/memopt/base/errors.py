@@ -17,6 +17,8 @@ MemoptError
     └── StoreVersionError     ... written by a newer memopt
 """
 
+import math
+
 
 class MemoptError(Exception):
     """The root of the tree: catching it catches everything memopt raises on purpose."""
@@ -37,7 +39,8 @@ class NotFoundError(MemoptError, LookupError):
 
 
 class CapacityError(MemoptError):
-    """A named limit is reached. Nothing was written; the same call may succeed later."""
+    """A named limit is reached. Nothing was written; the same call may succeed later, unless
+    `retry_after_seconds` is infinite."""
 
     def __init__(
         self,
@@ -48,7 +51,10 @@ class CapacityError(MemoptError):
         limit_bytes: int | None = None,
         retry_after_seconds: float = 1.0,
     ) -> None:
-        super().__init__(f"{message} (limit: {limit}; retry after {retry_after_seconds:g} s)")
+        later = f"retry after {retry_after_seconds:g} s"
+        if math.isinf(retry_after_seconds):
+            later = "to retry does not help"
+        super().__init__(f"{message} (limit: {limit}; {later})")
         self.reason = message
         self.limit = limit
         self.wanted_bytes = wanted_bytes

@@ -110,12 +110,11 @@ class ScopeLines(Protocol):
     """What is visible of a scope's messages, in few statements."""
 
     def current(self, scope_number: int) -> list[ScopeLine]: ...
-    def tails(self, scope_number: int) -> list[tuple[int, int, bytes]]:
-        """(line, seq, record) of what its sessions have not sealed, in that order."""
-        ...
-
-    def tail_bytes(self, scope_number: int) -> int:
-        """Of those records."""
+    def tails(
+        self, scope_number: int, after: tuple[int, int], limit: int
+    ) -> list[tuple[int, int, int]]:
+        """(line, seq, bytes) of up to `limit` records that its sessions have not sealed, in that
+        order, behind a line and a number on it."""
         ...
 
 

@@ -7,6 +7,7 @@ contexts are pooled and charged (contexts).
 """
 
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from typing import Final
@@ -14,11 +15,12 @@ from typing import Final
 import zstandard
 
 from memopt.base.budget import Budget
-from memopt.base.errors import CorruptionError, UsageError
+from memopt.base.errors import BudgetError, CorruptionError, UsageError
 from memopt.base.units import KIB
 from memopt.codecs.contexts import (
     DECOMPRESSOR_BYTES,
     DICTIONARIES_MAX,
+    LEVEL,
     Contexts,
     buffered_bytes,
     level_parameters,
@@ -58,15 +60,32 @@ class Zstd:
         if not 0 < raw_bytes_max <= RAW_BYTES_MAX:
             raise UsageError(f"expected 1 to {RAW_BYTES_MAX}", field="raw_bytes_max")
         self.raw_bytes_max = raw_bytes_max
+        self._alone = threading.RLock()
+        """Held while something is encoded that has no room. Re-entrant, for signal handlers."""
         self._contexts = Contexts(budget, dictionary=dictionary, dictionaries_max=dictionaries_max)
 
-    def encode(self, raw: bytes, *, key: bytes, dictionary: int = 0) -> bytes:
+    def encode(
+        self, raw: bytes, *, key: bytes, dictionary: int = 0, without_room: bool = False
+    ) -> bytes:
         """A frame of `raw`; its header says whether the dictionary was used. It is done without one
         that is gone or does not fit, and where the value is so large that it would not help.
 
         Raises BudgetError when not even a bare context fits, UsageError above `raw_bytes_max`.
+        With `without_room`, a bare one is then made all the same, for one caller at a time.
         """
         self._check_length(raw)
+        try:
+            return self._encode(raw, key, dictionary)
+        except BudgetError:
+            if not without_room:
+                raise
+        with self._alone:
+            packed = zstandard.ZstdCompressor(
+                level=LEVEL, write_dict_id=False, write_checksum=False
+            ).compress(raw)
+        return _framed(packed[len(_MAGIC) :], raw, key, Method.ZSTD, 0)
+
+    def _encode(self, raw: bytes, key: bytes, dictionary: int) -> bytes:
         context = self._contexts.take_compressor(dictionary, len(raw))
         try:
             assert context.zstd is not None
@@ -78,11 +97,7 @@ class Zstd:
         if loaded.number:
             method = Method.ZSTD_DICTIONARY
             payload = _LEANS_ON.pack(loaded.checksum) + payload
-        if len(payload) >= len(raw):
-            return pack_frame(raw, key=key, method=Method.STORED, raw_bytes=len(raw))
-        return pack_frame(
-            payload, key=key, method=method, raw_bytes=len(raw), dictionary=loaded.number
-        )
+        return _framed(payload, raw, key, method, loaded.number)
 
     def decode(self, frame: bytes, *, key: bytes) -> bytes:
         """The value of a frame made by `encode` under the same key.
@@ -187,6 +202,13 @@ class Zstd:
     def _check_length(self, raw: bytes) -> None:
         if len(raw) > self.raw_bytes_max:
             raise UsageError(f"a value of {len(raw)} bytes, at most {self.raw_bytes_max}")
+
+
+def _framed(payload: bytes, raw: bytes, key: bytes, method: Method, dictionary: int) -> bytes:
+    """A frame of what was packed, or of the value where that is no longer."""
+    if len(payload) >= len(raw):
+        return pack_frame(raw, key=key, method=Method.STORED, raw_bytes=len(raw))
+    return pack_frame(payload, key=key, method=method, raw_bytes=len(raw), dictionary=dictionary)
 
 
 def delta_bytes(

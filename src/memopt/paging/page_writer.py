@@ -35,6 +35,8 @@ class NewPage(NamedTuple):
     """Texts that were taken out of its messages now."""
     kept: frozenset[bytes]
     """Digests that its messages referred to already."""
+    without_room: bool = False
+    """Compressed even where the budget has no room for that."""
 
 
 class PageWriter:
@@ -55,7 +57,14 @@ class PageWriter:
         self._lock = threading.Lock()
 
     def make(
-        self, owner: Owner, line: int, start: int, records: Sequence[TailRecord], *, sealed: bool
+        self,
+        owner: Owner,
+        line: int,
+        start: int,
+        records: Sequence[TailRecord],
+        *,
+        sealed: bool,
+        without_room: bool = True,
     ) -> NewPage:
         """Encode records [start, start + len(records)) of a line. `sealed` says that they come
         from a page, so their long texts are out already. Touches no table."""
@@ -80,7 +89,9 @@ class PageWriter:
         row = PageRow(
             line, start, start + len(records), page, records[0].lsn, records[-1].lsn, len(raw), 0
         )
-        return self._encode(owner, NewPage(row, raw, b"", tuple(texts.values()), frozenset(kept)))
+        return self._encode(
+            owner, NewPage(row, raw, b"", tuple(texts.values()), frozenset(kept), without_room)
+        )
 
     def write(self, tables: Tables, owner: Owner, new: NewPage, replaced: Sequence[PageRow]) -> int:
         """In a commit: put the page in the place of `replaced`; how many texts went with those."""
@@ -93,7 +104,7 @@ class PageWriter:
                 owner.tenant if text.tenant else owner.scope,
                 text.digest,
                 len(text.text),
-                lambda text=text: self._encode_text(text),  # type: ignore[misc]
+                lambda text=text: self._encode_text(text, new.without_room),  # type: ignore[misc]
             )
             for text in new.texts
         ]
@@ -124,11 +135,14 @@ class PageWriter:
 
     def _encode(self, owner: Owner, new: NewPage) -> NewPage:
         body = self._compressor.encode(
-            new.raw, key=page_key(new.row), dictionary=self._dictionary_of(owner)
-        )
+            new.raw, key=page_key(new.row), dictionary=self._dictionary_of(owner),
+            without_room=new.without_room,
+        )  # fmt: skip
         return new._replace(row=new.row._replace(stored_bytes=len(body)), body=body)
 
-    def _encode_text(self, text: SharedText) -> bytes:
+    def _encode_text(self, text: SharedText, without_room: bool) -> bytes:
         # Without a dictionary: a text is long enough to do without, may be read from any scope of
         # its tenant, and then outlives no dictionary that has to go.
-        return self._compressor.encode(text.text, key=text_key(text.digest))
+        return self._compressor.encode(
+            text.text, key=text_key(text.digest), without_room=without_room
+        )

@@ -48,18 +48,24 @@ class Postings(NamedTuple):
     def of(cls, entries: Entries, first: int) -> "Postings":
         """Of these entries, which are numbered from `first`."""
         lengths = entries.terms_start[1:].astype(np.int64) - entries.terms_start[:-1]
-        owners = np.repeat(np.arange(first, first + len(entries), dtype=np.uint64), lengths)
-        keys = np.sort(entries.terms.astype(np.uint64) << np.uint64(32) | owners)
+        # In place, for there are many: this is what an index takes most for while it is built.
+        keys = entries.terms.astype(np.uint64)
+        keys <<= np.uint64(32)
+        keys |= np.repeat(np.arange(first, first + len(entries), dtype=np.uint64), lengths)
+        keys.sort()
         new = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.empty(0, int)
-        counts = np.diff(np.r_[new, len(keys)])
+        counts = np.minimum(np.diff(new, append=len(keys)), 0xFFFF).astype(np.uint16)
         pairs = keys[new]
+        del keys, new
         terms = (pairs >> np.uint64(32)).astype(np.uint32)
-        begins = np.flatnonzero(np.r_[True, terms[1:] != terms[:-1]]) if len(terms) else new
+        begins = (
+            np.flatnonzero(np.r_[True, terms[1:] != terms[:-1]]) if len(terms) else np.empty(0, int)
+        )
         return cls(
             table=terms[begins],
             starts=np.r_[begins, len(terms)].astype(np.uint32),
             entries=(pairs & np.uint64(0xFFFFFFFF)).astype(np.int32),
-            counts=np.minimum(counts, 0xFFFF).astype(np.uint16),
+            counts=counts,
         )
 
     def find(self, term: int) -> tuple[Array, Array]:

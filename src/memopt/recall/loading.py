@@ -1,8 +1,10 @@
 """Puts the index of a scope together: from its segments, from what has no entries yet, and from
 what is still in its tails.
 
-Everything comes from one snapshot, which is closed before the first entry is decoded. Messages that
-are not visible are left out, and what is there twice is there once. In RAM a message is under its
+Tails are read first, a few records at a time, for messages may be megabytes of which little is
+found. What is sealed meanwhile is in the snapshot that everything else comes from, which is closed
+before the first entry is decoded. Messages that are not visible are left out, and what is there
+twice is there once. In RAM a message is under its
 session, whatever lines it is on, so that neighbours in a conversation are neighbours in the index.
 Of what was stated, all versions are here: which of them count is asked of the columns.
 
@@ -10,7 +12,7 @@ Not here: who stays in RAM (resident.py), and how an index is searched (index.py
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy as np
 from memopt.base.protocols import Compressor, Reader, Tables
 from memopt.base.recall_records import SegmentRow, UnindexedRow
 from memopt.base.records import SEQ_BITS
+from memopt.base.units import KIB, MIB
 from memopt.recall.drafts import DraftReader
 from memopt.recall.entries import Draft, Entries
 from memopt.recall.index import ScopeIndex
@@ -31,9 +34,15 @@ Reserve = Callable[[int], None]
 """Asks for so many bytes more. Raises BudgetError."""
 
 _BUILD_FACTOR: Final = 4
-"""What an index occupies while it is built, over the bytes of its segments; measured in the
-tests."""
-_TAIL_FACTOR: Final = 8
+"""Of an index while it is built, over the bytes of its segments. Terms of long texts take up to
+twenty times theirs for a moment."""
+_RECORD_FACTOR: Final = 8
+"""Of records of tails: themselves, their messages as objects, and their drafts."""
+_RECORDS_BYTES: Final = 128 * KIB
+_RECORDS: Final = 256
+"""Records that are read together: so many bytes, or one."""
+_DRAFTS_BYTES: Final = 1 * MIB
+"""What making entries takes at once, or those of one text."""
 _FIXED_BYTES: Final = 64 * 1024
 _HEADS: Final = 256
 
@@ -58,9 +67,21 @@ class _Stored(NamedTuple):
     visible: Visible
     segments: list[SegmentRow]
     masked: list[tuple[int, int]]
-    tails: list[tuple[int, int, bytes]]
     unindexed: list[UnindexedRow]
     items: ItemColumns
+
+
+class _Most:
+    """Room for one thing after the other: as much as the largest takes."""
+
+    def __init__(self, reserve: Reserve) -> None:
+        self._reserve = reserve
+        self._size_bytes = 0
+
+    def reserve(self, size_bytes: int) -> None:
+        if size_bytes > self._size_bytes:
+            self._reserve(size_bytes - self._size_bytes)
+            self._size_bytes = size_bytes
 
 
 class ScopeLoader:
@@ -80,14 +101,13 @@ class ScopeLoader:
         with self._home.snapshot() as tables:
             need = _need(tables, scope_number)
         reserve(need)
+        most = _Most(reserve)
+        parts = self._made(self._of_tails(scope_number, most), most, reserve)
         with self._home.snapshot() as tables:
             stored = self._read(tables, scope_number)
-        parts = [self._in_space(Entries.decode(row.body)) for row in stored.segments]
-        drafts = [draft for tail in stored.tails for draft in self._drafts.of_tail(*tail)]
-        drafts += self._drafts_of(scope_number, _places(stored.unindexed, stored.visible))
-        if drafts:
-            reserve(need_bytes(drafts))
-            parts.append(self._in_space(self._maker.entries(drafts, at_once=True)))
+        parts += [self._in_space(Entries.decode(row.body)) for row in stored.segments]
+        places = _places(stored.unindexed, stored.visible)
+        parts += self._made(self._drafts_of(scope_number, places), most, reserve)
         entries = Entries.concat(parts) if parts else self._none()
         whole = _seen(entries, stored.visible, stored.items, stored.masked)
         return ScopeInRam(ScopeIndex.of([whole]), stored.visible, stored.items)
@@ -108,12 +128,11 @@ class ScopeLoader:
                 changed = set((-lines[lines < 0]).tolist())
                 items = items.changed(tables, scope_number, self._compressor, changed)
         places = {Place(note.source, n) for note in notes for n in range(note.start, note.stop)}
-        drafts = self._drafts_of(scope_number, places)
-        if not drafts:
+        made = self._made(self._drafts_of(scope_number, places), _Most(reserve), reserve)
+        if not made:
             return ScopeInRam(scope.index, visible, items)
-        reserve(need_bytes(drafts) + scope.charged_bytes)
-        entries = self._in_space(self._maker.entries(drafts, at_once=True))
-        fresh = _seen(entries, visible, items, ())
+        reserve(scope.charged_bytes)
+        fresh = _seen(Entries.concat(made), visible, items, ())
         old = scope.index.entries
         sources = old.source[np.isin(old.source, fresh.source)]
         if len(sources):
@@ -126,13 +145,47 @@ class ScopeLoader:
     def _read(self, tables: Tables, scope_number: int) -> _Stored:
         return _Stored(
             visible_of(tables, scope_number), tables.segments.of_scope(scope_number),
-            tables.masked.of_scope(scope_number), tables.scope_lines.tails(scope_number),
-            tables.unindexed.of_scope(scope_number),
+            tables.masked.of_scope(scope_number), tables.unindexed.of_scope(scope_number),
             ItemColumns.load(tables, scope_number, self._compressor),
         )  # fmt: skip
 
-    def _drafts_of(self, scope_number: int, places: Iterable[Place]) -> list[Draft]:
-        return [drafted.draft for drafted in self._drafts.of(scope_number, places)]
+    def _drafts_of(self, scope_number: int, places: Iterable[Place]) -> Iterator[Draft]:
+        return (drafted.draft for drafted in self._drafts.of(scope_number, places))
+
+    def _of_tails(self, scope_number: int, most: _Most) -> Iterator[Draft]:
+        """Of what is not sealed, a few records at a time."""
+        after = (0, 0)
+        while True:
+            with self._home.snapshot() as tables:
+                rows = tables.scope_lines.tails(scope_number, after, _RECORDS)
+            more = len(rows) == _RECORDS
+            while rows:
+                size = 0
+                some: list[tuple[int, int, int]] = []
+                while rows and (not some or size + rows[0][2] <= _RECORDS_BYTES):
+                    some.append(rows.pop(0))
+                    size += some[-1][2]
+                most.reserve(_RECORD_FACTOR * size)
+                with self._home.snapshot() as tables:
+                    read = [
+                        (line, seq, record)
+                        for line, at, _ in some
+                        for seq, record in tables.tail.range(line, at, at + 1)
+                    ]
+                for tail in read:
+                    yield from self._drafts.of_tail(*tail)
+                after = some[-1][:2]
+            if not more:
+                return
+
+    def _made(self, drafts: Iterable[Draft], most: _Most, reserve: Reserve) -> list[Entries]:
+        """The entries of drafts, which are made of a few at a time, and charged."""
+        made: list[Entries] = []
+        for some in _batches(drafts):
+            most.reserve(need_bytes(some))
+            made.append(self._in_space(self._maker.entries(some, at_once=True)))
+            reserve(_BUILD_FACTOR * made[-1].charged_bytes)
+        return made
 
     def _none(self) -> Entries:
         embedder = self._maker.embedder
@@ -152,8 +205,7 @@ class ScopeLoader:
 
 
 def _need(tables: Tables, scope_number: int) -> int:
-    size = tables.scope_lines.tail_bytes(scope_number) * _TAIL_FACTOR
-    size += tables.item_topics.count(scope_number) * ROW_BYTES
+    size = tables.item_topics.count(scope_number) * ROW_BYTES
     after = 0
     while True:
         heads = tables.segments.heads((scope_number, after), _HEADS)
@@ -162,6 +214,20 @@ def _need(tables: Tables, scope_number: int) -> int:
         if len(mine) < _HEADS:
             return size + _FIXED_BYTES
         after = mine[-1].segment
+
+
+def _batches(drafts: Iterable[Draft]) -> Iterator[list[Draft]]:
+    some: list[Draft] = []
+    size = 0
+    for draft in drafts:
+        need = need_bytes([draft])
+        if some and size + need > _DRAFTS_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(draft)
+        size += need
+    if some:
+        yield some
 
 
 def _places(rows: Iterable[UnindexedRow], visible: Visible) -> list[Place]:

@@ -316,7 +316,10 @@ class Transcripts:
         taken: list[TailRecord] = []
         taken_bytes = 0
         for chunk, size in self._chunks(line, tail, all_of_it):
-            new.append(self._pages.make(owner, line, start, chunk, sealed=False))
+            # What has to be sealed is, even without room; an append's next one tries again.
+            new.append(
+                self._pages.make(owner, line, start, chunk, sealed=False, without_room=all_of_it)
+            )
             start += len(chunk)
             taken += chunk
             taken_bytes += size

@@ -132,14 +132,11 @@ class SqliteScopeLines(Table):
         ).fetchall()
         return [ScopeLine(*row) for row in rows]
 
-    def tails(self, scope_number: int) -> list[tuple[int, int, bytes]]:
+    def tails(
+        self, scope_number: int, after: tuple[int, int], limit: int
+    ) -> list[tuple[int, int, int]]:
         rows = self._execute(
-            f"SELECT t.key, t.record {_TAILS} ORDER BY t.key", (scope_number,)
+            f"SELECT t.key, length(t.record) {_TAILS} AND t.key > ? ORDER BY t.key LIMIT ?",
+            (scope_number, after[0] << SEQ_BITS | after[1], limit),
         ).fetchall()
-        return [(key >> SEQ_BITS, key & SEQ_MASK, record) for key, record in rows]
-
-    def tail_bytes(self, scope_number: int) -> int:
-        row = self._execute(
-            f"SELECT ifnull(sum(length(t.record)), 0) {_TAILS}", (scope_number,)
-        ).fetchone()
-        return int(row[0])
+        return [(key >> SEQ_BITS, key & SEQ_MASK, size) for key, size in rows]
