@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import memopt
-from memopt import Memory, UsageError
+from memopt import Memory, Selector, UsageError
 from memopt.embedding.remote import RemoteEmbedder
 
 SCOPE = "acme/ann"
@@ -275,3 +276,28 @@ def test_an_endpoint_that_was_never_there_is_said_at_each_question(tmp_path: Pat
             assert [hit.text for hit in found] == [TEXTS[0]]
             assert "the embedder failed" in found.notes[0]
             memory.compact()
+
+
+# -- arguments of other kinds ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [5, "", b"elephant"])
+def test_what_is_no_text_to_look_for_is_not_forgotten(memory: Memory, text: Any) -> None:
+    with pytest.raises(UsageError) as refused:
+        memory.plan_forget(Selector(scope=SCOPE, containing=text))
+    assert refused.value.field == "selector.containing"
+
+
+@pytest.mark.parametrize("field", ["valid_from", "valid_to"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+    ],
+)
+def test_a_time_beyond_all_years_is_refused(memory: Memory, field: str, moment: datetime) -> None:
+    span: dict[str, Any] = {field: moment}
+    with pytest.raises(UsageError) as refused:
+        memory.remember("the elephant is grey", scope=SCOPE, **span)
+    assert refused.value.field == field

@@ -1,6 +1,6 @@
 """Moments of the past: how far a reader sees, by LSN and by time of commit."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from memopt.base.errors import UsageError
@@ -18,6 +18,8 @@ class Bound(NamedTuple):
 
 
 NOW: Final = Bound(2**63 - 1, 2**63 - 1)
+_FIRST_US: Final = to_us(datetime.min.replace(tzinfo=UTC))
+_LAST_US: Final = to_us(datetime.max.replace(tzinfo=UTC))
 
 
 def bound_of(moment: object, *, field: str) -> Bound:
@@ -33,7 +35,10 @@ def check_time(moment: object, *, field: str) -> int:
     """Microseconds since 1970 UTC of an aware datetime. Raises UsageError for anything else."""
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise UsageError(f"expected an aware datetime, got {moment!r}", field=field)
-    return to_us(moment)
+    at_us = to_us(moment)
+    if not _FIRST_US <= at_us <= _LAST_US:
+        raise UsageError(f"{moment!r} is in no year from 1 to 9999 UTC", field=field)
+    return at_us
 
 
 def zoned(text: str) -> str:

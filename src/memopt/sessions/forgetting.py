@@ -366,7 +366,8 @@ def _checked(selector: Selector) -> Selector:
         raise UsageError("a scope's ancestors are not its own to forget", field="selector.reach")
     if selector.session is not None:
         check_name(selector.session, field="selector.session")
-    if selector.containing is not None and not selector.containing:
+    containing: object = selector.containing
+    if containing is not None and not (isinstance(containing, str) and containing):
         raise UsageError("expected a string to look for", field="selector.containing")
     _check_items(selector)
     if selector.since is not None:
