@@ -8,6 +8,7 @@ Owns: what is read from a question, and the checks. Invariant: a question agrees
 the order of two questions makes no difference. Not here: how alike two questions are (matching).
 """
 
+import itertools
 import re
 import unicodedata
 from datetime import UTC, datetime
@@ -242,10 +243,12 @@ def _swapped(one: tuple[str, ...], other: tuple[str, ...]) -> str:
         if last - first > 1 and (one[first], one[last]) == (other[last], other[first]):
             return _shown([one[first]], [one[last]])
     followers, theirs = _followers(one), _followers(other)
-    for word in sorted(followers.keys() & theirs.keys()):
-        here, there = followers[word] - theirs[word], theirs[word] - followers[word]
-        if here.intersection(other) and there.intersection(one):
-            return f"{word}: {_shown(here, there)}"[:_SHOWN_MAX]
+    for word, twin in itertools.combinations(sorted(followers.keys() & theirs.keys()), 2):
+        # "To" stands in nearly every question: only what changes places with another counts.
+        moved = (followers[word] - theirs[word]) & (theirs[twin] - followers[twin])
+        back = (followers[twin] - theirs[twin]) & (theirs[word] - followers[word])
+        if moved and back:
+            return f"{word}: {_shown(moved, back)}"[:_SHOWN_MAX]
     return ""
 
 
