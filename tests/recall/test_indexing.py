@@ -154,3 +154,19 @@ def test_four_bits_take_less_room(tmp_path: Path) -> None:
             with memory._parts.directory.home.snapshot() as tables:
                 sizes.append(sum(row.size_bytes for row in segments(tables)))
     assert sizes[1] < sizes[0] - 40 * 100
+
+
+def test_pieces_of_a_document_are_put_off_as_messages_are(memory: Memory) -> None:
+    engine = memory._parts.recall.engine
+    engine.indexer.put_off()
+    memory.ingest("# Fruit\n\nPears keep for a week.", scope="acme", source="handbook")
+    home = memory._parts.directory.home
+    with home.snapshot() as tables:
+        assert tables.unindexed.first(9)
+        assert segments(tables) == []
+    assert memory.recall("how long do pears keep", scope="acme").hits
+    engine.indexer.go_on()
+    engine.maintain()
+    with home.snapshot() as tables:
+        assert tables.unindexed.first(9) == []
+        assert segments(tables)

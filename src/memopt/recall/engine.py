@@ -184,7 +184,7 @@ class RecallEngine:
 
     def close(self) -> None:
         self.scopes.close()
-        self._maker.close()
+        self._maker.forget_words()
         self.embedder.close()
 
     def abandon(self) -> None:

@@ -154,9 +154,6 @@ class EntryMaker:
                 self._prompts = Prompts(0)
                 self._budget.release_all(WORDS)
 
-    def close(self) -> None:
-        self._budget.release_all(WORDS)
-
     def row(self, scope_number: int, entries: "Entries", first_lsn: int) -> SegmentRow:
         body = entries.encode(vector_bits=self._vector_bits)
         return SegmentRow(0, scope_number, entries.space, len(entries), first_lsn, len(body), body)
@@ -183,6 +180,11 @@ class MessageIndexer:
         begun hold sixty times the memory. Re-entrant, for a signal handler that appends."""
         self._takings = array("Q", bytes(8 * _TAKINGS))
 
+    @property
+    def makes_now(self) -> bool:
+        """Whether entries are made in the commit that brings what they are of; else later."""
+        return self.is_on and not self._is_put_off
+
     def put_off(self) -> None:
         """Make no entries for what is sealed: it is listed as unindexed. What is remembered to make
         them with is let go."""
@@ -196,7 +198,7 @@ class MessageIndexer:
         self, scope_number: int, line: int, start: int, records: Sequence[TailRecord]
     ) -> Prepared:
         later = Prepared(None, UnindexedRow(scope_number, line, start, start + len(records)))
-        if not self.is_on or self._is_put_off:
+        if not self.makes_now:
             return later
         try:
             with self._alone:

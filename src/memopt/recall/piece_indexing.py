@@ -48,7 +48,7 @@ class PieceIndexer:
     ) -> Entries | None:
         """Entries of items that have no numbers yet; None where they are to be made later.
         `reserve` asks for what they occupy until they are written."""
-        if not self._indexer.is_on or not texts:
+        if not self._indexer.makes_now or not texts:
             return None
         parts = []
         try:
