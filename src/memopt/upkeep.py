@@ -23,8 +23,12 @@ _CACHES_UNDER_PRESSURE: Final = 0.5
 class Upkeep:
     """Asked by the budget, on the thread that needs the room."""
 
-    def __init__(self, pager: Pager, residents: Residents, compressor: Zstd) -> None:
+    def __init__(
+        self, pager: Pager, residents: Residents, compressor: Zstd,
+        close_idle_readers: Callable[[], None],
+    ) -> None:  # fmt: skip
         self._pager = pager
+        self._close_idle_readers = close_idle_readers
         self._residents = residents
         self._compressor = compressor
         self._others: list[Callable[[int], None]] = []
@@ -55,6 +59,8 @@ class Upkeep:
             return
         self._residents.shrink(_RESIDENTS_KEPT)
         self._compressor.trim()
+        if not self._pager.has_room(size_bytes):
+            self._close_idle_readers()
 
     def trim(self) -> None:
         """On the maintenance thread: give back the holes that pages which went have left in the

@@ -1,7 +1,9 @@
 """Recall, sealing and compacting where the budget is small and messages are large."""
 
 import math
+import tracemalloc
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from memopt.base.budget import Budget
 from memopt.base.errors import BudgetError
 from memopt.memory import Memory
+from memopt.recall.indexing import Appended
 from memopt.wiring import open_memory
 
 SETTINGS: dict[str, Any] = {
@@ -69,3 +72,34 @@ def test_an_error_says_whether_to_come_again() -> None:
     with pytest.raises(BudgetError, match="retry after 1 s") as later:
         budget.reserve("b", 600)
     assert later.value.retry_after_seconds == 1.0
+
+
+@pytest.mark.parametrize(("words", "count"), [(15, 2_000), (400, 100)])
+def test_loading_an_index_asks_for_what_it_takes(tmp_path: Path, words: int, count: int) -> None:
+    draw = Random(words)
+    with open_memory(tmp_path, page_target_bytes="64KiB", **SETTINGS) as memory:
+        session = memory.session("s", scope="u")
+        texts = [" ".join(f"w{draw.randrange(5_000)}" for _ in range(words)) for _ in range(count)]
+        session.extend([{"role": "user", "content": text} for text in texts])
+        memory.compact()
+        charged(memory, "u")
+        with memory._parts.directory.home.snapshot() as tables:
+            number = tables.scopes.number("u")
+        assert number is not None
+        loader = memory._parts.recall.engine.scopes._loader
+        asked: list[int] = []
+        tracemalloc.start()
+        try:
+            scope = loader.load(number, asked.append)
+            assert tracemalloc.get_traced_memory()[1] <= sum(asked)
+            added = session.extend([{"role": "user", "content": text} for text in texts[:20]])
+            note = Appended(number, 1, added.seq - 19, added.seq + 1)
+            asked.clear()
+            held, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            more = loader.add(number, scope, [note], asked.append)
+            assert tracemalloc.get_traced_memory()[1] - held <= sum(asked)
+        finally:
+            tracemalloc.stop()
+        assert len(more.index) == count + 20
+        assert len(scope.index) == count

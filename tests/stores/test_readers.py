@@ -1,5 +1,6 @@
 """A reader comes back, whatever interrupts its snapshot and wherever."""
 
+import contextlib
 import random
 import signal
 import threading
@@ -69,3 +70,22 @@ def test_interrupted_anywhere_a_read_leaves_nothing_behind(memory: memopt.Memory
         thread.join(20)
     assert found == [1, 1, 1, 1]
     assert len(home._readers._all) <= 4
+
+
+def test_idle_readers_make_room_for_who_has_none(memory: memopt.Memory) -> None:
+    session = memory.session("s")
+    session.append({"n": 1})
+    home, budget = memory._parts.directory.home, memory._parts.budget
+    with contextlib.ExitStack() as held:
+        for _ in range(4):
+            held.enter_context(home.snapshot())
+    many = budget.held_bytes("sqlite")
+    with home.snapshot() as tables:
+        wanted = budget.free_bytes() + 1
+        budget.reserve("test", wanted)
+        assert budget.held_bytes("sqlite") < many
+        # The one that is read on is still there.
+        assert tables.scopes.number("default") is not None
+    budget.release("test", wanted)
+    assert len(list(session.messages())) == 1
+    budget.check()

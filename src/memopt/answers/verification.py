@@ -14,7 +14,17 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from memopt.answers.wording import AMOUNTS, ASKS, LEADING, NUMBERS, OPPOSITES, TURNING, UNITS
+from memopt.answers.wording import (
+    AMOUNTS,
+    ASKS,
+    LEADING,
+    NUMBERS,
+    OPPOSITES,
+    PREFIXES,
+    SUFFIXES,
+    TURNING,
+    UNITS,
+)
 from memopt.base.answer_records import Check
 from memopt.text.analysis import fold
 from memopt.text.times import find_times, has_time
@@ -28,6 +38,8 @@ CHARACTERS_MAX: Final = 4096
 _SHOWN_MAX: Final = 80
 _TURNED_MIN: Final = 4
 """Letters of a word that a prefix turns around: "unsafe", and not "into"."""
+_REST_MIN: Final = 3
+"""Letters after a prefix that another one may replace: methane."""
 
 _WRITTEN_OUT_MIN: Final = 4
 """Letters of a unit that is nothing else."""
@@ -36,10 +48,20 @@ _TOKEN: Final = re.compile(
     r"[$€£¥₹]|\d+(?:[.,]\d+)*%?|[^\W_]+(?:['\u2019][^\W_]+)*(?:\+\+|[+#](?!\w))?|[.?!:\n]"
 )
 _SIGN: Final = re.compile(
-    r"!=|(?:(?<=\b\w)|(?<!\w))[-\u2212](?=[\d.])|(?<=\d)[*/](?=\d)"
+    # Prime and factorial; intervals, indices and sets; options and paths; how far a line is in.
+    r"((?<=\b[^\W\d_])(?<!['\u2018\u2019]\w)['\u2019\u2032]+(?!\w)"
+    r"|(?:(?<=\b\w)|(?<=\b\d\d))!(?!=)|[\[\]{}]"
+    r"|(?<!\S)-{1,2}(?=[^\W\d_])|(?<!\S)[/~](?=\w)|\n[ \t]+(?=\S))"
+    r"|!=|(?:(?<=\b\w)|(?<!\w))[-\u2212](?=[\d.])|(?<=\d)[*/](?=\d)"
     r"|(?:(?<=\d\s)|(?<=\b\w\s))[-\u2212*/\\](?=\s)"
     r"|&&|[^\w\s\-\u2212*/\\]"
 )
+_DOTTED: Final = re.compile(r"\b(?:(?:[^\W\d_]\.[ ]?){2,}(?!\w)|[ap]\.[ ]?m\b)", re.IGNORECASE)
+"""U.S., a.m."""
+_CASED_UNIT: Final = re.compile(
+    r"(?<=\d)\s?([kmg]b|[kmgt]bps|[tp]b|m[wvajg]?|mpa|[mg]hz|g)\b", re.IGNORECASE
+)
+"""Milli and mega, bits and bytes, metres and millions."""
 _FIGURE: Final = re.compile(r"(\d+(?:[.,]\d+)*)(%|[^\W\d_]*)")
 _WRITTEN: Final = frozenset({"!=", "-", "\u2212", "*", "/", "\\", "&&", "^"})
 """Signs that are marks elsewhere: they count where the pattern puts them."""
@@ -62,6 +84,8 @@ class Traits(NamedTuple):
     times: frozenset[tuple[int, int]]
     """Intervals in microseconds."""
     names: frozenset[str]
+    cased: frozenset[tuple[str, str]]
+    """(folded, as written): units and short words that mean something else in capitals."""
     denials: int
     asks: str
     """What kind of thing is asked for, where a word says so."""
@@ -69,10 +93,11 @@ class Traits(NamedTuple):
 
 def traits_of(text: str, at: datetime) -> Traits:
     """What is compared of a question that is asked at a time: "yesterday" is a date."""
-    text = text[:CHARACTERS_MAX]
+    text = _DOTTED.sub(_undotted, text[:CHARACTERS_MAX])
     tokens = _TOKEN.findall(text)
     words: list[str] = []
     names: list[str] = []
+    shouted: list[str] = []
     capitals = small = 0
     begins = True
     for token in tokens:
@@ -81,23 +106,37 @@ def traits_of(text: str, at: datetime) -> Traits:
             continue
         word = fold(token).removesuffix("'s")
         words.append(word)
+        if token.isupper() and word in _STOP and len(word) > 1:
+            shouted.append(token)
         if not begins and word in _STOP and len(word) > 1:
-            capitals += token[0].isupper()
+            capitals += token[0].isupper() and not token.isupper()
             small += token[0].islower()
-        elif not begins and token[0].isupper() and len(word) > 1:
+        elif not begins and token[0].isupper() and len(word) > 1 and not _measures(words):
             names.append(word)
         begins = False
     if capitals > small or (text.isupper() and len(words) > 2):
         # A heading, or shouting: capitals say nothing.
-        names = []
-    signs = tuple(sign for sign in _SIGN.findall(text) if _says(sign))
+        names, shouted = [], []
+    shouted += _CASED_UNIT.findall(text)
+    cased = frozenset((fold(token), token) for token in shouted)
+    signs = tuple(_plain_sign(sign) for sign in _SIGN.finditer(text) if _says(sign))
     numbers, units = _figures(words)
     numbers = numbers.union(signs)
     times = _times(text, at)
     denials = sum(word in NEGATIONS or word.endswith("n't") for word in words)
     return Traits(
-        tuple(words), signs, numbers, units, times, frozenset(names), denials, _asked(words)
-    )
+        tuple(words), signs, numbers, units, times, frozenset(names), cased, denials,
+        _asked(words),
+    )  # fmt: skip
+
+
+def _undotted(dotted: re.Match[str]) -> str:
+    return dotted[0].replace(".", "").replace(" ", "")
+
+
+def _measures(words: list[str]) -> bool:
+    """Whether the last word is the unit of a figure before it."""
+    return words[-1] in UNITS and len(words) > 1 and words[-2][-1].isdigit()
 
 
 def _times(text: str, at: datetime) -> frozenset[tuple[int, int]]:
@@ -134,9 +173,13 @@ def _figures(words: list[str]) -> tuple[frozenset[str], frozenset[tuple[str, str
     return frozenset(numbers), frozenset(units)
 
 
-def _says(sign: str) -> bool:
+def _says(sign: re.Match[str]) -> bool:
     """A question mark says nothing; "<" and a smile do. Currencies are words."""
-    return sign in _WRITTEN or unicodedata.category(sign) in _SIGNS
+    return bool(sign[1]) or sign[0] in _WRITTEN or unicodedata.category(sign[0]) in _SIGNS
+
+
+def _plain_sign(sign: re.Match[str]) -> str:
+    return sign[0].replace("\u2019", "'").replace("\u2032", "'")
 
 
 def _plain(figure: str) -> str:
@@ -163,7 +206,7 @@ def _asked(words: list[str]) -> str:
 def compared(one: Traits, other: Traits) -> tuple[Check, ...]:
     """Every check, in the order of CHECKS."""
     return (
-        _same("numbers", one.numbers, other.numbers),
+        _numbers(one, other),
         _same_units(one, other),
         Check(name="dates", passed=one.times == other.times),
         _names(one, other),
@@ -185,7 +228,19 @@ def agree(one: Traits, other: Traits) -> bool:
 
 def same_words(one: Traits, other: Traits) -> bool:
     """The same words and signs in the same order: only case, marks and spaces differ."""
-    return one.words == other.words and one.signs == other.signs and one.times == other.times
+    return (
+        one.words == other.words
+        and one.signs == other.signs
+        and one.times == other.times
+        and one.cased == other.cased
+    )
+
+
+def _numbers(one: Traits, other: Traits) -> Check:
+    if one.words == other.words and one.signs != other.signs:
+        # Formulas and code: where a sign stands says something, too.
+        return Check(name="numbers", passed=False, detail=_shown([*one.signs], [*other.signs]))
+    return _same("numbers", one.numbers, other.numbers)
 
 
 def _same(name: str, one: frozenset[str], other: frozenset[str]) -> Check:
@@ -216,23 +271,47 @@ def _unit_words(traits: Traits) -> frozenset[str]:
 def _names(one: Traits, other: Traits) -> Check:
     mine = one.names.difference(other.words)
     theirs = other.names.difference(one.words)
-    if not mine and not theirs:
-        return Check(name="names", passed=True)
-    return Check(name="names", passed=False, detail=_shown(mine, theirs))
+    if mine or theirs:
+        return Check(name="names", passed=False, detail=_shown(mine, theirs))
+    detail = _cases(one, other) or _cases(other, one)
+    return Check(name="names", passed=not detail, detail=detail)
+
+
+def _cases(one: Traits, other: Traits) -> str:
+    """What is written in another case than the other's: US and us, MW and mW; "" where nothing."""
+    theirs = dict(other.cased)
+    for word, written in sorted(one.cased):
+        there = theirs.get(word, word if word in other.words else written)
+        if there != written:
+            return _shown([written], [there])
+    return ""
 
 
 def _opposites(one: Traits, other: Traits) -> Check:
     mine, theirs = set(one.words), set(other.words)
     for word in sorted(mine ^ theirs):
         here, there = (mine, theirs) if word in mine else (theirs, mine)
-        turned = {f"{prefix}{word}" for prefix in TURNING} if len(word) >= _TURNED_MIN else set()
-        for opposite in OPPOSITES.get(word, frozenset()) | turned:
+        for opposite in OPPOSITES.get(word, frozenset()) | _turned(word):
             if opposite in there and opposite not in here:
                 pair = (word, opposite) if word in mine else (opposite, word)
                 detail = _shown([pair[0]], [pair[1]])
                 return Check(name="comparatives", passed=False, detail=detail)
     detail = _swapped(one.words, other.words)
     return Check(name="comparatives", passed=not detail, detail=detail)
+
+
+def _turned(word: str) -> set[str]:
+    """What the word is with another beginning or ending that makes another one of it."""
+    if len(word) < _TURNED_MIN:
+        return set()
+    turned = {f"{prefix}{word}" for prefix in TURNING}
+    for mine, other in PREFIXES:
+        if word.startswith(mine) and len(word) >= len(mine) + _REST_MIN:
+            turned.add(other + word[len(mine) :])
+    for mine, other in SUFFIXES:
+        if word.endswith(mine) and len(word) >= len(mine) + _TURNED_MIN:
+            turned.add(word[: -len(mine)] + other)
+    return turned
 
 
 def _swapped(one: tuple[str, ...], other: tuple[str, ...]) -> str:

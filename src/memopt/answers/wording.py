@@ -16,6 +16,12 @@ def _pairs(text: str) -> dict[str, frozenset[str]]:
     return {word: frozenset(others) for word, others in found.items()}
 
 
+def _rivals(text: str) -> tuple[tuple[str, str], ...]:
+    """Each pair, both ways round."""
+    pairs = [tuple(pair.split("/")) for pair in text.split()]
+    return tuple((one, other) for a, b in pairs for one, other in ((a, b), (b, a)))
+
+
 def _named(text: str) -> dict[str, str]:
     """{word: the first word of its line}."""
     return {word: line.split()[0] for line in text.splitlines() for word in line.split()}
@@ -42,7 +48,7 @@ OPPOSITES: Final = _pairs(
     odd/even inside/outside internal/external incoming/outgoing input/output sender/recipient
     buyer/seller employer/employee teacher/student parent/child client/server morning/evening
     day/night summer/winter hot/cold physical/virtual weekday/weekend weekdays/weekends
-    adult/infant adults/infants adult/child adults/children ethanol/methanol ethyl/methyl
+    adult/infant adults/infants adult/child adults/children
     buy/short while/unless if/unless when/unless arrival/departure arrive/depart"""
 )
 """What stands on one side alone, with its opposite on the other side alone."""
@@ -54,6 +60,16 @@ LEADING: Final = frozenset(
 
 TURNING: Final = ("un", "dis", "non", "im", "ir", "il", "in", "de")
 """With one of these before it, a word is its own opposite."""
+
+PREFIXES: Final = _rivals(
+    """hyper/hypo endo/exo macro/micro intra/inter pre/post ante/post mono/di mono/tri
+    mono/poly mon/di mon/tri di/tri uni/multi uni/bi sub/super over/under up/down on/off in/ex
+    im/ex in/out in/de as/de
+    en/de pro/anti homo/hetero meth/eth meth/prop eth/prop eth/but meth/but prop/but"""
+)
+"""Before the same rest of a word, each makes another one: hypertension, hypotension."""
+SUFFIXES: Final = _rivals("ite/ate ite/ide ate/ide ase/ose er/ee or/ee ful/less")
+"""After the same beginning: nitrite, nitrate."""
 
 ASKS: Final = _named(
     """who whom whose

@@ -5,7 +5,7 @@ What is damaged or gone is left out. Not here: what an entry is made of (entries
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from memopt.base.errors import CorruptionError
@@ -38,14 +38,17 @@ class DraftReader:
         self._reader = reader
         self._compressor = compressor
 
-    def of(self, scope_number: int, places: Iterable[Place]) -> Iterator[Drafted]:
-        """Of those of a scope's places that say something."""
+    def of(
+        self, scope_number: int, places: Iterable[Place],
+        pay: Callable[[int], None] = lambda size_bytes: None,
+    ) -> Iterator[Drafted]:  # fmt: skip
+        """Of those of a scope's places that say something; `pay` as PlaceReader.read has it."""
         wanted = sorted(set(places))
         items = itertools.takewhile(lambda place: place.line < 0, wanted)
         stated = list(items)
         for at in range(0, len(stated), _ITEMS_AT_ONCE):
             yield from self._of_items(stated[at : at + _ITEMS_AT_ONCE])
-        for read in self._reader.read(scope_number, wanted[len(stated) :]):
+        for read in self._reader.read(scope_number, wanted[len(stated) :], pay):
             draft = self._maker.draft(*read.place, read.record, read.message)
             if draft is not None:
                 yield Drafted(draft, read.record.lsn)

@@ -198,6 +198,8 @@ class Entries:
         if not parts:
             return cls.none()
         first = parts[0]
+        if len(parts) == 1:
+            return cast(Self, first)
         for part in parts:
             if (part.space, part.dimensions) != (first.space, first.dimensions):
                 raise UsageError(
@@ -336,14 +338,20 @@ class _Reader:
         if not width and (coding == _STEPS or (count is None and declared > 1)):
             raise CorruptionError("a segment's column has no numbers")
         stored = np.frombuffer(self._taken(width * declared), f"<u{width}") if width else None
+        bounds = np.iinfo(kind)
         if stored is None:
             values = np.full(declared, base, np.int64)
-        elif coding == _STEPS:
-            # Wraps as the writer's subtraction did.
-            values = np.cumsum(stored.astype(np.int64) + np.int64(base), dtype=np.int64)
+        elif coding == _PLAIN and 0 <= base <= bounds.max - (1 << 8 * width):
+            # Whatever is stored is in range: no wider than it has to be, for terms are many.
+            narrow = stored.astype(kind)
+            narrow += kind(base)
+            return cast(Array, narrow)
         else:
-            values = stored.astype(np.int64) + np.int64(base)
-        bounds = np.iinfo(kind)
+            values = stored.astype(np.int64)
+            # Both wrap as the writer's subtraction did.
+            values += np.int64(base)
+            if coding == _STEPS:
+                np.cumsum(values, out=values)
         if declared and not bounds.min <= int(values.min()) <= int(values.max()) <= bounds.max:
             raise CorruptionError("a segment's column has a number that is out of range")
         return values.astype(kind)

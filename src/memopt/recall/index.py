@@ -30,6 +30,11 @@ FRESH_SHARE: Final = 8
 VECTORS_AT_ONCE: Final = 512
 """Rows that are widened to float together: they stay in the processor's second cache."""
 NONE: Final = -1
+_AT_ONCE: Final = 1 << 14
+"""Entries or pairs that are worked at together while postings are made."""
+_TERM_BYTES: Final = 20
+_ENTRY_BYTES: Final = 160
+"""What building takes for each, at its height; measured."""
 
 
 class Postings(NamedTuple):
@@ -48,23 +53,32 @@ class Postings(NamedTuple):
     def of(cls, entries: Entries, first: int) -> "Postings":
         """Of these entries, which are numbered from `first`."""
         lengths = entries.terms_start[1:].astype(np.int64) - entries.terms_start[:-1]
-        # In place, for there are many: this is what an index takes most for while it is built.
         keys = entries.terms.astype(np.uint64)
         keys <<= np.uint64(32)
-        keys |= np.repeat(np.arange(first, first + len(entries), dtype=np.uint64), lengths)
+        # In place and piece by piece: this is what an index takes most for while it is built.
+        for at in range(0, len(entries), _AT_ONCE):
+            some = lengths[at : at + _AT_ONCE]
+            inside = slice(int(entries.terms_start[at]), int(entries.terms_start[at + len(some)]))
+            numbers = np.arange(first + at, first + at + len(some), dtype=np.uint64)
+            keys[inside] |= np.repeat(numbers, some)
         keys.sort()
-        new = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.empty(0, int)
-        counts = np.minimum(np.diff(new, append=len(keys)), 0xFFFF).astype(np.uint16)
-        pairs = keys[new]
-        del keys, new
-        terms = (pairs >> np.uint64(32)).astype(np.uint32)
-        begins = (
-            np.flatnonzero(np.r_[True, terms[1:] != terms[:-1]]) if len(terms) else np.empty(0, int)
-        )
+        new = _changes(keys)
+        counts = np.empty(len(new), np.uint16)
+        for at in range(0, len(new), _AT_ONCE):
+            begins = new[at : at + _AT_ONCE]
+            ends = np.append(new[at + 1 : at + len(begins) + 1], len(keys))[: len(begins)]
+            counts[at : at + len(begins)] = np.minimum(ends - begins, 0xFFFF)
+            # What is moved to comes before what is still to be moved.
+            keys[at : at + len(begins)] = keys[begins]
+        pairs = keys[: len(new)]
+        del new
+        numbers = pairs.astype(np.uint32).astype(np.int32)
+        pairs >>= np.uint64(32)
+        begins = _changes(pairs)
         return cls(
-            table=terms[begins],
-            starts=np.r_[begins, len(terms)].astype(np.uint32),
-            entries=(pairs & np.uint64(0xFFFFFFFF)).astype(np.int32),
+            table=pairs[begins].astype(np.uint32),
+            starts=np.r_[begins, len(pairs)].astype(np.uint32),
+            entries=numbers,
             counts=counts,
         )
 
@@ -98,6 +112,25 @@ class ScopeIndex:
         mean = float(self.lengths.mean()) if len(entries) else 0.0
         self._slack = (K1 * (1 - B + B * self.lengths / max(mean, 1e-9))).astype(np.float32)
 
+    @staticmethod
+    def build_bytes(entries: Entries) -> int:
+        """What `of` takes for a moment and for good, beside the entries that it is given in
+        order."""
+        return _build_bytes(len(entries), len(entries.terms))
+
+    def adding_bytes(self, entries: int, terms: int) -> int:
+        """What `adding` takes for so many entries of so many terms, beside them and what is
+        here."""
+        whole = self.entries.charged_bytes + entries * _ENTRY_BYTES + 4 * terms
+        if self._is_remade_by(entries):
+            both = len(self) + entries, len(self.entries.terms) + terms
+            return 2 * whole + _build_bytes(*both)
+        return whole + _ENTRY_BYTES * (len(self) + entries) + _build_bytes(entries, terms)
+
+    def _is_remade_by(self, fresh: int) -> bool:
+        count = len(self.entries) - self.sealed + fresh
+        return not self.sealed or count > max(FRESH_MIN, self.sealed // FRESH_SHARE)
+
     @classmethod
     def of(cls, parts: Sequence[Entries]) -> "ScopeIndex":
         """Of segments in any order."""
@@ -110,8 +143,7 @@ class ScopeIndex:
     def adding(self, fresh: Entries) -> "ScopeIndex":
         """This index and `fresh`, which shares what is large with it where it can."""
         entries = Entries.concat([self.entries, fresh]) if len(self.entries) else fresh
-        count = len(entries) - self.sealed
-        if not self.sealed or count > max(FRESH_MIN, self.sealed // FRESH_SHARE):
+        if self._is_remade_by(len(fresh)):
             return ScopeIndex.of([entries])
         added = entries.take(np.arange(self.sealed, len(entries)))
         postings = (self._postings[0], Postings.of(added, self.sealed))
@@ -184,6 +216,18 @@ class ScopeIndex:
             products[at : at + VECTORS_AT_ONCE] = rows @ vector
         products *= entries.scales
         return products
+
+
+def _build_bytes(entries: int, terms: int) -> int:
+    return _ENTRY_BYTES * entries + _TERM_BYTES * terms
+
+
+def _changes(sorted_values: Array) -> Array:
+    """int64: where another value begins."""
+    changes = np.empty(len(sorted_values), np.bool_)
+    changes[:1] = True
+    np.not_equal(sorted_values[1:], sorted_values[:-1], out=changes[1:])
+    return np.flatnonzero(changes)
 
 
 def _linked(entries: Entries, order: Array) -> tuple[Array, Array, Array, Array]:

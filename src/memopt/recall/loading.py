@@ -33,9 +33,10 @@ Array = np.ndarray[Any, Any]
 Reserve = Callable[[int], None]
 """Asks for so many bytes more. Raises BudgetError."""
 
-_BUILD_FACTOR: Final = 4
-"""Of an index while it is built, over the bytes of its segments. Terms of long texts take up to
-twenty times theirs for a moment."""
+_DECODE_FACTOR: Final = 12
+"""Of one segment while it is decoded, over its bytes: terms of one byte become eight."""
+_SORT_BYTES: Final = 64
+"""Of one entry while entries are put in order."""
 _RECORD_FACTOR: Final = 8
 """Of records of tails: themselves, their messages as objects, and their drafts."""
 _RECORDS_BYTES: Final = 128 * KIB
@@ -71,17 +72,35 @@ class _Stored(NamedTuple):
     items: ItemColumns
 
 
-class _Most:
-    """Room for one thing after the other: as much as the largest takes."""
+class _Room:
+    """What is held, and what work takes besides: reserved is the most that both ever were."""
 
     def __init__(self, reserve: Reserve) -> None:
         self._reserve = reserve
-        self._size_bytes = 0
+        self._reserved = 0
+        self._held = 0
+        self._records = 0
 
-    def reserve(self, size_bytes: int) -> None:
-        if size_bytes > self._size_bytes:
-            self._reserve(size_bytes - self._size_bytes)
-            self._size_bytes = size_bytes
+    def hold(self, size_bytes: int) -> None:
+        self._held += size_bytes
+        self.work(0)
+
+    def let_go(self, size_bytes: int) -> None:
+        self._held -= size_bytes
+
+    def hold_records(self, size_bytes: int) -> None:
+        """Of which drafts are read, in place of those before."""
+        size_bytes *= _RECORD_FACTOR
+        self._held += size_bytes - self._records
+        self._records = size_bytes
+        self.work(0)
+
+    def work(self, size_bytes: int) -> None:
+        """For a moment."""
+        more = self._held + size_bytes - self._reserved
+        if more > 0:
+            self._reserve(more)
+            self._reserved += more
 
 
 class ScopeLoader:
@@ -98,19 +117,38 @@ class ScopeLoader:
     def load(self, scope_number: int, reserve: Reserve) -> ScopeInRam:
         """The index of a scope, which may have no entry. Raises BudgetError where it has no room,
         CorruptionError where a segment is damaged."""
+        room = _Room(reserve)
         with self._home.snapshot() as tables:
-            need = _need(tables, scope_number)
-        reserve(need)
-        most = _Most(reserve)
-        parts = self._made(self._of_tails(scope_number, most), most, reserve)
+            rows_bytes, largest = _sizes(tables, scope_number)
+            room_bytes = _FIXED_BYTES + tables.item_topics.count(scope_number) * ROW_BYTES
+        room.hold(room_bytes + rows_bytes)
+        room.work(_DECODE_FACTOR * largest)
+        parts = self._made(self._of_tails(scope_number, room), room)
         with self._home.snapshot() as tables:
             stored = self._read(tables, scope_number)
-        parts += [self._in_space(Entries.decode(row.body)) for row in stored.segments]
+        room.hold(stored.visible.charged_bytes)
+        parts += self._decoded(stored.segments, room)
         places = _places(stored.unindexed, stored.visible)
-        parts += self._made(self._drafts_of(scope_number, places), most, reserve)
-        entries = Entries.concat(parts) if parts else self._none()
-        whole = _seen(entries, stored.visible, stored.items, stored.masked)
+        parts += self._made(self._drafts_of(scope_number, places, room), room)
+        whole = self._joined(parts, stored, room)
+        room.work(ScopeIndex.build_bytes(whole))
         return ScopeInRam(ScopeIndex.of([whole]), stored.visible, stored.items)
+
+    def _decoded(self, rows: list[SegmentRow], room: _Room) -> Iterator[Entries]:
+        """Each one's bytes go before the next one is decoded."""
+        while rows:
+            row = rows.pop(0)
+            entries = self._in_space(Entries.decode(row.body))
+            room.hold(entries.charged_bytes - len(row.body))
+            yield entries
+
+    def _joined(self, parts: list[Entries], stored: _Stored, room: _Room) -> Entries:
+        size = sum(part.charged_bytes for part in parts)
+        room.work(size)
+        entries = Entries.concat(parts) if parts else self._none()
+        parts.clear()
+        room.work(size + _SORT_BYTES * len(entries))
+        return _seen(entries, stored.visible, stored.items, stored.masked)
 
     def add(
         self, scope_number: int, scope: ScopeInRam, notes: Sequence[Appended], reserve: Reserve
@@ -128,10 +166,11 @@ class ScopeLoader:
                 changed = set((-lines[lines < 0]).tolist())
                 items = items.changed(tables, scope_number, self._compressor, changed)
         places = {Place(note.source, n) for note in notes for n in range(note.start, note.stop)}
-        made = self._made(self._drafts_of(scope_number, places), _Most(reserve), reserve)
+        room = _Room(reserve)
+        made = self._made(self._drafts_of(scope_number, places, room), room)
         if not made:
             return ScopeInRam(scope.index, visible, items)
-        reserve(scope.charged_bytes)
+        room.work(scope.index.adding_bytes(sum(map(len, made)), sum(len(m.terms) for m in made)))
         fresh = _seen(Entries.concat(made), visible, items, ())
         old = scope.index.entries
         sources = old.source[np.isin(old.source, fresh.source)]
@@ -149,10 +188,13 @@ class ScopeLoader:
             ItemColumns.load(tables, scope_number, self._compressor),
         )  # fmt: skip
 
-    def _drafts_of(self, scope_number: int, places: Iterable[Place]) -> Iterator[Draft]:
-        return (drafted.draft for drafted in self._drafts.of(scope_number, places))
+    def _drafts_of(
+        self, scope_number: int, places: Iterable[Place], room: _Room
+    ) -> Iterator[Draft]:
+        drafts = self._drafts.of(scope_number, places, room.hold_records)
+        return (drafted.draft for drafted in drafts)
 
-    def _of_tails(self, scope_number: int, most: _Most) -> Iterator[Draft]:
+    def _of_tails(self, scope_number: int, room: _Room) -> Iterator[Draft]:
         """Of what is not sealed, a few records at a time."""
         after = (0, 0)
         while True:
@@ -165,7 +207,7 @@ class ScopeLoader:
                 while rows and (not some or size + rows[0][2] <= _RECORDS_BYTES):
                     some.append(rows.pop(0))
                     size += some[-1][2]
-                most.reserve(_RECORD_FACTOR * size)
+                room.hold_records(size)
                 with self._home.snapshot() as tables:
                     read = [
                         (line, seq, record)
@@ -178,13 +220,15 @@ class ScopeLoader:
             if not more:
                 return
 
-    def _made(self, drafts: Iterable[Draft], most: _Most, reserve: Reserve) -> list[Entries]:
+    def _made(self, drafts: Iterable[Draft], room: _Room) -> list[Entries]:
         """The entries of drafts, which are made of a few at a time, and charged."""
         made: list[Entries] = []
         for some in _batches(drafts):
-            most.reserve(need_bytes(some))
+            # Drafts that wait for their batch are part of what making entries of them takes.
+            room.work(need_bytes(some))
             made.append(self._in_space(self._maker.entries(some, at_once=True)))
-            reserve(_BUILD_FACTOR * made[-1].charged_bytes)
+            room.hold(made[-1].charged_bytes)
+        room.hold_records(0)
         return made
 
     def _none(self) -> Entries:
@@ -204,16 +248,17 @@ class ScopeLoader:
         )  # fmt: skip
 
 
-def _need(tables: Tables, scope_number: int) -> int:
-    size = tables.item_topics.count(scope_number) * ROW_BYTES
-    after = 0
+def _sizes(tables: Tables, scope_number: int) -> tuple[int, int]:
+    """Bytes of a scope's segments: all, and the largest."""
+    size = largest = after = 0
     while True:
         heads = tables.segments.heads((scope_number, after), _HEADS)
-        mine = [head for head in heads if head.scope_number == scope_number]
-        size += _BUILD_FACTOR * sum(head.size_bytes for head in mine)
+        mine = [head.size_bytes for head in heads if head.scope_number == scope_number]
+        size += sum(mine)
+        largest = max(largest, *mine, 0)
         if len(mine) < _HEADS:
-            return size + _FIXED_BYTES
-        after = mine[-1].segment
+            return size, largest
+        after = heads[-1].segment
 
 
 def _batches(drafts: Iterable[Draft]) -> Iterator[list[Draft]]:

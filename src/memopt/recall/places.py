@@ -13,6 +13,7 @@ from memopt.base.budget import Budget
 from memopt.base.errors import CorruptionError, UsageError
 from memopt.base.protocols import Compressor, Reader, Tables
 from memopt.base.records import SEQ_MASK, Message, PageRow
+from memopt.base.units import KIB
 from memopt.codecs.message import decode_json
 from memopt.codecs.record import TailRecord, open_record
 from memopt.codecs.texts import text_decoder
@@ -22,6 +23,8 @@ from memopt.paging.pager import OpenPage
 Opener = Callable[[PageRow, int], OpenPage]
 """Opens a page for a scope. Raises PageGoneError, CorruptionError."""
 _REPLANS_MAX: Final = 16
+_RECORDS_BYTES: Final = 128 * KIB
+"""Of tails, that are read together: so much, or one record."""
 
 
 class Place(NamedTuple):
@@ -64,15 +67,20 @@ class PlaceReader:
         self.damaged = 0
         """Pages and records that could not be read so far."""
 
-    def read(self, scope_number: int, places: Iterable[Place]) -> Iterator[Read]:
-        """Those of `places` that are there, in the order of their lines."""
+    def read(
+        self, scope_number: int, places: Iterable[Place],
+        pay: Callable[[int], None] = lambda size_bytes: None,
+    ) -> Iterator[Read]:  # fmt: skip
+        """Those of `places` that are there. `pay` is told the size of tail records before they are
+        decoded, a few at a time; pages are paid for by whoever opens them."""
         wanted = sorted(set(places))
-        for _ in range(_REPLANS_MAX):
-            if not wanted:
-                return
+        replans = 0
+        while wanted and replans < _REPLANS_MAX:
             with self._home.snapshot() as tables:
-                pages, tail = self._plan(tables, wanted)
-            yield from tail
+                pages, tail, planned = self._plan(tables, wanted)
+            pay(sum(len(record) for _, record in tail))
+            for place, record in tail:
+                yield from self.opened(place, record)
             gone: list[Place] = []
             for row, inside in pages:
                 try:
@@ -80,14 +88,19 @@ class PlaceReader:
                 except PageGoneError:
                     # Rewritten since: the same messages are elsewhere now.
                     gone += inside
-            wanted = gone
+            wanted = sorted([*gone, *wanted[planned:]])
+            replans += bool(gone)
 
     def _plan(
         self, tables: Tables, wanted: Sequence[Place]
-    ) -> tuple[list[tuple[PageRow, list[Place]]], list[Read]]:
+    ) -> tuple[list[tuple[PageRow, list[Place]]], list[tuple[Place, bytes]], int]:
+        """(pages, tail records, how many of `wanted` that is)."""
         pages: list[tuple[PageRow, list[Place]]] = []
-        tail: list[Read] = []
-        for place in wanted:
+        tail: list[tuple[Place, bytes]] = []
+        size = 0
+        for number, place in enumerate(wanted):
+            if size >= _RECORDS_BYTES:
+                return pages, tail, number
             line, seq = place
             if pages and pages[-1][0].line == line and seq < pages[-1][0].stop:
                 pages[-1][1].append(place)
@@ -97,8 +110,9 @@ class PlaceReader:
                 pages.append((found[0], [place]))
                 continue
             for _, record in tables.tail.range(line, seq, seq + 1):
-                tail += self.opened(place, record)
-        return pages, tail
+                tail.append((place, record))
+                size += len(record)
+        return pages, tail, len(wanted)
 
     def _of_page(self, scope_number: int, row: PageRow, inside: list[Place]) -> Iterator[Read]:
         try:

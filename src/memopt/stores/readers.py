@@ -42,8 +42,12 @@ class _Reader:
 class Readers:
     """The pool. Thread-safe."""
 
-    def __init__(self, connect: Callable[[], apsw.Connection], mend: Callable[[], bool]) -> None:
+    def __init__(
+        self, connect: Callable[[], apsw.Connection],
+        disconnect: Callable[[apsw.Connection], None], mend: Callable[[], bool],
+    ) -> None:  # fmt: skip
         self._connect = connect
+        self._disconnect = disconnect
         self.mend = mend
         self._all: list[_Reader] = []
         self._closed = False
@@ -85,6 +89,19 @@ class Readers:
 
     def connections(self) -> list[apsw.Connection]:
         return [reader.connection for reader in self._all if reader.connection is not None]
+
+    def close_idle(self) -> None:
+        """Give back what the connections that nobody reads on occupy; one is made in less than a
+        millisecond."""
+        with self._lock:
+            if self._closed:
+                return
+            idle = [one for one in self._all if one.owner is None or one.owner() is None]
+            self._all = [one for one in self._all if one not in idle]
+        for reader in idle:
+            if reader.connection is not None:
+                reader.tables = None
+                self._disconnect(reader.connection)
 
     def close(self) -> None:
         """Hand out no more."""

@@ -78,7 +78,10 @@ class SqliteHome:
         self._synchronous = "FULL" if durability is Durability.SYNC else "NORMAL"
         self._charged = 0
         self._lock = threading.Lock()
-        self._readers = Readers(lambda: self._connect(_READER_CACHE_BYTES), self._mend)
+        self._readers = Readers(
+            lambda: self._connect(_READER_CACHE_BYTES),
+            lambda connection: self._disconnect(connection, _READER_CACHE_BYTES), self._mend,
+        )  # fmt: skip
         # SQLite answers "busy" at once, without waiting, to the second of two checkpoints.
         self._checkpoint_lock = threading.Lock()
         self.closed = False
@@ -105,6 +108,10 @@ class SqliteHome:
         if self.closed:
             raise StoreClosedError("the store is closed")
         return Snapshot(self._readers, is_lookup=True)
+
+    def close_idle_readers(self) -> None:
+        """Where room is short: they are made again when somebody reads."""
+        self._readers.close_idle()
 
     def oldest_reader_seconds(self) -> float:
         """Age of the oldest snapshot that is open now; 0.0 when there is none."""
@@ -270,7 +277,8 @@ class SqliteHome:
     def _connect(self, cache_bytes: int) -> apsw.Connection:
         charge = cache_bytes + _CONNECTION_BYTES
         self._budget.reserve("sqlite", charge)
-        self._charged += charge
+        with self._lock:
+            self._charged += charge
         connection = apsw.Connection(str(self.path), vfs=self._vfs, statementcachesize=64)
         try:
             if not _row(connection, "SELECT count(*) FROM sqlite_schema")[0]:
@@ -304,7 +312,8 @@ class SqliteHome:
     def _disconnect(self, connection: apsw.Connection, cache_bytes: int) -> None:
         connection.close()
         charge = cache_bytes + _CONNECTION_BYTES
-        self._charged -= charge
+        with self._lock:
+            self._charged -= charge
         self._budget.release("sqlite", charge)
 
 
