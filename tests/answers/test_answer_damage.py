@@ -134,3 +134,31 @@ def test_an_item_whose_answer_is_damaged_can_be_forgotten(opened: Callable[[], M
         memory.forget(memopt.Selector(scope=SCOPE, items=(item,)))
         assert memory.check().clean
         assert right_or_nothing(memory) == [Match.EXACT, Match.WORDS, Match.EXACT]
+
+
+@pytest.mark.parametrize("column", ["crc = crc + 1", "body = zeroblob(9)"])
+def test_a_text_in_a_damaged_answer_can_be_forgotten(
+    opened: Callable[[], Memory], column: str
+) -> None:
+    """Whatever it holds cannot be seen, so it goes as well; what is whole stays."""
+    with opened() as memory:
+        damage(
+            memory,
+            f"UPDATE answers SET {column} WHERE answer = (SELECT min(answer) FROM answers)",
+        )
+        memory.forget(memopt.Selector(scope=SCOPE, containing="settings"))
+        assert memory.check().clean
+        assert isinstance(memory.answers.lookup(OTHER, scope=SCOPE), Answer)
+        assert not isinstance(memory.answers.lookup(EQUAL, scope=SCOPE), Answer)
+
+
+def test_damaged_answers_are_taken_away_with_those_that_are_asked_for(
+    opened: Callable[[], Memory],
+) -> None:
+    with opened() as memory:
+        damage(
+            memory,
+            "UPDATE answers SET crc = crc + 1 WHERE answer = (SELECT min(answer) FROM answers)",
+        )
+        assert memory.answers.invalidate(scope=SCOPE, category="places") == 2
+        assert memory.check().clean

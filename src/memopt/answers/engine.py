@@ -16,7 +16,7 @@ from memopt.answers.categories import GENERAL, check_settings, kinds_of, open_ca
 from memopt.answers.flights import Flights
 from memopt.answers.keeper import Keeper
 from memopt.answers.parts import AnswerParts
-from memopt.answers.rows import note_gone
+from memopt.answers.rows import heads, note_gone
 from memopt.base.answer_records import (
     Answer,
     AnswerRow,
@@ -220,7 +220,8 @@ class AnswerEngine:
         self, scope: str, uses: Any, tags: Any, model: str | None, category: str | None,
         before: datetime | None,
     ) -> int:  # fmt: skip
-        """Take away the answers of a scope that all of this is true of; how many."""
+        """Take away the answers of a scope that all of this is true of, and those that are
+        damaged; how many."""
         path = check_scope(scope)
         named, tagged = _strings(uses, "uses", USES_MAX), _names(tags, "tags", TAGS_MAX)
         if not (named or tagged) and model is None and category is None and before is None:
@@ -274,13 +275,13 @@ class AnswerEngine:
         after = 0
         while True:
             with self._parts.home.snapshot() as tables:
-                rows = tables.answers.page(number, after, _ROWS_AT_ONCE)
+                rows = heads(tables, number, after, _ROWS_AT_ONCE)
             if not rows:
                 return
-            some = [row.answer for row in rows if chosen(row)]
+            some = [answer for answer, row in rows if row is None or chosen(row)]
             if some:
                 yield some
-            after = rows[-1].answer
+            after = rows[-1][0]
 
     def _take(self, transaction: CommitTransaction, path: str, answers: list[int]) -> int:
         gone = self._parts.rows.delete_for_good(transaction, answers)

@@ -10,11 +10,11 @@ could be in. Not here: forgetting itself (sessions/forgetting.py), and rows (row
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from memopt.answers.bodies import open_body
 from memopt.answers.categories import open_category
-from memopt.answers.rows import AnswerRows, checked_counts, note_gone
+from memopt.answers.rows import AnswerRows, checked_counts, heads, note_gone
 from memopt.answers.takings import Takings
 from memopt.base.answer_records import AnswerRow, History, Use
 from memopt.base.errors import CorruptionError, StoreVersionError
@@ -49,7 +49,11 @@ class Keeper:
             return []
         if not by_time and selector.containing is None and not selector.whole_scope:
             return []
-        return [row.answer for row in self._all(scope_number) if self._matches(row, selector)]
+        return [
+            answer
+            for answer, row in self._all(scope_number)
+            if row is None or self._matches(row, selector)
+        ]
 
     def _matches(self, row: AnswerRow, selector: Selector) -> bool:
         if selector.since is not None and row.made_us < to_us(selector.since):
@@ -65,7 +69,11 @@ class Keeper:
             category = tables.answer_categories.get(row.category)
         if whole is None:
             return False
-        body = open_body(self._compressor, whole)
+        try:
+            body = open_body(self._compressor, whole)
+        except (CorruptionError, StoreVersionError):
+            # It may hold the text.
+            return True
         names = [row.model or "", category.name if category is not None else ""]
         return contains([body.question, body.response, *body.tags, *body.uses, *names], text)
 
@@ -145,15 +153,16 @@ class Keeper:
         answers = size = 0
         damages: list[str] = []
         try:
-            for head in self._all(scope_number):
-                with self._home.snapshot() as tables:
-                    row = tables.answers.get(head.answer)
-                    record = tables.answer_entries.get(scope_number, head.answer)
-                if row is None:
-                    continue
+            for answer, _ in self._all(scope_number):
                 answers += 1
-                size += len(row.body)
                 try:
+                    with self._home.snapshot() as tables:
+                        row = tables.answers.get(answer)
+                        record = tables.answer_entries.get(scope_number, answer)
+                    if row is None:
+                        answers -= 1
+                        continue
+                    size += len(row.body)
                     open_body(self._compressor, row)
                     open_entry(scope_number, row.answer, record or b"")
                 except (CorruptionError, StoreVersionError) as error:
@@ -172,12 +181,12 @@ class Keeper:
             damages.append(f"its answers: {getattr(error, 'reason', error)}")
         return answers, size, damages
 
-    def _all(self, scope_number: int) -> Iterator[AnswerRow]:
+    def _all(self, scope_number: int) -> Iterator[tuple[int, AnswerRow | None]]:
         after = 0
         while True:
             with self._home.snapshot() as tables:
-                rows: list[Any] = tables.answers.page(scope_number, after, _ROWS_AT_ONCE)
+                rows = heads(tables, scope_number, after, _ROWS_AT_ONCE)
             if not rows:
                 return
             yield from rows
-            after = rows[-1].answer
+            after = rows[-1][0]

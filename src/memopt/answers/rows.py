@@ -18,7 +18,7 @@ from memopt.answers.categories import (
 )
 from memopt.answers.residents import ResidentQuestions
 from memopt.base.answer_records import AnswerRow, CategoryRow, UseRow
-from memopt.base.errors import CapacityError
+from memopt.base.errors import CapacityError, CorruptionError
 from memopt.base.protocols import Tables
 from memopt.base.records import EventRow, JournalRecord, RecordKind, to_datetime
 from memopt.journal.commit import CommitTransaction
@@ -187,6 +187,25 @@ def note_gone(transaction: CommitTransaction, scope: str | None) -> int:
     record = JournalRecord(lsn=lsn, at=to_datetime(at_us), kind=kind, scope=scope)
     transaction.publish(record, _RECORD_BYTES)
     return lsn
+
+
+def heads(
+    tables: Tables, scope_number: int, after: int, limit: int
+) -> list[tuple[int, AnswerRow | None]]:
+    """Answers by their numbers, without their bodies; None for a row that is damaged, of which
+    nothing is known: whoever takes away takes it, too."""
+    try:
+        return [(row.answer, row) for row in tables.answers.page(scope_number, after, limit)]
+    except CorruptionError:
+        numbers = [answer for answer, _ in tables.answer_entries.range(scope_number, after, limit)]
+    return [(answer, _head(tables, answer)) for answer in numbers]
+
+
+def _head(tables: Tables, answer: int) -> AnswerRow | None:
+    try:
+        return tables.answers.get(answer)
+    except CorruptionError:
+        return None
 
 
 def checked_counts(tables: Tables, scope_number: int) -> dict[int, tuple[int, int]]:
