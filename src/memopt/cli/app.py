@@ -20,6 +20,7 @@ from memopt.cli import (
     measure,
     memories,
     recall,
+    serve,
     simulate,
     top,
     transfer,
@@ -84,6 +85,7 @@ def options(
     config_file.set(config)
 
 
+app.command("serve")(serve.serve)
 app.command("replay")(measure.replay)
 app.command("simulate")(simulate.simulate)
 app.command("inspect")(inspect.inspect)

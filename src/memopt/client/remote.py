@@ -351,7 +351,8 @@ class RemoteSession(_SessionVerbs):
     def writer(self, message: Any, *, key: str | None = None) -> MessageWriter:
         # It is collected on this side, and travels when it is whole.
         return MessageWriter(
-            dict(message), lambda whole: self.append(whole, key=key),
+            dict(message),
+            lambda messages, if_head: self.extend(messages, if_head=if_head, key=key),
             bytes_max=self._pool.config.message_bytes_max,
             spool_bytes=self._pool.config.spool_bytes,
         )  # fmt: skip

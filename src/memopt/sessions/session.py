@@ -131,9 +131,15 @@ class Session:
         """A message that arrives in pieces: `write` adds to its content, `commit` appends it."""
         if not isinstance(message, Mapping):
             raise UsageError(f"expected a dict, got {type(message).__name__}", field="message")
+
+        def append(messages: list[Mapping[str, Any]], if_head: int | None) -> Receipt:
+            if len(messages) == 1 and if_head is None:
+                return self.append(messages[0], key=key)
+            return self.extend(messages, if_head=if_head, key=key)
+
         return MessageWriter(
             dict(message),
-            lambda whole: self.append(whole, key=key),
+            append,
             bytes_max=self._sessions.message_bytes_max,
             spool_bytes=self._sessions.config.spool_bytes,
         )

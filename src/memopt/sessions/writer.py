@@ -1,7 +1,7 @@
 """A message that arrives in pieces, such as a streamed answer."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,9 +16,11 @@ class MessageWriter:
     """
 
     def __init__(
-        self, message: dict[str, Any], append: Callable[[dict[str, Any]], Receipt],
+        self, message: dict[str, Any],
+        append: Callable[[list[Mapping[str, Any]], int | None], Receipt],
         *, bytes_max: int, spool_bytes: int,
     ) -> None:  # fmt: skip
+        """`append(messages, if_head)` is what commit does with it and with what goes before it."""
         content = message.get("content")
         if not isinstance(content, str | None):
             raise UsageError("expected text or nothing to begin with", field="message.content")
@@ -47,13 +49,19 @@ class MessageWriter:
         self._spool.write(data)
         self._size_bytes += len(data)
 
-    def commit(self) -> Receipt:
-        """Append the whole message. May be called again when it raised a CapacityError."""
+    def commit(
+        self, *, fields: Mapping[str, Any] | None = None, before: Sequence[Mapping[str, Any]] = (),
+        if_head: int | None = None,
+    ) -> Receipt:  # fmt: skip
+        """Append the whole message with `fields` besides its content, which are known only now,
+        behind the messages `before` it: all in one commit. Raises ConflictError unless `if_head` is
+        the session's head. May be called again when it raised that or a CapacityError."""
         if self._spool is None:
             raise UsageError("the message was committed or abandoned", field="writer")
         self._spool.seek(0)
         content = self._spool.read().decode()
-        receipt = self._append({**self._message, "content": content})
+        whole = {**self._message, "content": content, **(fields or {})}
+        receipt = self._append([*before, whole], if_head)
         self.abandon()
         return receipt
 

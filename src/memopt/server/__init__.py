@@ -1,0 +1,1 @@
+"""The OpenAI-compatible proxy: `memopt serve` (docs/proxy.md)."""

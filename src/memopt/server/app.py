@@ -1,0 +1,94 @@
+"""The application: which path does what, and what begins and ends with it.
+
+Requests go from the router straight to the door, without FastAPI's reading of them: they are passed
+on as bytes. Not here: sockets (serving.py).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from memopt import Memory
+from memopt.server.chat import Chat
+from memopt.server.door import Door, Receive, Work
+from memopt.server.errors import ServerError
+from memopt.server.exchange import Outgoing, Send
+from memopt.server.levels import Levels
+from memopt.server.passing import Passing
+from memopt.server.services import services_of
+from memopt.server.settings import ServerSettings
+
+_ROOT: Final = "/v1"
+
+
+def make_app(memory: Memory, settings: ServerSettings) -> FastAPI:
+    """The proxy over an open store, which stays the caller's to close."""
+    services = services_of(memory, settings)
+    levels = Levels(memory, services.threads, settings.level_seconds)
+    door = Door(memory, settings, levels)
+
+    @contextlib.asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(levels.watch())
+        try:
+            async with services.upstream:
+                yield
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+            services.threads.close()
+
+    app = FastAPI(
+        title="memopt", openapi_url=None, docs_url=None, redoc_url=None, lifespan=life,
+        redirect_slashes=False,
+    )  # fmt: skip
+    passing = Passing(services)
+    routes: list[tuple[str, list[str], Work]] = [
+        ("/chat/completions", ["POST"], Chat(services)),
+        ("/models", ["GET"], passing),
+        ("/models/{model:path}", ["GET"], passing),
+        ("/embeddings", ["POST"], passing),
+    ]
+    for path, methods, work in routes:
+        endpoint = _Endpoint(door, work)
+        app.router.routes.append(Route(_ROOT + path, endpoint, methods=methods))
+        # Clients whose base URL has no version in it.
+        app.router.routes.append(Route(path, endpoint, methods=methods))
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """Whether it answers, and how it is."""
+        return {"status": "ok", "level": levels.level, "open_requests": door.open_requests}
+
+    app.router.default = _missing
+    return app
+
+
+class _Endpoint:
+    """An application of one route: the door, and what is behind it."""
+
+    def __init__(self, door: Door, work: Work) -> None:
+        self._door = door
+        self._work = work
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        raw: bytes = scope.get("raw_path") or path.encode()
+        below = raw.decode("latin-1").removeprefix(_ROOT)
+        parts = path.split("/")
+        # What a server further on might take for another path.
+        if "." in parts or ".." in parts or "%2f" in below.lower():
+            await Outgoing(send).fail(ServerError(404, "there is no such path", code="not_found"))
+            return
+        await self._door.serve(scope, receive, send, below, self._work)
+
+
+async def _missing(scope: Any, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        error = ServerError(404, "there is no such path", code="not_found")
+        await Outgoing(send).fail(error)

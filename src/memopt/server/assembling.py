@@ -1,0 +1,210 @@
+"""A streamed Chat Completion, put together as it passes.
+
+The text of an only choice goes to a sink piece by piece and is never held here; everything else a
+delta can say is merged the way clients do it: names and ids once, texts one behind the other,
+lists by their index.
+
+Owns: what a stream has said so far. Invariant: `fields` of a finished choice, with the text that
+went to the sink, are the message that the same reply would have been without a stream.
+Not here: where an event ends (events.py), and what becomes of the message.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from memopt.base.errors import UsageError
+
+Message = dict[str, Any]
+
+_ONCE: Final = frozenset({"id", "type", "role", "name", "index", "object", "format"})
+_INDEX_MAX: Final = 1024
+"""Choices of a reply, and calls of a message."""
+_decode: Final = msgspec.json.Decoder().decode
+
+
+class Choice:
+    """One answer of a reply."""
+
+    def __init__(self) -> None:
+        self.fields: Message = {}
+        """Without the texts of the deltas, which are in `_texts` until the end."""
+        self.finish_reason: str | None = None
+        self.has_text = False
+        self._texts: dict[str, list[str]] = {}
+        self._calls: dict[int, _Call] = {}
+
+    def add(self, delta: Message, write: Callable[[str], None] | None) -> int:
+        """Take up a delta; how many bytes more are held for it."""
+        held = 0
+        for name, value in delta.items():
+            if value is None:
+                self.fields.setdefault(name, None)
+                continue
+            if name == "content" and isinstance(value, str):
+                self.has_text = True
+                if write is not None:
+                    write(value)
+                    continue
+            if name == "tool_calls" and isinstance(value, list):
+                held += sum(self._add_call(call) for call in value)
+            elif isinstance(value, str) and name not in _ONCE:
+                self._texts.setdefault(name, []).append(value)
+                held += len(value) + _PIECE_BYTES
+            else:
+                held += len(value) * _PIECE_BYTES if isinstance(value, list | dict) else 0
+                self.fields[name] = merged(self.fields.get(name), value, name)
+        return held
+
+    def _add_call(self, delta: Any) -> int:
+        if not isinstance(delta, dict):
+            return 0
+        index = delta.get("index", len(self._calls))
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < _INDEX_MAX:
+            raise UsageError(f"expected the place of a call, got {index!r}", field="tool_calls")
+        call = self._calls.get(index)
+        if call is None:
+            call = self._calls[index] = _Call()
+        return call.add(delta)
+
+    def message(self) -> Message:
+        """What was said, without a text that went to the sink."""
+        message: Message = {"role": "assistant"} | self.fields
+        message |= {name: "".join(texts) for name, texts in self._texts.items()}
+        if self._calls:
+            message["tool_calls"] = [self._calls[index].whole() for index in sorted(self._calls)]
+        return message
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.has_text or self._texts or self._calls)
+
+
+class _Call:
+    """A tool call whose arguments come in fragments."""
+
+    def __init__(self) -> None:
+        self._fields: Message = {}
+        self._function: Message = {}
+        self._arguments: list[str] = []
+
+    def add(self, delta: Message) -> int:
+        held = 0
+        for name, value in delta.items():
+            if name == "index" or value is None:
+                continue
+            if name == "function" and isinstance(value, dict):
+                for part, text in value.items():
+                    if part == "arguments" and isinstance(text, str):
+                        self._arguments.append(text)
+                        held += len(text) + _PIECE_BYTES
+                    elif text is not None:
+                        self._function[part] = merged(self._function.get(part), text, part)
+            else:
+                self._fields[name] = merged(self._fields.get(name), value, name)
+                held += _PIECE_BYTES
+        return held
+
+    def whole(self) -> Message:
+        call = dict(self._fields)
+        if self._function or self._arguments:
+            call["function"] = self._function | {"arguments": "".join(self._arguments)}
+        return call
+
+
+class ChatAssembler:
+    """Takes up the chunks of a stream. Not thread-safe."""
+
+    def __init__(self, held_bytes_max: int, write: Callable[[str], None] | None) -> None:
+        """`write` takes the text of choice 0; None where there may be others."""
+        self._held_bytes_max = held_bytes_max
+        self._write = write
+        self.choices: dict[int, Choice] = {}
+        self.head: Message = {}
+        """Of the first chunk: id, model and what else is not in a choice."""
+        self.usage: Any = None
+        self.error: Any = None
+        self.held_bytes = 0
+
+    def add(self, data: bytes) -> Message | None:
+        """Take up what an event says; the chunk, where it is one: comments, and whatever else is no
+        JSON object, say nothing. Raises UsageError beyond a limit."""
+        try:
+            chunk = _decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        if type(chunk) is not dict:
+            return None
+        if not self.head:
+            self.head = {
+                name: value for name, value in chunk.items() if name not in ("choices", "usage")
+            }
+        self.usage = chunk.get("usage") or self.usage
+        self.error = chunk.get("error") or self.error
+        choices = chunk.get("choices")
+        if isinstance(choices, list):
+            for choice in choices:
+                if type(choice) is dict:
+                    self._add(choice)
+        return chunk
+
+    def _add(self, delta: Message) -> None:
+        index = delta.get("index", 0)
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < _INDEX_MAX:
+            raise UsageError(f"expected the place of a choice, got {index!r}", field="choices")
+        choice = self.choices.get(index)
+        if choice is None:
+            choice = self.choices[index] = Choice()
+        said = delta.get("delta")
+        if type(said) is dict:
+            self.held_bytes += choice.add(said, self._write if index == 0 else None)
+            if self.held_bytes > self._held_bytes_max:
+                raise UsageError(f"more than {self._held_bytes_max} bytes", field="choices")
+        reason = delta.get("finish_reason")
+        if isinstance(reason, str):
+            choice.finish_reason = reason
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every answer came to its end."""
+        return bool(self.choices) and all(
+            choice.finish_reason is not None for choice in self.choices.values()
+        )
+
+
+_PIECE_BYTES: Final = 64
+"""What a fragment takes besides its text."""
+
+
+def merged(before: Any, value: Any, name: str) -> Any:
+    """Two deltas of one field."""
+    if before is None or value is None:
+        return value if before is None else before
+    if isinstance(before, str) and isinstance(value, str):
+        return before if name in _ONCE else before + value
+    if isinstance(before, dict) and isinstance(value, dict):
+        whole = dict(before)
+        for part, piece in value.items():
+            whole[part] = merged(whole.get(part), piece, part)
+        return whole
+    if isinstance(before, list) and isinstance(value, list):
+        return _merged_lists(before, value)
+    return value
+
+
+def _merged_lists(before: list[Any], value: list[Any]) -> list[Any]:
+    whole = list(before)
+    places = {
+        item["index"]: place
+        for place, item in enumerate(whole)
+        if isinstance(item, dict) and isinstance(item.get("index"), int)
+    }
+    for item in value:
+        index = item.get("index") if isinstance(item, dict) else None
+        place = places.get(index) if isinstance(index, int) else None
+        if place is None:
+            whole.append(item)
+        else:
+            whole[place] = merged(whole[place], item, "")
+    return whole

@@ -1,0 +1,232 @@
+"""`/v1/chat/completions`: passed on, and kept.
+
+The body goes to the upstream as it came, and what comes back goes to the client as it comes. On
+the way it is read: the messages that are new and the reply are committed in the session before the
+client is told that the reply is whole. A call that failed adds nothing. A client that goes away
+ends the upstream's work too, and leaves what it got, marked as partial.
+
+Owns: that order. Not here: reading a request (asked.py), what is stored (keeping.py).
+"""
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+
+from memopt.base.errors import MemoptError
+from memopt.server.asked import Asked, History, read_chat
+from memopt.server.assembling import ChatAssembler
+from memopt.server.canonical import TextDigest
+from memopt.server.errors import ServerError, server_error
+from memopt.server.events import DONE, EventCutter, data_of
+from memopt.server.exchange import SESSION_ANSWERED, Exchange, Outgoing
+from memopt.server.keeping import PARTIAL, Place
+from memopt.server.keeping import Reply as Said
+from memopt.server.rewriting import with_history
+from memopt.server.services import Services
+from memopt.server.storing import keep, place_of, read
+from memopt.server.threads import StoreThreads
+from memopt.server.upstream import Reply
+from memopt.sessions.writer import MessageWriter
+
+_FLUSHED_BYTES: Final = 8 * 1024
+"""Text of a stream that waits for a thread to write it away."""
+
+
+class _Choice(msgspec.Struct):
+    message: dict[str, Any] | None = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+_read_completion: Final = msgspec.json.Decoder(_Completion).decode
+
+
+class Chat:
+    """Serves Chat Completions."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, exchange: Exchange, out: Outgoing) -> None:
+        services = self._services
+        asked = await read(services, read_chat, exchange)
+        place = await place_of(services, asked, exchange)
+        body = exchange.body
+        if asked.history is History.DELTA:
+            body = await services.threads.run(with_history, services.keeper, asked, place)
+        reply = await services.upstream.send(
+            exchange.method, exchange.path, exchange.query, exchange.headers, body, exchange.caller
+        )
+        try:
+            if reply.status != 200:
+                await pass_on(reply, out)
+            elif reply.is_stream:
+                await _Stream(services, exchange, asked, place).run(reply, out)
+            else:
+                await self._whole(exchange, asked, place, reply, out)
+        finally:
+            await reply.close()
+
+    async def _whole(
+        self, exchange: Exchange, asked: Asked, place: Place, reply: Reply, out: Outgoing
+    ) -> None:
+        body = await reply.body(self._services.settings.reply_bytes_max)
+        headers = reply.headers(keep_length=False)
+        said = said_of(body)
+        if said is not None:
+            await keep(self._services, exchange, asked, place, said)
+            headers.append((SESSION_ANSWERED, place.key.id.encode()))
+        await out.answer(200, headers, body)
+
+
+def said_of(body: bytes) -> Said | None:
+    """The messages of a reply; None where it is none that we can read."""
+    try:
+        read = _read_completion(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    messages = [choice.message for choice in read.choices if choice.message is not None]
+    if not messages:
+        return None
+    return Said(messages=messages) if len(messages) == 1 else Said(candidates=messages)
+
+
+async def pass_on(reply: Reply, out: Outgoing) -> None:
+    """A reply as it comes, unread."""
+    if 300 <= reply.status < 400:
+        raise ServerError(502, "the upstream wants to be asked elsewhere", code="redirect")
+    await out.start(reply.status, reply.headers(keep_length=True))
+    async for piece in reply.pieces():
+        await out.send(piece)
+    await out.end()
+
+
+class SpooledText:
+    """The text of a streamed message, on its way to the session's writer: a few KiB of it here, the
+    rest where the writer has it."""
+
+    def __init__(self, writer: MessageWriter, threads: StoreThreads) -> None:
+        self.writer = writer
+        self._threads = threads
+        self._pieces: list[str] = []
+        self._size = 0
+        self.digest = TextDigest()
+
+    def add(self, text: str) -> None:
+        self._pieces.append(text)
+        self._size += len(text)
+        self.digest.add(text)
+
+    @property
+    def is_due(self) -> bool:
+        return self._size >= _FLUSHED_BYTES
+
+    async def flush(self) -> None:
+        """Hand over what has come. Raises UsageError above the limit of a message."""
+        if self._pieces:
+            pieces, self._pieces, self._size = self._pieces, [], 0
+            await self._threads.finish(self.writer.write, "".join(pieces))
+
+
+class _Stream:
+    """One reply that comes in pieces."""
+
+    def __init__(self, services: Services, exchange: Exchange, asked: Asked, place: Place) -> None:
+        self._services = services
+        self._exchange = exchange
+        self._asked = asked
+        self._place = place
+        writer = services.keeper.session(place).writer({"role": "assistant"})
+        self._text = SpooledText(writer, services.threads)
+        is_alone = asked.choices == 1
+        self._assembler = ChatAssembler(
+            services.settings.reply_bytes_max, self._text.add if is_alone else None
+        )
+        self._cutter = EventCutter(services.settings.event_bytes_max)
+        self._is_kept = False
+        self._is_done = False
+
+    async def run(self, reply: Reply, out: Outgoing) -> None:
+        """Pass it on, and keep it before its end is passed on."""
+        headers = reply.headers(keep_length=False)
+        headers.append((SESSION_ANSWERED, self._place.key.id.encode()))
+        try:
+            await out.start(200, headers, is_stream=True)
+            await self._pass(reply, out)
+        except asyncio.CancelledError:
+            await self._keep_partial()
+            raise
+        except MemoptError as error:
+            await out.fail(server_error(error))
+        finally:
+            self._text.writer.abandon()
+
+    async def _pass(self, reply: Reply, out: Outgoing) -> None:
+        text, size = self._text, 0
+        async for piece in reply.pieces():
+            size += len(piece)
+            if size > self._services.settings.reply_bytes_max:
+                raise ServerError(502, "the reply is too long", code="reply_bytes_max")
+            ready: list[bytes] = []
+            for event in self._cutter.feed(piece):
+                data = data_of(event)
+                if data == DONE:
+                    if ready:
+                        await out.send(b"".join(ready))
+                        ready = []
+                    await self._end()
+                elif data:
+                    self._assembler.add(data)
+                ready.append(event)
+            if ready:
+                await out.send(b"".join(ready))
+            if text.is_due:
+                await text.flush()
+        rest = self._cutter.rest()
+        if not self._is_done:
+            # Some end without a mark, and some break off.
+            if data_of(rest) != DONE and not self._assembler.is_finished:
+                raise ServerError(502, "the upstream broke off", code="upstream_failed")
+            await self._end()
+        await out.end(rest)
+
+    async def _end(self) -> None:
+        if not self._is_done:
+            self._is_done = True
+            if self._assembler.error is None and self._assembler.choices:
+                await self._keep()
+
+    async def _keep(self, fields: dict[str, Any] | None = None) -> None:
+        await self._text.flush()
+        self._is_kept = True
+        said = self._said(fields or {})
+        await keep(self._services, self._exchange, self._asked, self._place, said)
+
+    def _said(self, fields: dict[str, Any]) -> Said:
+        messages = {
+            index: choice.message() | fields
+            for index, choice in sorted(self._assembler.choices.items())
+        }
+        if self._asked.choices > 1:
+            return Said(candidates=list(messages.values()))
+        index = min(messages)
+        message = messages.pop(index)
+        if self._assembler.choices[index].has_text and index == 0:
+            message.pop("content", None)
+        else:
+            message.setdefault("content", None)
+        return Said(
+            candidates=list(messages.values()), writer=self._text.writer, fields=message,
+            text_digest=self._text.digest.digest(),
+        )  # fmt: skip
+
+    async def _keep_partial(self) -> None:
+        """What a client got that did not wait for the rest."""
+        choices = self._assembler.choices
+        if self._is_kept or self._assembler.error is not None:
+            return
+        if any(not choice.is_empty for choice in choices.values()):
+            await self._keep({PARTIAL: True})

@@ -1,0 +1,175 @@
+"""Keeping what was said: a request and its reply, in one commit, in the session they belong to.
+
+The request is the history: what the session has already is not stored again, what differs moves the
+head of a named session, and forks one that was only found by its messages. A reply is behind the
+request it answers, and provisional: the next request either contains it, and it stays, or does not,
+and it is left on a branch of its own. Of several replies none joins until a request contains one;
+till then they are in the session's sequence `choices`.
+
+Owns: that. Invariant: nothing is written before the upstream has answered, and nothing is
+acknowledged to a client before it is committed. Called on the store's threads. Not here: which
+session it is (matching.py).
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from memopt import Memory, Receipt, Session
+from memopt.base.errors import ConflictError, NotFoundError, UsageError
+from memopt.server.asked import Asked, History
+from memopt.server.canonical import START, chained, common_length, digest_of
+from memopt.server.lines import Line, Lines, SessionKey
+from memopt.sessions.writer import MessageWriter
+
+CHOICES: Final = "choices"
+"""The sequence of a session in which replies wait until one of them is chosen."""
+PROMPT: Final = "prompt"
+"""The state of a session that holds its system prompts and tools, in versions."""
+PARTIAL: Final = "partial"
+"""The field of a message that ended before its end."""
+_ATTEMPTS_MAX: Final = 16
+
+Message = dict[str, Any]
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a request and its reply go."""
+
+    key: SessionKey
+    fork_of: str | None = None
+    """The session to begin with, whose line goes on differently; `key` is new then."""
+    agent: str | None = None
+
+
+class Reply(msgspec.Struct):
+    """What is to be kept of what the upstream said."""
+
+    messages: list[Message] = []
+    """That join the line."""
+    candidates: list[Message] = []
+    """Of which one may, later."""
+    writer: MessageWriter | None = None
+    """Holds the text of a message that was streamed, whose other fields are..."""
+    fields: Message = {}
+    text_digest: bytes | None = None
+
+
+class Keeper:
+    """Thread-safe."""
+
+    def __init__(self, memory: Memory, lines: Lines) -> None:
+        self._memory = memory
+        self._lines = lines
+
+    def session(self, place: Place) -> Session:
+        return self._memory.session(place.key.id, scope=place.key.scope, agent=place.agent)
+
+    def keep(self, asked: Asked, place: Place, reply: Reply, key: str | None = None) -> Receipt:
+        """Commit a request and its reply; `key` is an idempotency key. Raises what appending
+        raises, and ConflictError where others keep writing to the session."""
+        session = self.session(place)
+        for _ in range(_ATTEMPTS_MAX):
+            with contextlib.suppress(ConflictError):
+                return self._keep(asked, place, session, reply, key)
+            self._lines.drop(place.key)
+        raise ConflictError(
+            "others keep writing to the session", expected="its head", actual="others"
+        )
+
+    def _keep(
+        self, asked: Asked, place: Place, session: Session, reply: Reply, key: str | None
+    ) -> Receipt:
+        line = self._begin(asked, place, session)
+        if asked.history is History.DELTA:
+            known = 0
+        else:
+            known = common_length(asked.chain, line.chain)
+            if known < len(line.chain):
+                receipt = session.truncate(known, if_head=line.head)
+                line = Line(receipt.head, line.chain[:known])
+        new = asked.new(known)
+        receipt = self._append(session, new, reply, line, key) or Receipt(
+            lsn=0, seq=len(line.chain) - 1, head=line.head
+        )
+        if reply.candidates:
+            entry = {"after": receipt.seq, "messages": reply.candidates}
+            session.sequence(CHOICES).append(entry)
+        if key is not None:
+            # The receipt may be that of an earlier call: what the line is now, the store knows.
+            self._lines.drop(place.key)
+        else:
+            self._note(asked, place, line, known, new, reply, receipt)
+        return receipt
+
+    def _begin(self, asked: Asked, place: Place, session: Session) -> Line:
+        line = self._lines.get(place.key, session)
+        if place.fork_of is None or line.head:
+            return line
+        base = self._memory.session(place.fork_of, scope=place.key.scope)
+        base_key = SessionKey(place.key.scope, place.fork_of)
+        base_line = self._lines.get(base_key, base)
+        shared = common_length(asked.chain, base_line.chain)
+        try:
+            base.fork(place.key.id, at=shared)
+        except (NotFoundError, UsageError):
+            # It was deleted or cut meanwhile: then this one begins by itself.
+            self._lines.drop(base_key)
+            return line
+        line = Line(session.head, base_line.chain[:shared])
+        self._lines.put(place.key, line)
+        return line
+
+    def _append(
+        self, session: Session, new: Sequence[Message], reply: Reply, line: Line, key: str | None
+    ) -> Receipt | None:
+        if_head = None if key is not None else line.head
+        if reply.writer is not None:
+            return reply.writer.commit(fields=reply.fields, before=new, if_head=if_head)
+        messages = [*new, *reply.messages]
+        return session.extend(messages, if_head=if_head, key=key) if messages else None
+
+    def _note(
+        self, asked: Asked, place: Place, line: Line, known: int, new: Sequence[Message],
+        reply: Reply, receipt: Receipt,
+    ) -> None:  # fmt: skip
+        chain = list(line.chain)
+        if asked.history is History.FULL:
+            chain += asked.chain[known:]
+        else:
+            chain += _chain_behind(chain, new)
+        last = chain[-1] if chain else START
+        if reply.writer is not None:
+            said = [chained(last, digest_of(reply.fields, reply.text_digest))]
+        else:
+            said = _chain_behind(chain, reply.messages)
+        self._lines.put(place.key, Line(receipt.head, (*chain, *said)))
+        if asked.session is None:
+            for end in (*chain[-1:], *said[-1:]):
+                self._lines.note_end(place.key, end)
+
+    # -- prompts ----------------------------------------------------------------------------------
+
+    def keep_prompt(self, asked: Asked, place: Place) -> None:
+        """Keep system prompts and tools with the session, where they differ from the last ones."""
+        session, value = self.session(place), asked.prompt()
+        state = session.load_state(name=PROMPT)
+        if state is None or state.value != value:
+            session.save_state(value, name=PROMPT)
+        self._lines.note_prompt(place.key, asked.prompt_digest)
+
+    def prompt_of(self, place: Place) -> Message:
+        """The newest ones that were kept."""
+        state = self.session(place).load_state(name=PROMPT)
+        return state.value if state is not None and isinstance(state.value, dict) else {}
+
+
+def _chain_behind(chain: Sequence[bytes], messages: Sequence[Message]) -> list[bytes]:
+    last = chain[-1] if chain else START
+    behind = []
+    for message in messages:
+        last = chained(last, digest_of(message))
+        behind.append(last)
+    return behind

@@ -1,0 +1,42 @@
+"""What the handlers of requests share. Not here: what they do with it."""
+
+from typing import NamedTuple
+
+from memopt import Memory
+from memopt.server.canonical import Digests
+from memopt.server.keeping import Keeper
+from memopt.server.lines import Lines
+from memopt.server.matching import Matcher
+from memopt.server.settings import ServerSettings
+from memopt.server.threads import StoreThreads
+from memopt.server.upstream import Upstream
+
+
+class Services(NamedTuple):
+    """One server's parts."""
+
+    memory: Memory
+    settings: ServerSettings
+    threads: StoreThreads
+    upstream: Upstream
+    digests: Digests
+    lines: Lines
+    keeper: Keeper
+    matcher: Matcher
+
+
+def services_of(memory: Memory, settings: ServerSettings) -> Services:
+    config = memory.config
+    lines = Lines(memory, lines_max=settings.lines_max, matches_max=settings.matches_max)
+    # A message that is larger could be written, and never read back.
+    bytes_max = min(config.message_bytes_max, config.budget_bytes // 4)
+    return Services(
+        memory=memory,
+        settings=settings,
+        threads=StoreThreads(settings.store_threads, settings.store_queue_max),
+        upstream=Upstream(settings),
+        digests=Digests(bytes_max=bytes_max, depth_max=config.message_depth_max),
+        lines=lines,
+        keeper=Keeper(memory, lines),
+        matcher=Matcher(memory, lines),
+    )

@@ -1,0 +1,65 @@
+"""From the event loop to the store: where a request goes, and the commit of what was said.
+
+Not here: what is written (keeping.py), and which session it is (matching.py).
+"""
+
+import asyncio
+from typing import Final
+
+from memopt.server.asked import Asked, History
+from memopt.server.errors import ServerError
+from memopt.server.exchange import Exchange
+from memopt.server.keeping import Place, Reply
+from memopt.server.services import Services
+
+_READ_ON_LOOP_BYTES: Final = 128 * 1024
+"""A larger body is read on a thread: the others would wait for it."""
+
+
+async def read(services: Services, reader: object, exchange: Exchange) -> Asked:
+    """The request, by `reader`. Raises UsageError."""
+    assert callable(reader)
+    arguments = (exchange.body, exchange.named, services.digests)
+    if len(exchange.body) <= _READ_ON_LOOP_BYTES:
+        asked: Asked = reader(*arguments)
+    else:
+        asked = await services.threads.run(reader, *arguments)
+    return asked
+
+
+async def place_of(services: Services, asked: Asked, exchange: Exchange) -> Place:
+    """Whose session it is."""
+    scope, agent = exchange.caller.scope, exchange.options.agent
+    if asked.session is not None:
+        return services.matcher.named(asked, scope, agent)
+    if asked.history is History.DELTA:
+        raise ServerError(
+            400, "only a request that names its session can leave its history out",
+            code="delta_without_session", param="X-Memopt-History",
+        )  # fmt: skip
+    place = services.matcher.known(asked, scope, agent)
+    if place is None:
+        place = await services.threads.run(services.matcher.look, asked, scope, agent)
+    return place
+
+
+async def keep(
+    services: Services, exchange: Exchange, asked: Asked, place: Place, reply: Reply
+) -> None:
+    """Commit a request and its reply. Cancelled, it ends what it began. Raises what the store
+    raises."""
+    threads, keeper, lines = services.threads, services.keeper, services.lines
+    # Only where every message is appended could one call be taken for another.
+    key = exchange.options.idempotency_key if asked.history is History.DELTA else None
+    has_prompt = (not asked.prompts and not asked.attributes) or lines.has_prompt(
+        place.key, asked.prompt_digest
+    )
+    keeping = threads.finish(keeper.keep, asked, place, reply, key)
+    if has_prompt:
+        await keeping
+    elif lines.knows(place.key):
+        # One sync for both.
+        await asyncio.gather(keeping, threads.finish(keeper.keep_prompt, asked, place))
+    else:
+        await keeping
+        await threads.finish(keeper.keep_prompt, asked, place)

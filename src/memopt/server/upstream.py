@@ -1,0 +1,235 @@
+"""Asking the upstream: one base URL, no redirects, no proxies of the environment, few retries.
+
+A request is sent again only where the upstream cannot have accepted it, because no connection came
+about, or says with 429 or 503 and Retry-After that it did not. Whatever else fails is the client's
+to repeat, for the upstream may have done the work.
+
+Owns: that, and which headers travel. Invariant: only URLs below the base URLs of the settings are
+asked. Not here: what a reply means.
+"""
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from memopt.base.errors import UsageError
+from memopt.server.errors import ServerError
+from memopt.server.settings import Caller, ServerSettings
+
+Headers = list[tuple[bytes, bytes]]
+
+_HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te",
+        b"trailer", b"transfer-encoding", b"upgrade", b"proxy-connection",
+    }
+)  # fmt: skip
+_NOT_SENT: Final = _HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"expect"}
+_OURS: Final = b"x-memopt-"
+_RETRIED: Final = frozenset({429, 503})
+_IDLE_CONNECTIONS_MAX: Final = 256
+_IDLE_SECONDS: Final = 4.0
+"""Shorter than what servers usually allow: a connection that they close as it is used again would
+fail a request that cannot be repeated."""
+_BACKOFF_SECONDS: Final = 0.25
+
+
+class Upstream:
+    """The way to the model. Used on one event loop."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._bases: dict[str | None, str] = {None: _base(settings.upstream)}
+        self._bases |= {key.upstream: _base(key.upstream) for key in settings.keys if key.upstream}
+        self._keys = _keys_of(settings)
+        self._transport = httpx.AsyncHTTPTransport(
+            trust_env=False,
+            retries=0,
+            limits=httpx.Limits(
+                max_connections=settings.requests_max,
+                max_keepalive_connections=_IDLE_CONNECTIONS_MAX,
+                keepalive_expiry=_IDLE_SECONDS,
+            ),
+        )
+        self._timeout = {
+            "timeout": {
+                "connect": settings.connect_seconds,
+                "read": settings.reply_seconds,
+                "write": settings.reply_seconds,
+                "pool": settings.connect_seconds,
+            }
+        }
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._transport.aclose()
+
+    async def send(
+        self, method: str, path: str, query: bytes, headers: Headers, body: bytes, caller: Caller
+    ) -> "Reply":
+        """The head of the reply; its body is for the caller to read and to close. Raises
+        ServerError where there is none."""
+        base = self._bases[caller.settings.upstream if caller.settings is not None else None]
+        url = httpx.URL(base + path, query=query or None)
+        sent = self._headers(headers, caller)
+        for attempt in range(self._settings.retries_max + 1):
+            is_last = attempt == self._settings.retries_max
+            request = httpx.Request(
+                method, url, headers=sent, content=body, extensions=self._timeout
+            )
+            try:
+                response = await self._transport.handle_async_request(request)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                if is_last:
+                    raise _failed(error) from None
+                await asyncio.sleep(_BACKOFF_SECONDS * 2**attempt)
+                continue
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise _failed(error) from None
+            wait = self._wait_of(response)
+            if wait is None or is_last:
+                return Reply(response)
+            await response.aclose()
+            await asyncio.sleep(wait)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _headers(self, headers: Headers, caller: Caller) -> Headers:
+        sent = [
+            (name, value)
+            for name, value in headers
+            if name not in _NOT_SENT and not name.startswith(_OURS)
+        ]
+        key = self._keys.get(caller.settings.name if caller.settings is not None else None)
+        if key is not None:
+            sent = [(name, value) for name, value in sent if name != b"authorization"]
+            sent.append((b"authorization", b"Bearer " + key))
+        # What is stored has to be read, and what is read is passed on as it came.
+        sent.append((b"accept-encoding", b"identity"))
+        return sent
+
+    def _wait_of(self, response: httpx.Response) -> float | None:
+        """How long the upstream wants to be left alone, if it is worth waiting for here."""
+        if response.status_code not in _RETRIED:
+            return None
+        seconds = seconds_of(response.headers.get("retry-after"))
+        if seconds is None or seconds > self._settings.retry_after_seconds_max:
+            return None
+        return seconds
+
+
+class Reply:
+    """A reply whose body has not been read."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self.status = response.status_code
+        encoding = response.headers.get("content-encoding", "identity").lower()
+        self.is_plain = encoding in ("", "identity")
+        self.is_stream = "text/event-stream" in response.headers.get("content-type", "")
+
+    def headers(self, *, keep_length: bool) -> Headers:
+        """To be passed on."""
+        return [
+            (name.lower(), value)
+            for name, value in self._response.headers.raw
+            if name.lower() not in _HOP_BY_HOP
+            and (keep_length or name.lower() != b"content-length")
+        ]
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises ServerError where it breaks off."""
+        assert isinstance(self._response.stream, httpx.AsyncByteStream)
+        try:
+            async for piece in self._response.stream:
+                yield piece
+        except httpx.HTTPError as error:
+            raise _failed(error) from None
+
+    async def body(self, bytes_max: int) -> bytes:
+        """All of it. Raises ServerError above the limit."""
+        said = self._response.headers.get("content-length", "")
+        if said.isdigit() and int(said) > bytes_max:
+            raise _too_large(bytes_max)
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in self.pieces():
+            size += len(piece)
+            if size > bytes_max:
+                raise _too_large(bytes_max)
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def close(self) -> None:
+        """Let go of it: what has not come yet is not wanted."""
+        await self._response.aclose()
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """Of a Retry-After header: seconds, or a date."""
+    if not retry_after:
+        return None
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(retry_after)
+            seconds = moment.timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _base(url: str) -> str:
+    return url.rstrip("/")
+
+
+def _keys_of(settings: ServerSettings) -> dict[str | None, bytes]:
+    """The keys for the upstream, by the name of the client key; None: of the others."""
+    keys: dict[str | None, bytes] = {}
+    named: Sequence[tuple[str | None, str | None]] = [
+        (None, settings.upstream_key_env),
+        *((key.name, key.upstream_key_env or settings.upstream_key_env) for key in settings.keys),
+    ]
+    for name, variable in named:
+        if variable is None:
+            continue
+        value = os.environ.get(variable)
+        if not value:
+            raise UsageError(f"{variable} is not set", field="upstream_key_env")
+        keys[name] = value.encode()
+    return keys
+
+
+def path_below(base: str, path: str) -> bool:
+    """Whether a path stays where it was put."""
+    return not any(part in (".", "..") for part in urlsplit(base + path).path.split("/"))
+
+
+def _failed(error: Any) -> ServerError:
+    # Its text may hold the URL with what a client wrote into it; its kind says enough.
+    kind = type(error).__name__
+    if isinstance(error, httpx.TimeoutException):
+        return ServerError(504, f"the upstream does not answer: {kind}", code="upstream_timeout")
+    return ServerError(502, f"the upstream cannot be reached: {kind}", code="upstream_failed")
+
+
+def _too_large(bytes_max: int) -> ServerError:
+    return ServerError(
+        502, f"the upstream's reply has more than {bytes_max} bytes", code="reply_bytes_max",
+        may_retry=False,
+    )  # fmt: skip
