@@ -33,6 +33,7 @@ FLOORS = {
             "admitting",
             "answering",
             "wiring_answers",
+            "wiring_context",
             "wiring_storage",
         ),
         5,

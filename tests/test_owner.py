@@ -543,6 +543,8 @@ def test_every_error_travels_with_its_attributes(kind: type[Exception]) -> None:
         arguments = {"limit": "some", "wanted_bytes": 7, "retry_after_seconds": 2.5}
     elif issubclass(kind, memopt.ConflictError):
         arguments = {"expected": 3, "actual": None}
+    elif issubclass(kind, memopt.ContextOverflowError):
+        arguments = {"needed_tokens": 9, "max_tokens": 8}
     error = kind("a message", **arguments)
     back = wire.decode_error(wire.decode(wire.encode(wire.encode_error(error))))
     assert type(back) is kind

@@ -14,12 +14,22 @@ from memopt.base.answer_records import (
     Verdict,
 )
 from memopt.base.config import Config
+from memopt.base.context_records import (
+    Context,
+    ContextReport,
+    LeftOut,
+    Omission,
+    Opened,
+    Part,
+    Section,
+)
 from memopt.base.document_records import Ingested, Media
 from memopt.base.errors import (
     BackpressureError,
     BudgetError,
     CapacityError,
     ConflictError,
+    ContextOverflowError,
     CorruptionError,
     DiskFullError,
     MemoptError,
@@ -60,6 +70,7 @@ from memopt.base.records import (
 )
 from memopt.base.stats_records import PressureStats, Stats
 from memopt.client import connect
+from memopt.context.handles import open_output_tool
 from memopt.memory import Memory
 from memopt.sessions.session import Session
 from memopt.sessions.turns import Turn
@@ -81,6 +92,9 @@ __all__ = [
     "CompactReport",
     "Config",
     "ConflictError",
+    "Context",
+    "ContextOverflowError",
+    "ContextReport",
     "Contradiction",
     "CorruptionError",
     "Damage",
@@ -98,6 +112,7 @@ __all__ = [
     "Item",
     "JournalRecord",
     "Kind",
+    "LeftOut",
     "Made",
     "Match",
     "Media",
@@ -106,7 +121,10 @@ __all__ = [
     "Miss",
     "MissReason",
     "NotFoundError",
+    "Omission",
+    "Opened",
     "PageInfo",
+    "Part",
     "PoolShares",
     "Prefetch",
     "PressureStats",
@@ -117,6 +135,7 @@ __all__ = [
     "Receipt",
     "RecordKind",
     "Seal",
+    "Section",
     "Selector",
     "Session",
     "SessionInfo",
@@ -136,4 +155,5 @@ __all__ = [
     "aio",
     "connect",
     "open",
+    "open_output_tool",
 ]

@@ -13,6 +13,7 @@ from memopt.base.answer_protocols import AnswerKeeper
 from memopt.base.budget import Budget
 from memopt.base.clock import SystemClock
 from memopt.base.config import Config
+from memopt.base.context_protocols import Summarizer
 from memopt.base.errors import (
     CorruptionError,
 )
@@ -22,13 +23,15 @@ from memopt.base.item_protocols import ItemKeeper
 from memopt.base.metrics import Metrics
 from memopt.base.protocols import Clock, CollectionKeeper, Probe, Reader
 from memopt.base.readings import Level
-from memopt.base.recall_protocols import EmbedderMaker
 from memopt.base.records import Seal
 from memopt.base.units import MIB
 from memopt.collections.cache import EntryCache
 from memopt.collections.engine import TurnsTold
 from memopt.collections.maker import Collections
 from memopt.collections.turns import ScratchCommitter, TurnOwners, Turns
+from memopt.context.engine import Contexts
+from memopt.context.keeper import ContextKeeper, TakenFromContextsToo
+from memopt.context.tokens import Tokenizers
 from memopt.directory import Directory
 from memopt.embedding.choose import embedder_maker
 from memopt.journal.commit import GroupCommitter
@@ -61,6 +64,7 @@ from memopt.sessions.turns import collecting
 from memopt.stores.scratch import Scratch
 from memopt.upkeep import limit_heap_arenas, trim_heap
 from memopt.wiring_answers import Kept, TakenFromAnswersToo, wire_answers, wire_kept
+from memopt.wiring_context import Plugs, check_summarizer, wire_context
 from memopt.wiring_recall import wire_engine, wire_recall
 from memopt.wiring_storage import WORKING_SETS, Storage, log_failure, wire_storage
 
@@ -82,15 +86,16 @@ def open_memory(
     path: str | os.PathLike[str], *, budget: int | str | None = None,
     durability: str | None = None, read_only: bool = False,
     config: Config | str | os.PathLike[str] | None = None, embedder: Any = None,
+    tokenizer: Any = None, summarizer: Summarizer | None = None,
     clock: Clock | None = None, vfs: str | None = None, create: bool = True,
     probe: Probe | None = None, **settings: Any,
 ) -> Memory:  # fmt: skip
     """Open the store in directory `path`, and make it if it is not there.
 
     `config` is a Config or a TOML file; `budget`, `durability` and further settings by name come
-    before it, and MEMOPT_* variables in between. `embedder`: as docs/embedding.md says. Raises
-    StoreLockedError when another process owns the directory, CorruptionError, StoreVersionError,
-    UsageError naming a bad setting.
+    before it, and MEMOPT_* variables in between. `embedder`: as docs/embedding.md says; `tokenizer`
+    and `summarizer`: as docs/context.md says. Raises StoreLockedError when another process owns the
+    directory, CorruptionError, StoreVersionError, UsageError naming a bad setting.
     """
     settings |= {"budget_bytes": budget, "durability": durability}
     given = {name: value for name, value in settings.items() if value is not None}
@@ -102,14 +107,15 @@ def open_memory(
     make_policy(whole.collection_policy, field="collection_policy")
     make_policy(whole.recall_policy, field="recall_policy")
     make_trigger(whole.collection_trigger, Random())
+    plugs = Plugs(embedder_maker(embedder), Tokenizers(tokenizer), check_summarizer(summarizer))
     return _wire(
-        Path(path), whole, embedder_maker(embedder), clock or SystemClock(), vfs, probe,
+        Path(path), whole, plugs, clock or SystemClock(), vfs, probe,
         create=create and not read_only, read_only=read_only,
     )  # fmt: skip
 
 
 def _wire(
-    path: Path, config: Config, embedder: EmbedderMaker, clock: Clock, vfs: str | None,
+    path: Path, config: Config, plugs: Plugs, clock: Clock, vfs: str | None,
     probe: Probe | None, *, create: bool, read_only: bool,
 ) -> Memory:  # fmt: skip
     start = read_start()
@@ -121,7 +127,7 @@ def _wire(
     directory = Directory(path, config, budget, clock, events, create=create, vfs=vfs)
     try:
         return _wire_parts(
-            directory, config, embedder, clock, metrics, events, budget, start, probe, read_only
+            directory, config, plugs, clock, metrics, events, budget, start, probe, read_only
         )
     except BaseException:
         directory.close(directory.lsn, failed=True)
@@ -129,7 +135,7 @@ def _wire(
 
 
 def _wire_parts(
-    directory: Directory, config: Config, embedder: EmbedderMaker, clock: Clock,
+    directory: Directory, config: Config, plugs: Plugs, clock: Clock,
     metrics: Metrics, events: Events, budget: Budget, start: Start, probe: Probe | None,
     read_only: bool,
 ) -> Memory:  # fmt: skip
@@ -139,14 +145,15 @@ def _wire_parts(
     committer, dictionaries, compressor, pager, prefetcher, residents, pages, _, *_ = storage
     engine = wire_engine(
         directory, committer, compressor, pager, storage.upkeep, config, clock, budget, events,
-        embedder,
+        plugs.make_embedder,
     )  # fmt: skip
     monitor = _wire_pressure(
         directory, config, clock, events, budget, storage, engine, start, probe
     )
     admit = admission_of(directory, config, events, monitor.governor, read_only=read_only)
     kept = wire_kept(directory, committer, compressor, storage.upkeep, budget)
-    indexer = TakenFromAnswersToo(engine.indexer, kept.keeper)
+    derived = ContextKeeper()
+    indexer = TakenFromContextsToo(TakenFromAnswersToo(engine.indexer, kept.keeper), derived)
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
         events=events, admit=admit, budget=budget, indexer=indexer,
@@ -174,9 +181,13 @@ def _wire_parts(
         directory, config, clock, events, storage, branches, reader, states,
         (collections.keeper, recall.keeper, kept.keeper),
     )  # fmt: skip
+    contexts = wire_context(
+        directory, committer, compressor, reader, storage.upkeep, config, clock, budget, events,
+        recall, derived, plugs,
+    )  # fmt: skip
     sessions = Sessions(
         config, min(config.message_bytes_max, config.budget_bytes // 4), transcripts, branches,
-        reader, states, collections, turns, monitor.admission,
+        reader, states, collections, turns, monitor.admission, contexts,
     )  # fmt: skip
     steps = _steps(
         directory, config, clock, events, storage, transcripts, collections, engine, answers,
@@ -193,11 +204,11 @@ def _wire_parts(
             maintenance=Maintenance(config.maintenance_seconds, steps), pressure=monitor,
             serve=serve_owner,
             release=_releasing(
-                budget, storage, monitor, turns, collections, states, recall, answers
+                budget, storage, monitor, turns, collections, states, recall, answers, contexts
             ),
             abandon=_abandoning(
                 directory, budget, subscriptions, storage, monitor, turns, collections, engine,
-                answers,
+                answers, contexts,
             ),
         ),
         read_only=read_only,
@@ -241,7 +252,7 @@ def _wire_care(
 
 def _releasing(
     budget: Budget, storage: Storage, monitor: Monitor, turns: Turns, collections: Collections,
-    states: States, recall: RecallParts, answers: AnswerEngine,
+    states: States, recall: RecallParts, answers: AnswerEngine, contexts: Contexts,
 ) -> Callable[[], None]:  # fmt: skip
     def release() -> None:
         if storage.access_log is not None:
@@ -251,6 +262,7 @@ def _releasing(
         turns.close()
         collections.close()
         storage.arena.close()
+        contexts.close()
         answers.close()
         recall.engine.close()
         recall.contradicting.shrink()
@@ -267,7 +279,7 @@ def _releasing(
 def _abandoning(
     directory: Directory, budget: Budget, subscriptions: Subscriptions, storage: Storage,
     monitor: Monitor, turns: Turns, collections: Collections, engine: RecallEngine,
-    answers: AnswerEngine,
+    answers: AnswerEngine, contexts: Contexts,
 ) -> Callable[[], None]:  # fmt: skip
     def abandon() -> None:
         budget.abandon()
@@ -278,6 +290,7 @@ def _abandoning(
         turns.abandon()
         collections.abandon()
         answers.abandon()
+        contexts.abandon()
         engine.abandon()
         directory.abandon()
 

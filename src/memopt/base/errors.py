@@ -2,6 +2,7 @@
 
 MemoptError
 ├── UsageError                fix the call: the argument named by `field` is wrong
+│   └── ContextOverflowError  ... what has to be in a context does not fit into it
 ├── NotFoundError             ask for something else: it is not there, or no longer
 ├── CapacityError             retry later: a named limit is reached
 │   ├── BudgetError           ... the byte budget
@@ -32,6 +33,16 @@ class UsageError(MemoptError, ValueError):
         super().__init__(f"{field}: {message}" if field else message)
         self.field = field
         self.reason = message
+
+
+class ContextOverflowError(UsageError):
+    """What has to be in a context does not fit: the system messages, the pins, the newest exchange.
+    Give it more room, or unpin something."""
+
+    def __init__(self, message: str, *, needed_tokens: int, max_tokens: int) -> None:
+        super().__init__(message, field="max_tokens")
+        self.needed_tokens = needed_tokens
+        self.max_tokens = max_tokens
 
 
 class NotFoundError(MemoptError, LookupError):

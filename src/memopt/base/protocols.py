@@ -18,6 +18,7 @@ from memopt.base.answer_protocols import (
     AnswerUseTable,
 )
 from memopt.base.containers import StoredMapping, StoredSequence
+from memopt.base.context_protocols import ContextTable, PinTable
 from memopt.base.item_protocols import (
     DocumentTable,
     ItemTable,
@@ -394,6 +395,8 @@ class Tables(NamedTuple):
     answer_categories: AnswerCategoryTable
     documents: DocumentTable
     pieces: PieceTable
+    contexts: ContextTable
+    message_pins: PinTable
 
 
 class Reader(Protocol):

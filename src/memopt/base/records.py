@@ -139,6 +139,8 @@ class RecordKind(enum.StrEnum):
     FORKED = "forked"
     SESSION_DELETED = "session_deleted"
     REDACTED = "redacted"
+    MESSAGE_PINNED = "message_pinned"
+    MESSAGE_UNPINNED = "message_unpinned"
     STATE_SAVED = "state_saved"
     COLLECTION_CREATED = "collection_created"
     ENTRY_SET = "entry_set"

@@ -20,6 +20,7 @@ import msgspec
 
 from memopt.base import (
     answer_records,
+    context_records,
     document_records,
     errors,
     item_records,
@@ -188,6 +189,7 @@ _decoder: Final = msgspec.msgpack.Decoder(ext_hook=_unpacked)
 
 _MODULES: Final = (
     records, recall_records, item_records, document_records, answer_records, stats_records,
+    context_records,
 )  # fmt: skip
 
 

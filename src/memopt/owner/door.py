@@ -71,8 +71,8 @@ VERBS: Final[dict[type, frozenset[str]]] = {
     MemoryView: frozenset({"item", "items", "recall", "sessions"}),
     Session: frozenset(
         {
-            "append", "delete", "extend", "fork", "load_state", "pop", "redact", "save_state",
-            "states", "truncate",
+            "append", "context", "delete", "extend", "fork", "load_state", "open_output", "pin",
+            "pins", "pop", "redact", "save_state", "states", "truncate", "unpin",
         }
     ),
     SessionView: frozenset({"load_state", "states"}),

@@ -104,10 +104,10 @@ class LineReader:
 
     def reads(
         self, scope: str, id: str, start: int, stop: int, bound: Bound = NOW,
-        note: Note | None = None,
+        note: Note | None = None, line: LineRow | None = None,
     ) -> Iterator[Read]:  # fmt: skip
         with naming(SessionKey(scope, id)):
-            for run in self.runs(scope, id, start, stop, bound):
+            for run in self.runs(scope, id, start, stop, bound, line):
                 if note is not None:
                     note(run)
                 yield from _reads(run)

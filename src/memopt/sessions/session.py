@@ -1,11 +1,13 @@
 """The handle people hold: the key of a session, and the verbs. It reads nothing until asked."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from memopt.base.config import Config
 from memopt.base.containers import StoredMapping, StoredSequence
+from memopt.base.context_protocols import ContextMaker
+from memopt.base.context_records import Context, Opened
 from memopt.base.errors import BackpressureError, ConflictError, NotFoundError, UsageError
 from memopt.base.protocols import CollectionMaker, TurnMaker
 from memopt.base.records import (
@@ -45,6 +47,7 @@ class Sessions(NamedTuple):
     collections: CollectionMaker
     turns: TurnMaker
     admission: Admission
+    contexts: ContextMaker
 
 
 class Session:
@@ -171,6 +174,44 @@ class Session:
         """Opaque; changes whenever the current line does. 0 when the session is not there."""
         line, length = self._sessions.reader.length(*self._key)
         return line.line << SEQ_BITS | length if line is not None else 0
+
+    # -- what a model sees ------------------------------------------------------------------------
+
+    def context(
+        self, *, max_tokens: int, model: str | None = None, tools: Sequence[Mapping[str, Any]] = (),
+        reserve_tokens: int = 0, query: str | None = None, token_ids: bool = False,
+    ) -> Context:  # fmt: skip
+        """What to send to a model: messages of at most `max_tokens` - `reserve_tokens` tokens,
+        those of the schemas in `tools` included, and a report.
+
+        In this order: system messages, pins, a summary of what was left out, history, what was
+        recalled for `query` (by default the newest user message), the newest user message, and its
+        calls and results. Long outputs of tools are shortened; `open_output` has the whole. The
+        tokenizer is that of `model`, where it is known; else counts are estimates, and the report
+        says so. `token_ids` has each message's, too. Raises ContextOverflowError where pins and the
+        newest exchange do not fit, and UsageError that names the argument.
+        """
+        return self._sessions.contexts.context(
+            *self._key, max_tokens=max_tokens, model=model, tools=tools,
+            reserve_tokens=reserve_tokens, query=query, token_ids=token_ids,
+        )  # fmt: skip
+
+    def open_output(self, handle: str, start: int = 0, stop: int | None = None) -> Opened:
+        """Characters [start, stop) of what a context shortened or left out, by its handle. Raises
+        NotFoundError where there is no such message."""
+        return self._sessions.contexts.open_output(*self._key, handle, start, stop)
+
+    def pin(self, seq: int, *, until: datetime | None = None) -> Receipt:
+        """No context leaves message `seq` out, nor what it belongs to, on whatever branch it is;
+        for ever, or until a time."""
+        return self._sessions.contexts.pin(*self._key, seq, until)
+
+    def unpin(self, seq: int) -> Receipt:
+        return self._sessions.contexts.unpin(*self._key, seq)
+
+    def pins(self) -> tuple[int, ...]:
+        """The numbers of the messages that are pinned, in order."""
+        return self._sessions.contexts.pins(*self._key)
 
     # -- collections ------------------------------------------------------------------------------
 

@@ -10,11 +10,12 @@ import apsw
 
 from memopt.base.errors import StoreVersionError
 from memopt.stores.answer_tables import ANSWER_TABLES
+from memopt.stores.context_tables import CONTEXT_TABLES
 from memopt.stores.document_tables import DOCUMENT_TABLES
 from memopt.stores.item_tables import ITEM_TABLES
 from memopt.stores.recall_tables import ALL_UNINDEXED, SEGMENT_TABLES
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 APPLICATION_ID: Final = 0x6D656D6F  # "memo", so that file(1) and check() know whose it is
 
 COLLECTION_TABLES: Final = """
@@ -78,6 +79,7 @@ _MIGRATIONS: Final = {
     4: ITEM_TABLES,
     5: ANSWER_TABLES,
     6: DOCUMENT_TABLES,
+    7: CONTEXT_TABLES,
 }
 
 

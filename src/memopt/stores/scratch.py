@@ -211,4 +211,5 @@ def _tables(connection: apsw.Connection, numbers: Iterator[int]) -> Tables:
         masked=absent, scope_lines=absent, items=absent, item_topics=absent, item_texts=absent,
         item_marks=absent, answers=absent, answer_order=absent, answer_entries=absent,
         answer_uses=absent, answer_categories=absent, documents=absent, pieces=absent,
+        contexts=absent, message_pins=absent,
     )  # fmt: skip

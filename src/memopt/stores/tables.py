@@ -29,6 +29,7 @@ from memopt.stores.answer_tables import (
     SqliteAnswers,
     SqliteAnswerUses,
 )
+from memopt.stores.context_tables import SqliteContexts, SqliteMessagePins
 from memopt.stores.document_tables import SqliteDocuments, SqlitePieces
 from memopt.stores.entry_tables import SqliteCollections, SqliteEntries, SqliteEntryIndex
 from memopt.stores.item_tables import (
@@ -78,6 +79,8 @@ def bind_tables(connection: apsw.Connection) -> Tables:
         answer_categories=SqliteAnswerCategories(connection),
         documents=SqliteDocuments(connection),
         pieces=SqlitePieces(connection),
+        contexts=SqliteContexts(connection),
+        message_pins=SqliteMessagePins(connection),
     )
 
 

@@ -1,0 +1,84 @@
+"""The plug points of contexts: what counts tokens, what writes summaries, their tables in a home,
+and what sessions ask of them.
+
+As in protocols.py, each is narrow: at most five methods.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from memopt.base.context_records import Context, ContextRow, Opened, PinRow
+from memopt.base.records import Message, Receipt
+
+
+class Tokenizer(Protocol):
+    """Text to tokens. Thread-safe."""
+
+    @property
+    def name(self) -> str: ...
+    def count(self, text: str) -> int: ...
+    def encode(self, text: str) -> Sequence[int]:
+        """Token ids. Raises UsageError where it only estimates."""
+        ...
+
+
+Summarizer = Callable[[str | None, Sequence[Message], int], str]
+"""Writes a summary: (the summary so far, messages that are newly left out, tokens at most)."""
+
+
+class ContextTable(Protocol):
+    """What was derived from messages, by the line it was derived from."""
+
+    def get(self, line: int, name: str) -> ContextRow | None: ...
+    def put(self, row: ContextRow) -> None:
+        """Store it, in the place of what was there."""
+        ...
+
+    def names(self, line: int) -> list[str]: ...
+    def delete(self, line: int, name: str | None) -> None:
+        """Of a line; all of them where there is no name."""
+        ...
+
+    def delete_scope(self, scope_number: int, prefix: str) -> int:
+        """Those of a scope whose names begin so; how many."""
+        ...
+
+
+class PinTable(Protocol):
+    """Messages that are pinned."""
+
+    def put(self, row: PinRow) -> None: ...
+    def of_line(self, line: int, start: int, stop: int) -> list[PinRow]:
+        """Those of messages [start, stop), in order."""
+        ...
+
+    def delete(self, line: int, seq: int | None) -> int: ...
+    def items(self, scope_number: int, limit: int) -> list[int]:
+        """Up to `limit` items of a scope that are pinned or were until lately, in order."""
+        ...
+
+
+class ContextMaker(Protocol):
+    """What a session asks of the contexts of a store."""
+
+    def context(
+        self,
+        scope: str,
+        id: str,
+        *,
+        max_tokens: int,
+        model: str | None,
+        tools: Any,
+        reserve_tokens: int,
+        query: str | None,
+        token_ids: bool,
+    ) -> Context: ...  # fmt: skip
+    def open_output(self, scope: str, id: str, handle: str, start: int, stop: int | None) -> Opened:
+        """What was left out of a window."""
+        ...
+
+    def pin(self, scope: str, id: str, seq: int, until: Any) -> Receipt: ...
+    def unpin(self, scope: str, id: str, seq: int) -> Receipt: ...
+    def pins(self, scope: str, id: str) -> tuple[int, ...]:
+        """The numbers of the session's pinned messages."""
+        ...

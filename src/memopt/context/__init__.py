@@ -1,0 +1,1 @@
+"""What enters a model's window: tokens, tool calls, shortening, pruning, summaries, assembly."""

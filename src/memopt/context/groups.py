@@ -1,0 +1,311 @@
+"""Which messages belong together: a call, everything called with it, and the results of all that.
+
+Messages are added in the order in which they were said, and agents say them in every order: calls
+in parallel, results late, twice, before their call, without an id, or never. A group is sent as
+providers demand it: the calls, then exactly one result of each, in the order of the calls.
+
+Owns: which result answers which call. Invariant: every call that is sent has one result behind it,
+and every result that is sent has its call before it. What fits neither is an orphan, and is not
+sent. Not here: which groups are sent (window.py).
+"""
+
+from typing import Final
+
+from memopt.base.records import Message
+from memopt.context.calls import (
+    Call,
+    Form,
+    Result,
+    calls_in,
+    interrupted,
+    is_thought,
+    results_in,
+    with_call_id,
+    with_result_id,
+    without_parts,
+)
+
+INTERRUPTED_TOKENS: Final = 32
+"""Of what is sent instead of a missing result, at most."""
+
+
+class Held:
+    """A message that may be sent."""
+
+    __slots__ = ("message", "raw", "seq", "tokens")
+
+    def __init__(self, seq: int, raw: Message, message: Message, tokens: int) -> None:
+        self.seq = seq
+        self.raw = raw
+        """As it is stored."""
+        self.message = message
+        """As it is sent: its outputs may be shortened."""
+        self.tokens = tokens
+
+
+class Pair:
+    """A call and its result."""
+
+    __slots__ = ("call", "group", "held", "result", "result_held")
+
+    def __init__(self, group: "Group", held: Held, call: Call) -> None:
+        self.group = group
+        self.held = held
+        self.call = call
+        self.result: Result | None = None
+        self.result_held: Held | None = None
+
+
+class Group:
+    """Messages that are sent or left out together."""
+
+    __slots__ = ("is_thoughts", "members", "pairs", "results")
+
+    def __init__(self, held: Held) -> None:
+        self.members = [held]
+        """Thoughts, calls, or the one message that it is."""
+        self.pairs: list[Pair] = []
+        self.results: list[Held] = []
+        self.is_thoughts = is_thought(held.raw)
+        """Nothing but thoughts so far."""
+
+    @property
+    def held(self) -> list[Held]:
+        return self.members + self.results
+
+    @property
+    def first(self) -> int:
+        return self.members[0].seq
+
+    @property
+    def tokens(self) -> int:
+        if self.is_thoughts:
+            return 0
+        return sum(held.tokens for held in self.held) + INTERRUPTED_TOKENS * self.interrupted
+
+    @property
+    def is_user(self) -> bool:
+        """A message of a user, and no result."""
+        return not self.results and self.members[0].raw.get("role") == "user"
+
+    @property
+    def is_finished(self) -> bool:
+        """All its calls have results; or it is an answer."""
+        if self.pairs:
+            return not self.interrupted
+        return not self.is_user and not self.is_thoughts
+
+    @property
+    def interrupted(self) -> int:
+        """Calls without a result."""
+        return sum(pair.result_held is None for pair in self.pairs)
+
+    def messages(self) -> list[Message]:
+        """As they are sent."""
+        if self.is_thoughts:
+            return []
+        sent = {id(held): held.message for held in self.held}
+        answers: dict[int, Message] = {}
+        parts: list[Message] = []
+        used: set[str] = set()
+        for pair in self.pairs:
+            call, result, answer = pair.call, pair.result, pair.result_held
+            call_id = _call_id(pair, used)
+            if call_id != call.id and call.form is not Form.FUNCTION:
+                sent[id(pair.held)] = with_call_id(sent[id(pair.held)], call, call_id)
+            if answer is None or result is None:
+                instead = interrupted(call, call_id)
+                if call.form is Form.PART:
+                    parts += instead["content"]
+                else:
+                    answers[id(pair)] = instead
+                continue
+            message = answers.get(id(answer), sent[id(answer)])
+            if result.id != call_id and call.form is not Form.FUNCTION:
+                message = with_result_id(message, result, call_id)
+            answers[id(answer)] = message
+        out = [sent[id(held)] for held in self.members]
+        for message in answers.values():
+            # Results among parts have to be in one message, and first in it.
+            if parts and type(message.get("content")) is list:
+                message, parts = {**message, "content": parts + message["content"]}, []
+            out.append(message)
+        if parts:
+            out.insert(len(self.members), {"role": "user", "content": parts})
+        return out
+
+
+class Grouper:
+    """Groups of messages, in the order in which they begin."""
+
+    def __init__(self) -> None:
+        self.groups: list[Group] = []
+        self.orphans: list[Held] = []
+        """Results of nothing, and second ones."""
+        self._open: dict[str, list[Pair]] = {}
+        """Calls without a result, by id."""
+        self._unnamed: list[Pair] = []
+        """The same of those without an id."""
+        self._early: dict[str, tuple[Held, Result]] = {}
+        """Results whose call did not come yet."""
+        self._answered: set[str] = set()
+        self._joinable: Group | None = None
+
+    def add(self, held: Held) -> None:
+        results = results_in(held.raw)
+        if results:
+            self._add_results(held, results)
+            return
+        calls = calls_in(held.raw)
+        group = self._join(held, calls)
+        for call in calls:
+            pair = Pair(group, held, call)
+            group.pairs.append(pair)
+            self._await(pair)
+
+    def drop(self, gone: int) -> list[Group]:
+        """Let the first groups go: nothing that comes later answers them."""
+        dropped, self.groups = self.groups[:gone], self.groups[gone:]
+        lost = {id(group) for group in dropped}
+        self._unnamed = [pair for pair in self._unnamed if id(pair.group) not in lost]
+        for call_id, pairs in list(self._open.items()):
+            kept = [pair for pair in pairs if id(pair.group) not in lost]
+            if kept:
+                self._open[call_id] = kept
+            else:
+                del self._open[call_id]
+        if self._joinable is not None and id(self._joinable) in lost:
+            self._joinable = None
+        return dropped
+
+    def _join(self, held: Held, calls: list[Call]) -> Group:
+        """The group of a message that is no result: items of one response stay together."""
+        is_item = any(call.form is Form.ITEM for call in calls)
+        group, thought = self._joinable, is_thought(held.raw)
+        is_said = held.raw.get("role") in (None, "assistant")
+        if group is not None and is_said and (is_item or thought or group.is_thoughts):
+            group.members.append(held)
+            group.is_thoughts = group.is_thoughts and thought
+        else:
+            group = Group(held)
+            self.groups.append(group)
+        self._joinable = group if thought or is_item else None
+        return group
+
+    def _await(self, pair: Pair) -> None:
+        call_id = pair.call.id
+        if call_id is None:
+            self._unnamed.append(pair)
+            return
+        early = self._early.pop(call_id, None)
+        if early is None:
+            self._open.setdefault(call_id, []).append(pair)
+            self._answered.discard(call_id)
+            return
+        held, result = early
+        self.orphans.remove(held)
+        self._answer(pair, held, result)
+
+    def _add_results(self, held: Held, results: list[Result]) -> None:
+        self._joinable = None
+        matched = [(result, self._match(result)) for result in results]
+        strays = {result.at for result, pair in matched if pair is None}
+        if all(pair is None for _, pair in matched):
+            self._add_orphan(held, results, strays)
+            return
+        if strays:
+            held.message = without_parts(held.message, strays)
+        for result, pair in matched:
+            if pair is not None:
+                moved = sum(at < result.at for at in strays)
+                self._answer(pair, held, result._replace(at=result.at - moved))
+
+    def _add_orphan(self, held: Held, results: list[Result], strays: set[int]) -> None:
+        if results[0].at >= 0:
+            # What else the message says is a user's.
+            rest = without_parts(held.message, strays)
+            if rest["content"]:
+                held.message, held.raw = rest, without_parts(held.raw, strays)
+                self.groups.append(Group(held))
+                return
+        self.orphans.append(held)
+        call_id = results[0].id
+        if results[0].at < 0 and call_id is not None and call_id not in self._answered:
+            self._early.setdefault(call_id, (held, results[0]))
+
+    def _match(self, result: Result) -> Pair | None:
+        """The newest call with its id; without one, the first of those that wait, best by name."""
+        if result.id is not None and result.id in self._open:
+            pairs = self._open[result.id]
+            newest = pairs[-1].held
+            # Of several calls with one id in one message, the first.
+            pair = next(pair for pair in pairs if pair.held is newest)
+            pairs.remove(pair)
+            if not pairs:
+                del self._open[result.id]
+            self._answered.add(result.id)
+            return pair
+        if result.id is not None and result.id in self._answered:
+            return None
+        waiting = self._unnamed if result.id is not None else self._waiting()
+        for pair in waiting:
+            if result.name is None or pair.call.name == result.name:
+                self._take(pair)
+                return pair
+        return None
+
+    def _waiting(self) -> list[Pair]:
+        """Calls without a result of the newest group that has any."""
+        for group in reversed(self.groups):
+            open_pairs = [pair for pair in group.pairs if pair.result_held is None]
+            if open_pairs:
+                return open_pairs
+        return []
+
+    def _take(self, pair: Pair) -> None:
+        if pair.call.id is None:
+            self._unnamed.remove(pair)
+            return
+        self._open[pair.call.id].remove(pair)
+        if not self._open[pair.call.id]:
+            del self._open[pair.call.id]
+        self._answered.add(pair.call.id)
+
+    def _answer(self, pair: Pair, held: Held, result: Result) -> None:
+        group = pair.group
+        pair.result, pair.result_held = result, held
+        other = self._owner_of(held)
+        if other is not None and other is not group:
+            group = self._merge(other, group)
+        if held not in group.results:
+            group.results.append(held)
+
+    def _owner_of(self, held: Held) -> Group | None:
+        """Who has a result of this message already."""
+        for group in reversed(self.groups):
+            if held in group.results:
+                return group
+        return None
+
+    def _merge(self, one: Group, other: Group) -> Group:
+        """One message answers calls of both: they go together."""
+        first, second = sorted((one, other), key=lambda group: group.first)
+        for pair in second.pairs:
+            pair.group = first
+        first.members += second.members
+        first.pairs += second.pairs
+        first.results += [held for held in second.results if held not in first.results]
+        self.groups.remove(second)
+        return first
+
+
+def _call_id(pair: Pair, used: set[str]) -> str:
+    """That of the call, of its result, or a new one; no two of a group are the same."""
+    wanted = pair.call.id or (pair.result.id if pair.result is not None else None)
+    wanted = wanted or f"call_{pair.held.seq}_{pair.call.at}"
+    call_id, n = wanted, 1
+    while call_id in used:
+        n += 1
+        call_id = f"{wanted}_{n}"
+    used.add(call_id)
+    return call_id

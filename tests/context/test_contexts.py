@@ -1,0 +1,164 @@
+"""Contexts of a store: what is sent, what stays the same, what is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memopt
+
+Message = dict[str, Any]
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[memopt.Memory]:
+    with memopt.open(tmp_path / "store", budget="16MiB", durability="os") as opened:
+        yield opened
+
+
+def call(number: int, name: str = "run") -> Message:
+    function = {"name": name, "arguments": "{}"}
+    calls = [{"id": f"c{number}", "type": "function", "function": function}]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
+
+
+def result(number: int, text: str = "done") -> Message:
+    return {"role": "tool", "tool_call_id": f"c{number}", "content": text}
+
+
+def grow(session: memopt.Session, steps: int, words: int = 60) -> None:
+    for step in range(steps):
+        session.append(call(step))
+        session.append(result(step, f"step {step}: " + "some words here " * (words // 3)))
+
+
+def test_a_short_session_is_sent_as_it_is(memory: memopt.Memory) -> None:
+    session = memory.session("s")
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    session.extend(said)
+    context = session.context(max_tokens=1000)
+    assert list(context.messages) == said
+    assert context.report.is_estimate
+    assert [section.part for section in context.report.sections] == ["system", "newest"]
+    assert not context.report.left_out
+
+
+def test_a_session_that_is_not_there_has_an_empty_context(memory: memopt.Memory) -> None:
+    assert memory.session("none").context(max_tokens=100).messages == ()
+
+
+def test_the_prefix_stays_between_compactions_and_over_a_restart(tmp_path: Path) -> None:
+    before: list[Message] = []
+    compactions = 0
+    for step in range(60):
+        with memopt.open(tmp_path / "store", budget="16MiB", durability="os") as memory:
+            session = memory.session("s")
+            if not step:
+                session.append({"role": "system", "content": "Be brief."})
+                session.append({"role": "user", "content": "Do it all."})
+            session.extend([call(step), result(step, f"step {step} " * 30)])
+            context = session.context(max_tokens=1500)
+            now = list(context.messages)
+            assert context.report.tokens <= 1500
+            assert now == list(session.context(max_tokens=1500).messages)
+            if context.report.is_compacted:
+                compactions += 1
+            else:
+                assert now[: len(before)] == before
+            before = now
+    assert 1 <= compactions <= 10
+
+
+def test_what_does_not_fit_is_refused_with_what_it_takes(memory: memopt.Memory) -> None:
+    session = memory.session("s")
+    session.append({"role": "user", "content": "a very long question " * 500})
+    with pytest.raises(memopt.ContextOverflowError) as refused:
+        session.context(max_tokens=200)
+    assert refused.value.needed_tokens > 200
+    assert refused.value.field == "max_tokens"
+
+
+def test_a_long_output_is_shortened_and_can_be_opened(memory: memopt.Memory) -> None:
+    session = memory.session("s")
+    text = "".join(f"line {n} of the listing\n" for n in range(4000))
+    session.extend([{"role": "user", "content": "List it"}, call(1), result(1, text)])
+    context = session.context(max_tokens=2000)
+    shown = context.messages[2]["content"]
+    assert shown.startswith("line 0 ")
+    assert shown.endswith("line 3999 of the listing\n")
+    assert "m2" in shown
+    [left_out] = context.report.left_out
+    assert (left_out.reason, left_out.handle) == (memopt.Omission.SHORTENED, "m2")
+    opened, read = session.open_output("m2"), ""
+    while True:
+        read += opened.text
+        if opened.stop == opened.chars:
+            break
+        opened = session.open_output("m2", opened.stop)
+    assert read == text
+
+
+def test_a_pinned_message_stays_with_its_call(memory: memopt.Memory) -> None:
+    session = memory.session("s")
+    session.append({"role": "user", "content": "Go on"})
+    session.extend([call(900), result(900, "the secret number is 4711")])
+    session.pin(2)
+    grow(session, 60)
+    fork = session.fork("f")
+    for one in (session, fork):
+        context = one.context(max_tokens=1500)
+        assert context.report.section(memopt.Part.PINS).messages == 2
+        assert any("4711" in str(message) for message in context.messages)
+    session.unpin(2)
+    assert session.pins() == ()
+
+
+def test_what_is_redacted_leaves_the_summary(memory: memopt.Memory) -> None:
+    session = memory.session("s")
+    session.append({"role": "user", "content": "My code word is xylophone."})
+    grow(session, 30)
+    session.append({"role": "user", "content": "And now?"})
+    grow(session, 30)
+    assert "xylophone" in str(session.context(max_tokens=1500).messages)
+    session.redact(0)
+    assert "xylophone" not in str(session.context(max_tokens=1500).messages)
+    with memory._parts.directory.home.snapshot() as tables:
+        line = tables.sessions.find("default", "s")
+        assert line is not None
+        assert tables.contexts.names(line.line)
+
+
+def test_a_call_without_a_result_gets_one_and_a_result_without_a_call_goes(
+    memory: memopt.Memory,
+) -> None:
+    session = memory.session("s")
+    session.extend([result(7), {"role": "user", "content": "Hi"}, call(1), call(2), result(2)])
+    context = session.context(max_tokens=1000)
+    assert [m.get("tool_call_id") for m in context.messages] == [None, None, "c1", None, "c2"]
+    assert context.report.interrupted == 1
+    assert [one.reason for one in context.report.left_out] == [memopt.Omission.ORPHANED]
+    assert session.messages().__next__() == result(7)
+
+
+@pytest.mark.parametrize(
+    ("field", "arguments"),
+    [
+        ("max_tokens", {"max_tokens": 0}),
+        ("max_tokens", {"max_tokens": "many"}),
+        ("reserve_tokens", {"max_tokens": 10, "reserve_tokens": 10}),
+        ("model", {"max_tokens": 10, "model": ""}),
+        ("query", {"max_tokens": 10, "query": 7}),
+        ("tools", {"max_tokens": 10, "tools": "all"}),
+        ("tools[0]", {"max_tokens": 10, "tools": ["one"]}),
+        ("token_ids", {"max_tokens": 100, "token_ids": True}),
+    ],
+)
+def test_a_wrong_argument_is_named(
+    memory: memopt.Memory, field: str, arguments: dict[str, Any]
+) -> None:
+    session = memory.session("s")
+    session.append({"role": "user", "content": "Hi"})
+    with pytest.raises(memopt.UsageError) as refused:
+        session.context(**arguments)
+    assert refused.value.field == field
