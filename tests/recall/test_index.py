@@ -67,7 +67,8 @@ def assert_like_the_twin(index: ScopeIndex, drafts: Sequence[Draft]) -> None:
     known = {(d.source, d.seq): d for d in drafts}
     numbers = {place_of(index, n): n for n in range(len(index))}
     assert numbers.keys() == known.keys()
-    weights, _ = index.weigh([term_of(word) for word in WORDS])
+    weights = index.weigh([term_of(word) for word in WORDS]).parts
+    assert not weights[:, len(index)].any()
     query = Letters().embed(["a river aioe"])[0]
     cosines = index.cosines(query)
     ordered = sorted(known)
@@ -135,13 +136,13 @@ def test_postings_are_what_is_counted(drafts: list[Draft]) -> None:
 
 def test_nothing_at_all_can_be_searched() -> None:
     index = ScopeIndex.of([])
-    weights, idf = index.weigh([1, 2])
-    assert weights.shape == (2, 0)
-    assert np.isfinite(idf).all()
+    weighed = index.weigh([1, 2])
+    assert weighed.parts.shape == (2, 1)
+    assert np.isfinite(weighed.idf).all()
     assert index.cosines(np.ones(4, np.float32)).shape == (0,)
     assert index.speakers == frozenset()
     grown = index.adding(made([draft(1, 1, ["dog"], 0)]))
-    assert grown.weigh([term_of("dog")])[0][0, 0] > 0
+    assert grown.weigh([term_of("dog")]).parts[0, 0] > 0
 
 
 def test_an_index_is_charged_for_all_its_arrays() -> None:

@@ -126,8 +126,7 @@ def _by_words(search: Search) -> Iterator[Any]:
     ]
     index = ScopeIndex.of([Entries.of(drafts, embedder=None, analyser=analyser)])
     for text, _ in search.asked:
-        weights, _ = index.weigh(sorted({*analyser.analyse(text).terms}))
-        yield weights.sum(0)
+        yield index.weigh(sorted({*analyser.analyse(text).terms})).parts.sum(0)[:-1]
 
 
 def _top(scores: Any, count: int) -> list[int]:

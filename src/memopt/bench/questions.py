@@ -87,10 +87,10 @@ def hotpotqa(path: Path, *, tokens: int = HOTPOT_TOKENS) -> Iterator[Material]:
         facts = [(title, line) for title, line in sample["supporting_facts"]]
         if not all(title in own and line < len(own[title]) for title, line in facts):
             continue
-        weights, _ = index.weigh(sorted({*analyser.analyse(sample["question"]).terms}))
+        weights = index.weigh(sorted({*analyser.analyse(sample["question"]).terms})).parts
         chosen = _filled(
             [number_of[title] for title in own],
-            np.argsort(-weights.sum(0), kind="stable").tolist(),
+            np.argsort(-weights.sum(0)[:-1], kind="stable").tolist(),
             sizes,
             tokens * CHARS_PER_TOKEN,
         )

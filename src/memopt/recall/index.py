@@ -91,6 +91,18 @@ class Postings(NamedTuple):
         return self.entries[span], self.counts[span]
 
 
+class Weighed(NamedTuple):
+    """Terms by the entries that have them."""
+
+    parts: Array
+    """float32 (terms, entries + 1): BM25's part of each term in each entry. The last is 0, for the
+    neighbour that is not there."""
+    idf: Array
+    """float32 (terms): inverse document frequency."""
+    found: list[tuple[Array, Array]]
+    """What `find` has of each."""
+
+
 class ScopeIndex:
     """All entries of one scope. Entry numbers are places in its arrays."""
 
@@ -188,21 +200,26 @@ class ScopeIndex:
         found: Array = np.log(1 + (len(self) - having + 0.5) / (having + 0.5)).astype(np.float32)
         return found
 
-    def weigh(self, terms: Sequence[int]) -> tuple[Array, Array]:
-        """(weights, idf): BM25's part of each term in each entry, float32 (terms, entries), and
-        each term's inverse document frequency. A term that nobody has gets the highest idf.
+    def weigh(self, terms: Sequence[int], factors: Array | None = None) -> Weighed:
+        """BM25 by terms, each of which counts by its factor. A term that nobody has gets the
+        highest idf.
 
         Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009; idf as in Lucene,
         which is never negative.
         """
-        weights = np.zeros((len(terms), len(self)), np.float32)
-        idf = np.zeros(len(terms), np.float32)
-        for row, term in enumerate(terms):
-            places, counts = self.find(term)
-            idf[row] = np.log(1 + (len(self) - len(places) + 0.5) / (len(places) + 0.5))
+        parts = np.zeros((len(terms), len(self) + 1), np.float32)
+        found = [self.find(term) for term in terms]
+        having = np.array([len(places) for places, _ in found], np.float64)
+        idf = np.log(1 + (len(self) - having + 0.5) / (having + 0.5)).astype(np.float32)
+        weights = idf if factors is None else idf * factors
+        for part, weight, (places, counts) in zip(parts, weights, found, strict=True):
             many = counts.astype(np.float32)
-            weights[row, places] = idf[row] * many * (K1 + 1) / (many + self._slack[places])
-        return weights, idf
+            slack = self._slack.take(places)
+            slack += many
+            many *= weight * np.float32(K1 + 1)
+            many /= slack
+            part[places] = many
+        return Weighed(parts, idf, found)
 
     def cosines(self, vector: Array) -> Array:
         """float32 (entries): with a vector of unit length."""

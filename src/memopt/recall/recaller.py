@@ -237,16 +237,19 @@ class Recaller:
             some = list(_fitting(rest, min(at_once, question.limit - len(hits)), left))
             if not some:
                 break
-            texts = self._read(some, opened)
+            places = [_place(one, opened) for one in some]
+            texts = self._read(some, places)
             with self._home.snapshot() as tables:
-                for one in some:
+                names = _SessionNames(tables)
+                for one, place in zip(some, places, strict=True):
                     if question.min_score is not None and one.score < question.min_score:
                         return hits
                     where = opened[one.number]
-                    if one.source < 0:
+                    if place is None:
                         hit = self._item(tables, question, one, where)
                     else:
-                        hit = self._hit(tables, question, one, where, texts)
+                        read = texts.get((one.number, place))
+                        hit = read and self._hit(names, question, one, where, read)
                     if hit is None or (left is not None and hit.tokens > left):
                         continue
                     if left is not None:
@@ -255,41 +258,36 @@ class Recaller:
         return hits
 
     def _read(
-        self, some: list[_Candidate], opened: dict[int, _Opened]
+        self, some: list[_Candidate], places: list[Place | None]
     ) -> dict[tuple[int, Place], Read]:
-        places: dict[int, list[Place]] = {}
-        for one in some:
-            if one.source < 0:
-                continue
-            visible = opened[one.number].scope.visible
-            line = visible.line(one.source, one.seq)
-            places.setdefault(one.number, []).append(Place(line, one.seq))
+        wanted: dict[int, list[Place]] = {}
+        for one, place in zip(some, places, strict=True):
+            if place is not None:
+                wanted.setdefault(one.number, []).append(place)
         return {
             (number, read.place): read
-            for number, wanted in places.items()
-            for read in self._reader.read(number, wanted)
+            for number, several in wanted.items()
+            for read in self._reader.read(number, several)
         }
 
     def _hit(
-        self, tables: Tables, question: Asked, one: _Candidate, opened: _Opened,
-        texts: dict[tuple[int, Place], Read],
+        self, names: "_SessionNames", question: Asked, one: _Candidate, opened: _Opened,
+        read: Read,
     ) -> Hit | None:  # fmt: skip
-        place = Place(opened.scope.visible.line(one.source, one.seq), one.seq)
-        read = texts.get((one.number, place))
-        if read is None or not question.bound.sees(read.record.lsn, read.record.committed_us):
-            return None
         record = read.record
+        if not question.bound.sees(record.lsn, record.committed_us):
+            return None
         said = said_in(read.message, record.actor, tool_chars_max=self._tool_chars_max)
         if said is None:
             return None
-        session = tables.sessions.get(one.source)
+        session = names.of(one.source)
         if session is None:
             return None
         at_us = record.committed_us if record.said_us is None else record.said_us
         return Hit(
-            item_id=id_of(one.number, place), text=said.text, tokens=tokens_of(said.text),
+            item_id=id_of(one.number, read.place), text=said.text, tokens=tokens_of(said.text),
             score=one.score, why=one.why, kind=Kind.EPISODE, role=said.role, scope=opened.path,
-            spans=(Span(session=session.id, start=one.seq, stop=one.seq + 1),),
+            spans=(Span(session=session, start=one.seq, stop=one.seq + 1),),
             at=to_datetime(at_us), features=one.features,
         )  # fmt: skip
 
@@ -314,6 +312,27 @@ class Recaller:
             valid=item.valid, tags=item.tags, pinned=item.pinned, source=item.source,
             features=one.features,
         )  # fmt: skip
+
+
+class _SessionNames:
+    """Of sessions by their numbers; hits are often of the same ones."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._known: dict[int, str | None] = {}
+
+    def of(self, number: int) -> str | None:
+        if number not in self._known:
+            row = self._tables.sessions.get(number)
+            self._known[number] = None if row is None else row.id
+        return self._known[number]
+
+
+def _place(one: _Candidate, opened: dict[int, _Opened]) -> Place | None:
+    """Where a message is; None for what was stated."""
+    if one.source < 0:
+        return None
+    return Place(opened[one.number].scope.visible.line(one.source, one.seq), one.seq)
 
 
 def tokens_of(text: str) -> int:

@@ -5,6 +5,7 @@ of them. Invariant: they are finite, whatever the texts, and depend on the query
 alone. Not here: what is asked only of candidates (features), weights (ranking).
 """
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -54,13 +55,11 @@ class Scan:
         self.index = index
         self.query = query
         count = len(index)
-        parts, idf = index.weigh(query.terms)
+        self.parts, idf, self._found = index.weigh(query.terms, query.weights)
+        """BM25's part of each term."""
         self.idf = idf * query.weights
         self.full = max(float(self.idf.sum()), TINY)
         """What an entry that has every term would be covered by."""
-        self.parts = np.zeros((len(parts), count + 1), np.float32)
-        """BM25's part of each term."""
-        np.multiply(parts, query.weights[:, None], out=self.parts[:, :count])
         self.words = self.parts.sum(axis=0)
         self.words_top = max(float(self.words.max()), TINY)
         self.words /= self.words_top
@@ -122,10 +121,9 @@ class Scan:
             return words
         lengths = index.run_lengths
         slack = K1 * (1 - B + B * lengths / max(float(lengths.mean()), TINY))
-        for term, weight in zip(self.query.terms, self.query.weights, strict=True):
-            places, counts = index.find(term)
+        for (places, counts), weight in zip(self._found, self.query.weights, strict=True):
             if len(places):
-                many = np.bincount(index.run[places], counts, runs)
+                many = np.bincount(index.run.take(places), counts, runs)
                 having = np.count_nonzero(many)
                 idf = np.log(1 + (runs - having + 0.5) / (having + 0.5))
                 words += weight * idf * (K1 + 1) * many / (many + slack)
@@ -134,10 +132,13 @@ class Scan:
 
 def standard(values: Array) -> Array:
     """In standard deviations above the mean; zeros where all are alike."""
-    spread = float(values.std()) if len(values) else 0.0
+    if not len(values):
+        return np.zeros_like(values)
+    distances: Array = values - values.mean()
+    spread = math.sqrt(float(distances @ distances) / len(values))
     if spread < TINY:
         return np.zeros_like(values)
-    distances: Array = (values - values.mean()) / spread
+    distances /= values.dtype.type(spread)
     return distances
 
 
