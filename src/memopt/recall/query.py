@@ -63,28 +63,32 @@ class QueryPieces:
     """Which of the vectors is that of each term."""
 
     @classmethod
-    def of(cls, embedder: PieceEmbedder, text: str, words: list[str]) -> Self:
-        """`words`: those of the terms."""
-        cut, starts = embedder.pieces([text, *words])
-        pieces = np.unique(cut[: starts[1]])
+    def of(
+        cls, embedder: PieceEmbedder, text: str, bare: str, words: list[str]
+    ) -> tuple[Array, Self]:
+        """(the vector of `bare`, the pieces): the text without names, and those of all of it;
+        `words`: those of the terms. All are cut and pooled at once: a call takes longer than a
+        text."""
+        cut, starts = embedder.pieces([bare, text, *words])
+        pieces = np.unique(cut[starts[1] : starts[2]])
         weights = np.asarray(embedder.piece_weights(pieces), np.float32)
         best = np.argsort(-weights, kind="stable")[:PIECES_MAX]
         best = np.sort(best[weights[best] >= _PIECE_LEAST * weights[best[:1]]])
         pieces, weights = pieces[best], weights[best]
         place_of = {piece: place for place, piece in enumerate(pieces.tolist())}
         terms = np.empty(len(words), np.int64)
-        several: list[str] = []
-        for number, (begin, end) in enumerate(itertools.pairwise(starts[1:].tolist())):
+        several = [cut[: starts[1]]]
+        for number, (begin, end) in enumerate(itertools.pairwise(starts[2:].tolist())):
             place = place_of.get(int(cut[begin])) if end == begin + 1 else None
             if place is None:
-                place = len(pieces) + len(several)
-                several.append(words[number])
+                place = len(pieces) + len(several) - 1
+                several.append(cut[begin:end])
             terms[number] = place
-        vectors = [np.asarray(embedder.piece_vectors(pieces), np.float32)]
-        if several:
-            vectors.append(np.asarray(embedder.embed(several), np.float32))
-        return cls(
-            embedder=embedder, vectors=np.concatenate(vectors),
+        ends = np.cumsum([0, *map(len, several)])
+        pooled = np.asarray(embedder.pooled(np.concatenate(several), ends), np.float32)
+        known = np.asarray(embedder.piece_vectors(pieces), np.float32)
+        return pooled[0], cls(
+            embedder=embedder, vectors=np.concatenate((known, pooled[1:])),
             weights=weights / max(float(weights.sum()), 1e-9), terms=terms,
         )  # fmt: skip
 
@@ -154,10 +158,14 @@ class Query:
         known = [word_of[term] for term in terms]
         vector, pieces = None, None
         if embedder is not None:
-            vector = _vector(embedder, text, names)
-            if vector is not None and hasattr(embedder, "piece_vectors"):
+            bare = _without(text, names)
+            if hasattr(embedder, "piece_vectors"):
                 by_pieces = cast(PieceEmbedder, embedder)
-                pieces = QueryPieces.of(by_pieces, text, [word for word, _ in known])
+                vector, pieces = QueryPieces.of(by_pieces, text, bare, [word for word, _ in known])
+            else:
+                vector = np.asarray(embedder.embed([bare]), np.float32)[0]
+            if not vector.any():
+                vector, pieces = None, None
         return cls(
             text=text,
             terms=terms,
@@ -210,9 +218,8 @@ def _begun(times: list[TimeScope], now: datetime | None) -> tuple[tuple[int, int
     return tuple((time.start_us, time.stop_us) for time in times if time.start_us <= now_us)
 
 
-def _vector(embedder: Embedder, text: str, names: tuple[int, ...]) -> Array | None:
-    """Of the text without the names."""
-    if names:
-        text = " ".join(word for word in text.split() if name_of(word) not in names) or text
-    vector = np.asarray(embedder.embed([text]), np.float32)[0]
-    return vector if vector.any() else None
+def _without(text: str, names: tuple[int, ...]) -> str:
+    """The text without these names; all of it where it is nothing else."""
+    if not names:
+        return text
+    return " ".join(word for word in text.split() if name_of(word) not in names) or text
