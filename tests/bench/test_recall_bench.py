@@ -152,12 +152,14 @@ def test_the_folds_are_there_and_none_is_what_is_shipped() -> None:
         assert one.examine.weights != shipped.examine.weights
 
 
-@pytest.mark.parametrize("peer", ["memopt", "langgraph", "mem0"])
+@pytest.mark.parametrize("peer", ["memopt", "bm25", "langgraph", "mem0"])
 def test_a_peer_finds_what_it_was_given(tmp_path: Path, peer: str) -> None:
-    if importlib.util.find_spec(peer) is None:
+    if peer != "bm25" and importlib.util.find_spec(peer) is None:
         pytest.skip(f"{peer} is not installed")
     turns, questions = _asked_of([material()], 0)
-    task = PeerTask(peer=peer, home=str(tmp_path), turns=turns, questions=questions)
+    task = PeerTask(
+        peer=peer, home=str(tmp_path), turns=turns, questions=questions, weights=str(FOLD_WEIGHTS)
+    )
     figures = run_in_child(measure_peer, msgspec.to_builtins(task))
     assert figures["turns"] == 15
     assert figures["questions"] == len(ASKED)

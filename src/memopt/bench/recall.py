@@ -93,7 +93,7 @@ def run(options: BenchOptions) -> dict[str, Any]:
     if "locomo" not in known:
         raise UsageError("there is nothing to measure latency on: set MEMOPT_DATA", field="data")
     result["latency"] = _latency(options, known)
-    result["peers"] = peers(options, known["locomo"])
+    result["peers"] = peers(options, known["locomo"], FOLD_WEIGHTS)
     result["machine"] = machine(Path.cwd())
     return result
 

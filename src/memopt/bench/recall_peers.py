@@ -1,14 +1,15 @@
 """What memories of other projects find, how soon, and in how much RAM: the peers of bench recall.
 
 Each gets LoCoMo's turns one by one, a dialogue a scope, and is asked the same questions, in a fresh
-process and with memopt's own embedder. LangGraph's store keeps an item a turn in RAM and loses it
-with the process; mem0 with `infer=False` keeps a point a turn in Qdrant's local mode, as it does by
-default, here without its optional BM25; memopt appends messages with `durability="os"`. Speakers
-are said where a peer has a place for them. Time is that of `add` and `search` alone. memopt indexes
-what it was given at a seal, or at the next search: so look at the sum of all, `seconds`, and at the
-99th percentile, too. Resident sets are those of the process once everything is added and asked,
-less what it had with its libraries and the embedder loaded. Not here: other sets, evidence within
-tokens (recall).
+process and with memopt's own embedder. memopt answers each question with weights that were fitted
+without its dialogue, as `ranked` of bench recall; `bm25` is plain BM25 over the same turns, for
+what they find. LangGraph's store keeps an item a turn in RAM and loses it with the process; mem0
+with `infer=False` keeps a point a turn in Qdrant's local mode, as it does by default, here without
+its optional BM25; memopt appends messages with `durability="os"`. Speakers are said where a peer
+has a place for them. Time is that of `add` and `search` alone. memopt indexes what it was given at
+a seal, or at the next search: so look at the sum of all, `seconds`, and at the 99th percentile,
+too. Resident sets are those of the process once everything is added and asked, less what it had
+with its libraries and the embedder loaded. Not here: other sets, evidence within tokens (recall).
 """
 
 import importlib.util
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
+import numpy as np
 
 import memopt
 from memopt.base.records import Durability, to_datetime
@@ -29,12 +31,16 @@ from memopt.bench.measure import LatencyHistogram, RssMeter
 from memopt.bench.questions import Material
 from memopt.bench.recall_memory import message_of, places_of
 from memopt.embedding.static import StaticEmbedder
-from memopt.recall.entries import Draft
+from memopt.recall.entries import Draft, Entries
+from memopt.recall.index import ScopeIndex
+from memopt.recall.ranking import Ranker
+from memopt.recall.weights import read_several
+from memopt.text.analysis import Analyser
 
 _QUESTIONS: Final = 250
 _LIMIT: Final = 10
 _BUDGET: Final = "256MiB"
-_NEEDS: Final = {"memopt": "memopt", "langgraph": "langgraph", "mem0": "mem0"}
+_NEEDS: Final = {"memopt": "memopt", "bm25": "memopt", "langgraph": "langgraph", "mem0": "mem0"}
 """The package of each."""
 
 
@@ -52,6 +58,8 @@ class PeerQuestion(msgspec.Struct, frozen=True):
     text: str
     gold: tuple[str, ...]
     now_us: int
+    fold: int
+    """By whose weights it is asked: none of its dialogue is in them."""
 
 
 class PeerTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +67,8 @@ class PeerTask(msgspec.Struct, frozen=True, kw_only=True):
     home: str
     turns: tuple[Turn, ...]
     questions: tuple[PeerQuestion, ...]
+    weights: str
+    """The file of the folds' weights."""
 
 
 class Peer(Protocol):
@@ -70,7 +80,7 @@ class Peer(Protocol):
     def close(self) -> None: ...
 
 
-def peers(options: BenchOptions, materials: Sequence[Material]) -> dict[str, Any]:
+def peers(options: BenchOptions, materials: Sequence[Material], weights: Path) -> dict[str, Any]:
     """Each peer's figures; those that are not installed are left out, and said."""
     turns, questions = _asked_of(materials, options.seed)
     figures: dict[str, Any] = {}
@@ -80,7 +90,10 @@ def peers(options: BenchOptions, materials: Sequence[Material]) -> dict[str, Any
                 say(f"{peer} is skipped: it is not installed (pip install 'memopt[bench]')")
                 continue
             with scratch(options) as home:
-                task = PeerTask(peer=peer, home=str(home), turns=turns, questions=questions)
+                task = PeerTask(
+                    peer=peer, home=str(home), turns=turns, questions=questions,
+                    weights=str(weights),
+                )  # fmt: skip
                 figures[peer] = run_in_child(measure_peer, msgspec.to_builtins(task))
             progress(done, len(_NEEDS))
     return figures
@@ -91,7 +104,7 @@ def measure_peer(argument: dict[str, Any], report: Report) -> dict[str, Any]:
     task = msgspec.convert(argument, PeerTask)
     embedder = StaticEmbedder()
     embedder.embed(["everything is brought in"])
-    peer = _PEERS[task.peer](Path(task.home), embedder)
+    peer = _PEERS[task.peer](Path(task.home), embedder, Path(task.weights))
     meter = RssMeter()
     added, searched = LatencyHistogram(), LatencyHistogram()
     for turn in task.turns:
@@ -118,10 +131,11 @@ def measure_peer(argument: dict[str, Any], report: Report) -> dict[str, Any]:
 
 
 class MemoptPeer:
-    def __init__(self, home: Path, embedder: StaticEmbedder) -> None:
+    def __init__(self, home: Path, embedder: StaticEmbedder, weights: Path) -> None:
         self._memory = memopt.open(
             home / "s", budget=_BUDGET, durability=Durability.OS, embedder=embedder
         )
+        self._rankers = [Ranker(one) for one in read_several(weights)]
 
     def add(self, turn: Turn) -> None:
         source = turn.key.partition("/")[0]
@@ -130,6 +144,7 @@ class MemoptPeer:
         session.append(message_of(draft), at=to_datetime(turn.at_us))
 
     def search(self, question: PeerQuestion) -> list[str]:
+        self._memory._parts.recall.engine.use_ranker(self._rankers[question.fold])
         hits = self._memory.recall(
             question.text, scope=question.scope, limit=_LIMIT, now=to_datetime(question.now_us)
         )
@@ -139,8 +154,34 @@ class MemoptPeer:
         self._memory.close()
 
 
+class Bm25Peer:
+    def __init__(self, home: Path, embedder: StaticEmbedder, weights: Path) -> None:
+        self._analyser = Analyser()
+        self._turns: dict[str, list[Turn]] = {}
+        self._indexes: dict[str, ScopeIndex] = {}
+
+    def add(self, turn: Turn) -> None:
+        self._turns.setdefault(turn.scope, []).append(turn)
+
+    def search(self, question: PeerQuestion) -> list[str]:
+        turns = self._turns[question.scope]
+        if question.scope not in self._indexes:
+            drafts = [
+                Draft(source=number, seq=0, at_us=0, text=turn.text)
+                for number, turn in enumerate(turns)
+            ]
+            entries = Entries.of(drafts, embedder=None, analyser=self._analyser)
+            self._indexes[question.scope] = ScopeIndex.of([entries])
+        terms = sorted({*self._analyser.analyse(question.text).terms})
+        sums = self._indexes[question.scope].weigh(terms).parts.sum(0)[:-1]
+        return [turns[at].key for at in np.argsort(-sums, kind="stable")[:_LIMIT]]
+
+    def close(self) -> None:
+        pass
+
+
 class LangGraphPeer:
-    def __init__(self, home: Path, embedder: StaticEmbedder) -> None:
+    def __init__(self, home: Path, embedder: StaticEmbedder, weights: Path) -> None:
         from langgraph.store.memory import InMemoryStore
 
         def embed(texts: Sequence[str]) -> list[list[float]]:
@@ -178,7 +219,7 @@ class _Mem0Embedder:
 
 
 class Mem0Peer:
-    def __init__(self, home: Path, embedder: StaticEmbedder) -> None:
+    def __init__(self, home: Path, embedder: StaticEmbedder, weights: Path) -> None:
         # Read when it is imported.
         os.environ.update(MEM0_TELEMETRY="False", MEM0_DIR=str(home))
         from mem0 import Memory
@@ -216,7 +257,7 @@ class Mem0Peer:
 
 
 _PEERS: Final[dict[str, Any]] = {
-    "memopt": MemoptPeer, "langgraph": LangGraphPeer, "mem0": Mem0Peer,
+    "memopt": MemoptPeer, "bm25": Bm25Peer, "langgraph": LangGraphPeer, "mem0": Mem0Peer,
 }  # fmt: skip
 
 
@@ -233,7 +274,7 @@ def _asked_of(
             for key, draft in zip(keys, one.drafts, strict=True)
         ]
         questions += [
-            PeerQuestion(scope, q.text, tuple(keys[at] for at in q.gold), q.now_us)
+            PeerQuestion(scope, q.text, tuple(keys[at] for at in q.gold), q.now_us, one.fold)
             for q in one.questions
         ]
     random.Random(seed).shuffle(questions)

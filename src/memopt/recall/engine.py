@@ -30,6 +30,7 @@ from memopt.recall.segments import SegmentUpkeep
 
 if TYPE_CHECKING:
     from memopt.recall.loading import ScopeLoader
+    from memopt.recall.ranking import Ranker
     from memopt.recall.recaller import Asked, Recaller
 
 _SLICE_SECONDS: Final = 0.05
@@ -95,22 +96,32 @@ class RecallEngine:
 
     def recall(self, query: object, **how: Any) -> Recall:
         """The hits of a query. Arguments as `asked` of recaller.py takes them."""
-        from memopt.recall.recaller import Recaller, asked
+        from memopt.recall.recaller import asked
 
-        parts = self._parts
+        recaller = self._asking()
+        question = asked(query, **how)
+        try:
+            return recaller.recall(question)
+        except CorruptionError:
+            if not self._mend(question):
+                raise
+            return recaller.recall(question)
+
+    def use_ranker(self, ranker: "Ranker") -> None:
+        """Other weights than the shipped ones, for whoever measures them."""
+        self._asking().ranker = ranker
+
+    def _asking(self) -> "Recaller":
         if self._recaller is None:
+            from memopt.recall.recaller import Recaller
+
+            parts = self._parts
             self._recaller = Recaller(
                 parts.home, self.scopes, self._maker, self._reader, parts.compressor,
                 parts.budget, clock=parts.clock, events=parts.events,
                 tool_chars_max=parts.config.tool_text_chars_max,
             )  # fmt: skip
-        question = asked(query, **how)
-        try:
-            return self._recaller.recall(question)
-        except CorruptionError:
-            if not self._mend(question):
-                raise
-            return self._recaller.recall(question)
+        return self._recaller
 
     def _mend(self, question: "Asked") -> int:
         """What is damaged of the index that was asked; how many segments."""

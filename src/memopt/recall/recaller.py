@@ -139,6 +139,7 @@ class Recaller:
         self._clock = clock
         self._events = events
         self._tool_chars_max = tool_chars_max
+        self.ranker = Ranker.shipped()
 
     def recall(self, question: Asked) -> Recall:
         """Raises BudgetError where the index of a scope does not fit, CorruptionError where it is
@@ -203,7 +204,7 @@ class Recaller:
             if question.bound != NOW:
                 with self._home.snapshot() as tables:
                     items = ItemColumns.load(tables, one.number, self._compressor, question.bound)
-            return Ranker.shipped().rank(
+            return self.ranker.rank(
                 index, query, among=self._allowed(question, index, items),
                 priors=_priors(index, items),
                 candidates=max(CANDIDATES, 0 if question.max_tokens else question.limit),
