@@ -41,7 +41,7 @@ def wire_kept(
     rows = AnswerRows(residents)
     upkeep.ask_also(residents.make_free)
     upkeep.shrink_also(residents.limit, lambda: residents.freed_bytes)
-    return Kept(residents, rows, Keeper(directory.home, committer, compressor, rows))
+    return Kept(residents, rows, Keeper(directory.home, committer, compressor, rows, budget))
 
 
 def wire_answers(

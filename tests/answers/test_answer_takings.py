@@ -123,7 +123,7 @@ def test_an_answer_lives_no_longer_than_what_it_is_made_of(
 
 
 def test_what_began_before_all_that_is_known_counts_as_changed(memory: Memory) -> None:
-    takings = Takings(memory._parts.committer)
+    takings = Takings(memory._parts.committer, memory._parts.budget)
     begun = takings.begun()
     ours = [(Use.ITEM, 7, 0)]
     for number in range(TAKINGS_MAX):
@@ -131,3 +131,15 @@ def test_what_began_before_all_that_is_known_counts_as_changed(memory: Memory) -
     assert not takings.taken_since(begun, SCOPE, 1, ours, has_turns=True)
     takings.took(Use.ITEM, 5000, None)
     assert takings.taken_since(begun, SCOPE, 1, ours, has_turns=True)
+
+
+def test_what_there_was_no_room_to_note_counts_as_changed(memory: Memory) -> None:
+    budget = memory._parts.budget
+    takings = Takings(memory._parts.committer, budget)
+    begun = takings.begun()
+    free = budget.free_bytes()
+    budget.reserve("test", free)
+    takings.took(Use.ITEM, 1, None)
+    budget.release("test", free)
+    assert takings.taken_since(begun, SCOPE, 1, [(Use.ITEM, 7, 0)], has_turns=False)
+    budget.check()

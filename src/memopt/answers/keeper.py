@@ -17,6 +17,7 @@ from memopt.answers.categories import open_category
 from memopt.answers.rows import AnswerRows, checked_counts, heads, note_gone
 from memopt.answers.takings import Takings
 from memopt.base.answer_records import AnswerRow, History, Use
+from memopt.base.budget import Budget
 from memopt.base.errors import CorruptionError, StoreVersionError
 from memopt.base.item_records import Mark
 from memopt.base.protocols import Compressor, Reader
@@ -33,13 +34,14 @@ class Keeper:
     """The AnswerKeeper of a store, and an ItemWatcher. Thread-safe."""
 
     def __init__(
-        self, home: Reader, committer: GroupCommitter, compressor: Compressor, rows: AnswerRows
-    ) -> None:
+        self, home: Reader, committer: GroupCommitter, compressor: Compressor, rows: AnswerRows,
+        budget: Budget,
+    ) -> None:  # fmt: skip
         self._home = home
         self._committer = committer
         self._compressor = compressor
         self._rows = rows
-        self.takings = Takings(committer)
+        self.takings = Takings(committer, budget)
 
     # -- forgetting -------------------------------------------------------------------------------
 

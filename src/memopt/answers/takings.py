@@ -13,9 +13,13 @@ import threading
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from memopt.base.budget import Budget
 from memopt.journal.commit import GroupCommitter
 
 TAKINGS_MAX: Final = 256
+_OWNER: Final = "answer takings"
+_BYTES: Final = 224
+"""Of each: a tuple of four numbers, and its place."""
 _SCOPE: Final = -1
 _TURNS: Final = -2
 
@@ -32,8 +36,9 @@ class _Taking(NamedTuple):
 class Takings:
     """Thread-safe."""
 
-    def __init__(self, committer: GroupCommitter) -> None:
+    def __init__(self, committer: GroupCommitter, budget: Budget) -> None:
         self._committer = committer
+        self._budget = budget
         self._lock = threading.Lock()
         self._latest: collections.deque[_Taking] = collections.deque()
         self._unknown_lsn = -1
@@ -42,9 +47,13 @@ class Takings:
     def took(self, kind: int, source: int, seq: int | None) -> None:
         """In a commit: an item or a message."""
         with self._lock:
+            count = len(self._latest)
+            if count == TAKINGS_MAX or not self._budget.try_settle(_OWNER, (count + 1) * _BYTES):
+                # Without room it is known as one of those that are not in the list.
+                self._unknown_lsn = self._latest.popleft().lsn if count else self._committer.lsn
+                if not count:
+                    return
             self._latest.append(_Taking(self._committer.lsn, kind, source, seq))
-            if len(self._latest) > TAKINGS_MAX:
-                self._unknown_lsn = self._latest.popleft().lsn
 
     def took_turn(self, scope_number: int) -> None:
         """In a commit: something that answers within conversations of a scope may be made of."""
