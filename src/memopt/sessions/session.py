@@ -93,7 +93,7 @@ class Session:
             message, bytes_max=self._sessions.message_bytes_max,
             depth_max=config.message_depth_max, field="message",
         )  # fmt: skip
-        said = Said((body,), _said_us(at), _actor(actor), None, _idempotency_key(key))
+        said = Said((body,), (_said_us(at),), _actor(actor), None, _idempotency_key(key))
         receipt = self._sessions.transcripts.append(self._key, self._agent, said)
         if self._sessions.admission.open_turns:
             wrote(self._sessions.admission, self._key, len(body))
@@ -101,10 +101,12 @@ class Session:
 
     def extend(
         self, messages: Iterable[Mapping[str, Any] | Any], *, if_head: int | None = None,
-        key: str | None = None, at: datetime | None = None, actor: str | None = None,
+        key: str | None = None, at: datetime | Sequence[datetime | None] | None = None,
+        actor: str | None = None,
     ) -> Receipt:  # fmt: skip
-        """Add messages in one commit: all of them or none. Raises ConflictError unless `if_head` is
-        the session's head (0: it is not there yet)."""
+        """Add messages in one commit: all of them or none. `at` is when they were said: one time,
+        or one for each. Raises ConflictError unless `if_head` is the session's head (0: it is not
+        there yet)."""
         config, bytes_max = self._sessions.config, self._sessions.message_bytes_max
         if isinstance(messages, Mapping | str | bytes) or not isinstance(messages, Iterable):
             raise UsageError(f"expected messages, got {type(messages).__name__}", field="messages")
@@ -124,7 +126,8 @@ class Session:
             raise UsageError(
                 f"{size} bytes encoded, at most {bytes_max} in one call", field="messages"
             )
-        said = Said(bodies, _said_us(at), _actor(actor), if_head, _idempotency_key(key))
+        times = _said_times(at, len(bodies))
+        said = Said(bodies, times, _actor(actor), if_head, _idempotency_key(key))
         receipt = self._sessions.transcripts.append(self._key, self._agent, said)
         if self._sessions.admission.open_turns:
             wrote(self._sessions.admission, self._key, size)
@@ -365,6 +368,16 @@ def _said_us(at: datetime | None) -> int | None:
     if not isinstance(at, datetime) or at.tzinfo is None or at.utcoffset() is None:
         raise UsageError(f"expected an aware datetime, got {at!r}", field="at")
     return to_us(at)
+
+
+def _said_times(at: datetime | Sequence[datetime | None] | None, count: int) -> list[int | None]:
+    if at is None or isinstance(at, datetime):
+        return [_said_us(at)] * count
+    if not isinstance(at, Sequence) or isinstance(at, str | bytes):
+        raise UsageError(f"expected a datetime, or one for each message, got {at!r}", field="at")
+    if len(at) != count:
+        raise UsageError(f"{len(at)} times for {count} messages", field="at")
+    return [_said_us(one) for one in at]
 
 
 def _actor(actor: str | None) -> str | None:

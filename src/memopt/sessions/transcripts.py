@@ -58,7 +58,8 @@ class Said(NamedTuple):
     """One append: encoded messages and what came with them."""
 
     bodies: Sequence[bytes]
-    said_us: int | None
+    said_us: Sequence[int | None]
+    """Of each."""
     actor: str | None
     if_head: int | None
     key: str | None
@@ -158,10 +159,10 @@ class Transcripts:
             raise CapacityError("the session is full", limit="messages of a session")
         transaction.on_rollback(self._residents.drop, key)
         lsn, seq, line = transaction.lsn, resident.next_seq, resident.line
-        for body in said.bodies:
+        for body, said_us in zip(said.bodies, said.said_us, strict=True):
             lsn = transaction.next_lsn()
             record = pack_record(
-                line, seq, lsn=lsn, committed_us=transaction.at_us, said_us=said.said_us,
+                line, seq, lsn=lsn, committed_us=transaction.at_us, said_us=said_us,
                 actor=said.actor, body=body,
             )  # fmt: skip
             tables.tail.put(line, seq, record)
