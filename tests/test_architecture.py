@@ -27,6 +27,7 @@ FLOORS = {
             "client",
             "owner",
             "parts",
+            "past",
             "figures",
             "recalling",
             "wiring_recall",

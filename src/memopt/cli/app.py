@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from memopt.base.errors import MemoptError
 from memopt.cli import (
     forget,
+    importing,
     ingest,
     inspect,
     measure,
@@ -95,7 +96,7 @@ app.command("compact")(upkeep.compact)
 app.command("backup")(upkeep.backup)
 app.command("restore")(upkeep.restore)
 app.command("export")(transfer.export)
-app.command("import")(transfer.import_)
+app.command("import")(importing.import_)
 app.command("ingest")(ingest.ingest)
 app.command("forget")(forget.forget)
 app.command("remember")(memories.remember)

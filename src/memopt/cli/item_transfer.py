@@ -217,8 +217,12 @@ class ItemReading:
     """Puts lines about memories into a store, beside what is there already: what was imported
     before is compared, and only the rest is written."""
 
-    def __init__(self, memory: Memory, scope: str | None, count: Callable[[bool], None]) -> None:
-        """`count` is told of each memory, and whether it was there."""
+    def __init__(
+        self, memory: Memory, scope: str | None, count: Callable[[bool], None],
+        *, dry_run: bool = False,
+    ) -> None:  # fmt: skip
+        """`count` is told of each memory, and whether it was there. A dry run tells it, too."""
+        self._dry_run = dry_run
         self._memory = memory
         self._scope = scope
         self._count = count
@@ -235,6 +239,8 @@ class ItemReading:
         """Raises UsageError, msgspec.DecodeError."""
         if kind == "item":
             self._state(msgspec.json.decode(line, type=_ItemLine))
+        elif self._dry_run:
+            return
         elif kind == "item_change":
             self._change(msgspec.json.decode(line, type=_ChangeLine))
         else:
@@ -249,6 +255,8 @@ class ItemReading:
         if known:
             here = self._ids[line.scope, line.id] = known.pop(0)
             self._changes[here] = self._changes_of(here, self._firsts[scope])
+            return
+        if self._dry_run:
             return
         stated = self._memory.remember(
             item.text, scope=scope, kind=item.kind, subject=item.subject,

@@ -8,13 +8,20 @@ nor colour itself.
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from memopt.base.errors import (
@@ -134,26 +141,29 @@ def exit_code(error: BaseException) -> int:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A callable (done, total) that draws a bar on stderr once the work has taken a second.
+def progress(label: str, *, in_bytes: bool = False) -> Iterator["Bar"]:
+    """A callable (done, total, note) that draws a bar on stderr once the work has taken a second.
 
     A total of 0 means that nobody knows. Without a terminal nothing is drawn.
     """
-    bar = _Bar(label)
+    bar = Bar(label, in_bytes=in_bytes)
     try:
         yield bar
     finally:
         bar.stop()
 
 
-class _Bar:
-    def __init__(self, label: str) -> None:
+class Bar:
+    """How far some work came."""
+
+    def __init__(self, label: str, *, in_bytes: bool = False) -> None:
         self._label = label
+        self._in_bytes = in_bytes
         self._due = time.monotonic() + _BAR_AFTER_SECONDS
         self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._progress: Progress | None = None
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
         if now < self._due or not self._console.is_terminal:
             return
@@ -162,14 +172,15 @@ class _Bar:
             self._progress = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                MofNCompleteColumn(),
+                DownloadColumn(binary_units=True) if self._in_bytes else MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 console=self._console,
                 transient=True,
             )
             self._progress.start()
             self._task = self._progress.add_task(self._label, total=total or None)
-        self._progress.update(self._task, completed=done, total=total or None)
+        label = f"{self._label}, {note}" if note else self._label
+        self._progress.update(self._task, completed=done, total=total or None, description=label)
 
     def stop(self) -> None:
         if self._progress is not None:

@@ -1,0 +1,312 @@
+"""ChatGPT's data export: conversations.json, in parts in newer ones, or the archive with it.
+
+A conversation is a tree of nodes: who edits a prompt or asks for another reply makes a branch. The
+first child of a node goes on with its session, the others begin forks, in the order in which they
+were made; so a later export of the same conversation only adds. Which session ends in what is
+shown is kept with it as `current`.
+
+    <conversation>            what was said first
+    <conversation>~<node>     a fork: what was said instead, from there on
+
+Read from exports of 2023 to 2026 as they are described; there is no contract. Not here: images and
+other files of the archive, which are named where they were; custom instructions.
+"""
+
+from collections.abc import Iterator
+from typing import IO, Any, Final
+
+import msgspec
+
+from memopt.base.records import Message
+from memopt.base.units import MIB
+from memopt.past.files import READ_ERRORS, Source
+from memopt.past.json_array import objects
+from memopt.past.parsing import PARSE_ERRORS, parsed, reason_of, text_of, time_of
+from memopt.past.records import ORIGIN, About, Begin, Brought, Say, Step
+from memopt.past.replies import arguments_of
+
+CONVERSATION_BYTES_MAX: Final = 64 * MIB
+_FORK_CHARS: Final = 8
+_HIDDEN: Final = frozenset({"user_editable_context", "model_editable_context"})
+
+
+class _Author(msgspec.Struct):
+    role: Any = None
+    name: Any = None
+
+
+class _Metadata(msgspec.Struct):
+    model_slug: Any = None
+    is_visually_hidden_from_conversation: Any = None
+
+
+class _Message(msgspec.Struct):
+    id: Any = None
+    author: _Author | None = None
+    create_time: Any = None
+    content: Any = None
+    recipient: Any = None
+    metadata: _Metadata | None = None
+
+
+class _Node(msgspec.Struct):
+    parent: str | None = None
+    children: list[str] | None = None
+    message: _Message | None = None
+
+
+class _Conversation(msgspec.Struct):
+    mapping: dict[str, _Node | None]
+    id: str | None = None
+    conversation_id: str | None = None
+    title: Any = None
+    current_node: Any = None
+    gizmo_id: Any = None
+    is_archived: Any = None
+
+
+_CONVERSATIONS: Final = msgspec.json.Decoder(_Conversation)
+
+
+def is_mine(head: bytes) -> bool:
+    """Whether a JSON file begins like one of these."""
+    return b'"mapping"' in head and (b'"parent"' in head or b'"current_node"' in head)
+
+
+def read(source: Source, stream: IO[bytes], report: Brought) -> Iterator[Step]:
+    """The conversations of one file."""
+
+    def where(number: int) -> str:
+        return f"{source.name}: conversation {number}"
+
+    def too_large(number: int) -> None:
+        report.damage(where(number), f"it has more than {CONVERSATION_BYTES_MAX} bytes")
+
+    def cut_off(number: int) -> None:
+        report.damage(where(number), "the file ends within it")
+
+    found = objects(stream, bytes_max=CONVERSATION_BYTES_MAX, too_large=too_large, cut_off=cut_off)
+    try:
+        for number, body in found:
+            try:
+                conversation = parsed(body, _CONVERSATIONS)
+            except PARSE_ERRORS as error:
+                report.damage(where(number), reason_of(error))
+                continue
+            del body
+            name = conversation.conversation_id or conversation.id
+            if name is None:
+                report.damage(where(number), "it has no id")
+                continue
+            yield from _Tree(conversation, name, where(number), report).steps()
+    except READ_ERRORS as error:
+        report.damage(source.name, f"the file is damaged: {error}")
+
+
+class _Branch:
+    """A line of nodes that becomes a session."""
+
+    def __init__(self, session: str, parent: "_Branch | None", position: int) -> None:
+        self.session = session
+        self.parent = parent
+        self.position = position
+        self.count = position
+        self.is_begun = False
+        self.calls: list[tuple[str, str]] = parent.calls[:] if parent is not None else []
+        """Tools that were asked, and by which call."""
+
+
+class _Tree:
+    def __init__(self, conversation: _Conversation, name: str, where: str, report: Brought) -> None:
+        self._nodes = conversation.mapping
+        self._conversation = conversation
+        self._name = name
+        self._where = where
+        self._report = report
+        self._current: str | None = None
+        self._branches: list[_Branch] = []
+
+    def steps(self) -> Iterator[Step]:
+        children = self._children()
+        seen: set[str] = set()
+        waiting: list[tuple[str, _Branch | None, int]] = [
+            (root, None, 0) for root in reversed(children.pop(None, []))
+        ]
+        while waiting:
+            start, parent, position = waiting.pop()
+            branch = self._branch(start, parent, position)
+            node: str | None = start
+            behind: list[tuple[str, _Branch | None, int]] = []
+            while node is not None and node not in seen:
+                seen.add(node)
+                yield from self._node(node, branch)
+                if node == self._conversation.current_node:
+                    self._current = branch.session if branch.is_begun or parent is None else None
+                below = children.get(node, [])
+                behind += [(other, branch, branch.count) for other in below[1:]]
+                node = below[0] if below else None
+            waiting += reversed(behind)
+        unreached = len(self._nodes) - len(seen)
+        if unreached > 0:
+            self._report.skip("nodes that no root leads to", unreached)
+        yield from self._describe()
+
+    def _children(self) -> dict[str | None, list[str]]:
+        """By their parent: in the order that it names, then those that it does not name."""
+        children: dict[str | None, list[str]] = {None: []}
+        for name, node in self._nodes.items():
+            known = node.children if node is not None else None
+            children[name] = [
+                one for one in dict.fromkeys(known or ()) if one in self._nodes and one != name
+            ]
+        named = {one for ones in children.values() for one in ones}
+        for name, node in self._nodes.items():
+            parent = node.parent if node is not None else None
+            if name not in named:
+                children[parent if parent in self._nodes and parent != name else None].append(name)
+        return children
+
+    def _branch(self, start: str, parent: _Branch | None, position: int) -> _Branch:
+        while parent is not None and (not parent.is_begun or position <= parent.position):
+            # It shares nothing with that which the one before does not have, too.
+            parent = parent.parent
+        is_first = not self._branches
+        session = self._name if is_first else f"{self._name}~{start[:_FORK_CHARS]}"
+        branch = _Branch(session, parent, position if parent is not None else 0)
+        self._branches.append(branch)
+        return branch
+
+    def _node(self, name: str, branch: _Branch) -> Iterator[Step]:
+        node = self._nodes[name]
+        said = node.message if node is not None else None
+        if said is None:
+            return
+        message = self._message(name, said, branch)
+        if message is None:
+            return
+        if not branch.is_begun:
+            branch.is_begun = True
+            parent = branch.parent.session if branch.parent and branch.position else None
+            yield Begin(branch.session, parent, branch.position if parent else 0)
+        branch.count += 1
+        message[ORIGIN] = {"ids": [name]}
+        where = f"{self._where}, node {name}"
+        yield Say(branch.session, message, time_of(said.create_time), where)
+
+    def _message(self, name: str, said: _Message, branch: _Branch) -> Message | None:
+        """None for what is no part of the conversation."""
+        author = said.author or _Author()
+        role = text_of(author.role)
+        content = said.content if isinstance(said.content, dict) else {}
+        kind = text_of(content.get("content_type"))
+        metadata = said.metadata or _Metadata()
+        if kind in _HIDDEN or (
+            role == "system" and metadata.is_visually_hidden_from_conversation is not False
+        ):
+            self._report.skip("what the program said by itself")
+            return None
+        if kind == "reasoning_recap":
+            self._report.skip("how long a model thought")
+            return None
+        message: Message = {"role": role or "user", "content": None}
+        if isinstance(metadata.model_slug, str):
+            message["model"] = metadata.model_slug
+        message["id"] = name
+        if kind == "thoughts":
+            message["reasoning_content"] = _thoughts(content)
+            return message if message["reasoning_content"] else None
+        told = _content(content, kind)
+        if not told:
+            self._report.skip("nodes without text")
+            return None
+        if role == "assistant" and said.recipient not in (None, "all"):
+            tool = text_of(said.recipient)
+            branch.calls.append((tool, name))
+            function = {"name": tool, "arguments": _arguments(told)}
+            message["tool_calls"] = [{"id": name, "type": "function", "function": function}]
+            return message
+        if role == "tool":
+            call = _call_of(text_of(author.name), branch.calls)
+            if call is None:
+                # A result that nobody asked for, such as a file that was opened beforehand.
+                message["name"] = text_of(author.name)
+            else:
+                message["tool_call_id"] = call
+        message["content"] = told
+        return message
+
+    def _describe(self) -> Iterator[Step]:
+        conversation = self._conversation
+        for branch in self._branches:
+            if not branch.is_begun:
+                continue
+            about: dict[str, Any] = {"format": "chatgpt", "title": conversation.title}
+            about["gpt"] = conversation.gizmo_id
+            if branch.parent is not None:
+                about |= {"fork_of": branch.parent.session, "fork_at": branch.position}
+            elif self._current != branch.session:
+                about["current"] = self._current
+            yield About(branch.session, about)
+
+
+def _call_of(tool: str, calls: list[tuple[str, str]]) -> str | None:
+    """The last call of a tool that has no result yet."""
+    for index in range(len(calls) - 1, -1, -1):
+        if calls[index][0] == tool or calls[index][0].split(".")[0] == tool.split(".")[0]:
+            return calls.pop(index)[1]
+    return None
+
+
+def _thoughts(content: dict[str, Any]) -> str:
+    thoughts = content.get("thoughts")
+    texts = [
+        "\n".join(text_of(one.get(field)) for field in ("summary", "content") if one.get(field))
+        for one in (thoughts if isinstance(thoughts, list) else [])
+        if isinstance(one, dict)
+    ]
+    return "\n\n".join(text for text in texts if text)
+
+
+def _content(content: dict[str, Any], kind: str) -> str | list[dict[str, Any]]:
+    parts = content.get("parts")
+    if not isinstance(parts, list):
+        fields = ("title", "url", "text", "result", "content", "summary")
+        return "\n".join(text_of(content[field]) for field in fields if content.get(field))
+    told: list[dict[str, Any]] = []
+    for part in parts:
+        if isinstance(part, str):
+            text: Any = part
+        elif isinstance(part, dict):
+            text = part.get("text") or part.get("content")
+            if not isinstance(text, str):
+                told.append(_media(part))
+                continue
+        else:
+            text = text_of(part)
+        if text:
+            told.append({"type": "text", "text": text})
+    if all(one["type"] == "text" for one in told):
+        return "\n\n".join(one["text"] for one in told)
+    return told
+
+
+def _media(part: dict[str, Any]) -> dict[str, Any]:
+    """A file of the archive, by its name there."""
+    pointer = part.get("asset_pointer") or part.get("audio_asset_pointer")
+    if isinstance(pointer, dict):
+        pointer = pointer.get("asset_pointer")
+    if "image" in text_of(part.get("content_type")):
+        return {"type": "image_url", "image_url": {"url": text_of(pointer)}}
+    kept = {"content_type": text_of(part.get("content_type")), "pointer": text_of(pointer)}
+    return {"type": "file", "file": kept}
+
+
+def _arguments(told: str | list[dict[str, Any]]) -> str:
+    """What a tool was asked: JSON as it stands, other text as `input`."""
+    if isinstance(told, str):
+        try:
+            if isinstance(msgspec.json.decode(told), dict):
+                return told
+        except (msgspec.DecodeError, RecursionError):
+            pass
+    return arguments_of(told)

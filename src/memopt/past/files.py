@@ -1,0 +1,292 @@
+"""The files of a history: found, opened, and read a line at a time.
+
+Invariant: what is read is bounded whatever the file is. A line, an unpacked file and an archive
+have limits, a link within a folder is not followed, and nothing of an archive is written to disk,
+so the names in it do no harm. Not here: what is in the lines.
+"""
+
+import contextlib
+import gzip
+import io
+import os
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final, NamedTuple
+
+import zstandard
+
+from memopt.base.errors import UsageError
+from memopt.base.units import GIB, KIB, MIB
+from memopt.past.records import Brought
+
+LINE_BYTES_MAX: Final = 32 * MIB
+FILES_MAX: Final = 100_000
+"""Of one call."""
+UNPACKED_BYTES_MAX: Final = 16 * GIB
+"""Of one packed file."""
+UNPACKED_RATIO_MAX: Final = 250
+"""Beyond the first 16 MiB; conversations pack to a fifth."""
+_UNPACKED_BYTES_FREE: Final = 16 * MIB
+_DIRECTORY_BYTES_MAX: Final = 16 * MIB
+"""Of an archive's list of what is in it."""
+_CHUNK_BYTES: Final = 256 * KIB
+_ZSTD_WINDOW_MAX: Final = 128 * MIB
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_ZIP_MAGIC: Final = b"PK\x03\x04"
+_ZIP_END: Final = b"PK\x05\x06"
+_ZIP_END_BYTES_MAX: Final = 22 + 65_535
+_PACKED: Final = (".gz", ".zst")
+SUFFIXES: Final = (".jsonl", ".json", ".md", ".markdown", ".zip")
+"""What of a folder is looked at, packed or not."""
+CONVERSATIONS: Final = re.compile(r"conversations([-_.]?\d+)?\.json", re.IGNORECASE)
+"""What in an archive is looked at."""
+
+READ_ERRORS: Final = (
+    EOFError, zlib.error, zstandard.ZstdError, gzip.BadGzipFile, zipfile.BadZipFile,
+    NotImplementedError,
+)  # fmt: skip
+"""What a damaged packed file raises, and an archive that is locked or packed unknown."""
+
+
+class Source(NamedTuple):
+    """One file, or one file of an archive."""
+
+    path: Path
+    place: str
+    """Within the folder that was named, without suffixes; of a file that was named, its name."""
+    member: str | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}!{self.member}"
+
+
+def sources(path: Path, report: Brought) -> Iterator[Source]:
+    """The files that a path means, in order. Raises UsageError for a folder without any, and for
+    too many; OSError for what cannot be read."""
+    if path.is_dir():
+        count = 0
+        for file in _walk(path, report):
+            count += 1
+            if count > FILES_MAX:
+                raise UsageError(f"more than {FILES_MAX} files", field="PATH")
+            place = file.relative_to(path).as_posix()
+            yield from _members(file, _bare(place), report)
+        if not count:
+            raise UsageError(f"no history in {path}, of {' '.join(SUFFIXES)}", field="PATH")
+    elif not stat.S_ISREG(path.stat().st_mode):
+        raise UsageError("is no file", field=str(path))
+    else:
+        yield from _members(path, _bare(path.name), report)
+
+
+def size_of(source: Source) -> int:
+    """Bytes of its file as it lies there; of an archive's part, as it is unpacked."""
+    if source.member is None:
+        return source.path.stat().st_size
+    with zipfile.ZipFile(source.path) as archive:
+        return archive.getinfo(source.member).file_size
+
+
+@contextlib.contextmanager
+def opened(source: Source, read: Callable[[int], None]) -> Iterator[IO[bytes]]:
+    """Its bytes, unpacked on the way; `read` is told how many of the file's own went by."""
+    with contextlib.ExitStack() as stack:
+        # Without waiting for somebody to write into what is no file.
+        descriptor = os.open(source.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        raw = stack.enter_context(open(descriptor, "rb", buffering=0))
+        if source.member is not None:
+            archive = stack.enter_context(zipfile.ZipFile(raw))
+            info = archive.getinfo(source.member)
+            # No more than it says is ever unpacked.
+            _check_growth(info.file_size, info.compress_size)
+            try:
+                packed: Any = stack.enter_context(archive.open(info))
+            except RuntimeError as error:
+                raise zipfile.BadZipFile(str(error)) from error
+            yield io.BufferedReader(_Counted(packed, read), _CHUNK_BYTES)
+            return
+        magic = raw.read(4)
+        raw.seek(0)
+        counted = _Counted(raw, read)
+        if magic.startswith(_GZIP_MAGIC):
+            packed = gzip.GzipFile(fileobj=io.BufferedReader(counted, _CHUNK_BYTES))
+        elif magic == _ZSTD_MAGIC:
+            decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_MAX)
+            packed = decompressor.stream_reader(
+                io.BufferedReader(counted, _CHUNK_BYTES), read_across_frames=True
+            )
+        else:
+            yield io.BufferedReader(counted, _CHUNK_BYTES)
+            return
+        yield io.BufferedReader(_Limited(packed, counted), _CHUNK_BYTES)
+
+
+def lines(
+    stream: IO[bytes], name: str, report: Brought, *, is_text: bool = False
+) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, bare, with their numbers; of a text, all as they are. One that
+    is too long, and damage behind which nothing can be read, are noted."""
+    number = 0
+    while True:
+        number += 1
+        try:
+            line = stream.readline(LINE_BYTES_MAX + 1)
+            if not line:
+                return
+            if len(line) > LINE_BYTES_MAX and not line.endswith(b"\n"):
+                while line and not line.endswith(b"\n"):
+                    line = stream.readline(_CHUNK_BYTES)
+                report.damage(f"{name}:{number}", f"the line has more than {LINE_BYTES_MAX} bytes")
+                continue
+        except READ_ERRORS as error:
+            report.damage(f"{name}:{number}", f"the file is damaged: {error}")
+            return
+        if is_text:
+            yield number, line
+            continue
+        # A system that fell while it wrote may leave zeros.
+        stripped = line.strip(b" \t\r\n\0")
+        if stripped:
+            ended = b"\n" if line.endswith(b"\n") else b""
+            yield number, stripped.removeprefix(b"\xef\xbb\xbf") + ended
+
+
+def head_of(source: Source, size: int) -> bytes:
+    """Its first bytes, unpacked; fewer where it is damaged."""
+    with contextlib.suppress(*READ_ERRORS), opened(source, lambda count: None) as stream:
+        return stream.read(size)
+    return b""
+
+
+def is_archive(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        return file.read(4) == _ZIP_MAGIC
+
+
+def _walk(folder: Path, report: Brought) -> Iterator[Path]:
+    for where, folders, names in os.walk(folder, onerror=_raise):
+        linked = [name for name in folders if Path(where, name).is_symlink()]
+        report_links = len(linked)
+        folders[:] = sorted(name for name in folders if name not in linked)
+        for name in sorted(names):
+            path = Path(where, name)
+            suffix = PurePosixPath(_unpacked(name)).suffix.lower()
+            if suffix not in SUFFIXES:
+                continue
+            if path.is_symlink():
+                report_links += 1
+            elif path.is_file():
+                yield path
+        if report_links:
+            report.skip("links, which are not followed", report_links)
+
+
+def _members(path: Path, place: str, report: Brought) -> Iterator[Source]:
+    if not is_archive(path):
+        yield Source(path, place)
+        return
+    _check_archive(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [
+                info.filename
+                for info in archive.infolist()
+                if not info.is_dir()
+                and CONVERSATIONS.fullmatch(PurePosixPath(info.filename).name)
+                and not stat.S_ISLNK(info.external_attr >> 16)
+            ]
+    except READ_ERRORS as error:
+        report.damage(str(path), f"the archive is damaged: {error}")
+        return
+    if not names:
+        report.damage(str(path), "there is no conversations.json in the archive")
+    for name in sorted(names):
+        yield Source(path, place, name)
+
+
+def _check_archive(path: Path) -> None:
+    """Raises UsageError where the list of what is in it is too long to be read."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - _ZIP_END_BYTES_MAX))
+        end = file.read()
+    at = end.rfind(_ZIP_END)
+    if at < 0 or at + 16 > len(end):
+        return
+    (listed,) = struct.unpack_from("<I", end, at + 12)
+    if listed > _DIRECTORY_BYTES_MAX:
+        raise UsageError(
+            f"its list of files has {listed} bytes, at most {_DIRECTORY_BYTES_MAX}: unpack it",
+            field=str(path),
+        )
+
+
+def _bare(place: str) -> str:
+    """Without the suffixes that say what it is."""
+    place = _unpacked(place)
+    for suffix in SUFFIXES:
+        if place.lower().endswith(suffix):
+            return place[: -len(suffix)]
+    return place
+
+
+def _unpacked(name: str) -> str:
+    for suffix in _PACKED:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+class _Counted(io.RawIOBase):
+    """A file that tells how far it was read."""
+
+    def __init__(self, raw: Any, read: Callable[[int], None]) -> None:
+        self._raw = raw
+        self._read = read
+        self.count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = self._raw.readinto(buffer) or 0
+        self.count += count
+        self._read(count)
+        return count
+
+
+class _Limited(io.RawIOBase):
+    """An unpacked file that ends with an error where it grows beyond all measure."""
+
+    def __init__(self, unpacked: Any, packed: _Counted) -> None:
+        self._unpacked = unpacked
+        self._packed = packed
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        chunk = self._unpacked.read(len(buffer))
+        self._count += len(chunk)
+        _check_growth(self._count, self._packed.count)
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
+def _check_growth(unpacked_bytes: int, packed_bytes: int) -> None:
+    if unpacked_bytes > UNPACKED_BYTES_MAX or (
+        unpacked_bytes > _UNPACKED_BYTES_FREE and unpacked_bytes > UNPACKED_RATIO_MAX * packed_bytes
+    ):
+        raise zlib.error(f"{packed_bytes} bytes unpack to {unpacked_bytes} and more")

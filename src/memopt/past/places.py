@@ -1,0 +1,110 @@
+"""Which line of a conversation each record of a log went to, and where on it.
+
+Owns: the lines of one source, what is said on them by kind, and the places of records by name.
+Invariant: the places that are kept have a limit; of a log with more records the oldest half is let
+go, and what names one of those as its parent goes on where others go on.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from memopt.base.records import Message
+from memopt.past.records import Begin, Say, Step
+from memopt.past.replies import Reply
+
+PLACES_MAX: Final = 200_000
+LINES_MAX: Final = 20_000
+"""Of one source: forks and subagents."""
+
+PROMPT: Final = ord("u")
+"""A prompt of a person: what a fork begins with, mostly."""
+OTHER: Final = ord("o")
+REPLY: Final = ord("a")
+RESULT: Final = ord("t")
+
+
+class Line:
+    """A session as it is read: messages that follow each other."""
+
+    def __init__(
+        self, session: str, parent: "Line | None" = None, position: int = 0,
+        *, is_agent: bool = False,
+    ) -> None:  # fmt: skip
+        """`position` is how many messages it shares with its parent."""
+        self.session = session
+        self.parent = parent
+        self.position = position
+        self.is_agent = is_agent
+        self.reply: Reply | None = None
+        self.is_begun = False
+        self._kinds: bytearray = bytearray() if parent is None else parent._kinds[:position]
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    @property
+    def last_prompt(self) -> int:
+        """Where the last prompt is; -1 where there is none."""
+        return self._kinds.rfind(PROMPT)
+
+    def behind(self, position: int) -> int:
+        """Where a message ends with the results of its calls."""
+        behind = min(position + 1, len(self._kinds))
+        while behind < len(self._kinds) and self._kinds[behind] == RESULT:
+            behind += 1
+        return behind
+
+    def before_prompts(self, count: int) -> int:
+        """Where the last `count` prompts and all behind them begin."""
+        at = len(self._kinds)
+        for _ in range(count):
+            at = max(self._kinds.rfind(PROMPT, 0, at), 0)
+        return at
+
+    def say(
+        self, kind: int, message: Message, at: datetime | None, where: str
+    ) -> Iterator[Step]:  # fmt: skip
+        yield from self.close()
+        yield from self._say(kind, Say(self.session, message, at, where))
+
+    def close(self) -> Iterator[Step]:
+        """Say what is held."""
+        reply, self.reply = self.reply, None
+        if reply is not None:
+            for step in reply.steps(self.session):
+                kind = RESULT if step.message.get("role") == "tool" else REPLY
+                yield from self._say(kind, step)
+
+    def _say(self, kind: int, step: Say) -> Iterator[Step]:
+        if not self.is_begun:
+            self.is_begun = True
+            parent = self.parent.session if self.parent is not None and self.position else None
+            yield Begin(self.session, parent, self.position if parent else 0)
+        self._kinds.append(kind)
+        yield step
+
+
+class Place(NamedTuple):
+    line: Line
+    position: int
+    """Of the message that a record became, or follows; -1 where there is none."""
+
+
+class Places:
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self._places: dict[Any, Place] = {}
+
+    def add(self, line: Line) -> Line:
+        self.lines.append(line)
+        return line
+
+    def find(self, name: Any) -> Place | None:
+        return self._places.get(name)
+
+    def put(self, name: Any, line: Line, position: int) -> None:
+        if len(self._places) >= PLACES_MAX:
+            for old in list(self._places)[: PLACES_MAX // 2]:
+                del self._places[old]
+        self._places[name] = Place(line, position)

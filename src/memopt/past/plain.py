@@ -1,0 +1,67 @@
+"""Lines of messages, as Chat requests have them: {"role": …, "content": …}, one a line.
+
+A line may name its session (`session`, `session_id`, `conversation_id` or `thread_id`) and its
+time (`at`, `timestamp`, `created_at`, `create_time`, `time`); else all of a file are one. Messages
+are kept exactly, without a note of where they are from.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import IO, Any, Final
+
+import msgspec
+
+from memopt.past.files import Source, lines
+from memopt.past.parsing import PARSE_ERRORS, parsed, reason_of, time_of
+from memopt.past.records import Begin, Brought, Say, Step
+
+_NAMES: Final = ("session", "session_id", "conversation_id", "thread_id")
+_TIMES: Final = ("at", "timestamp", "created_at", "create_time", "time")
+_SESSIONS_MAX: Final = 100_000
+"""Of one file."""
+_OBJECTS: Final = msgspec.json.Decoder(dict[str, Any])
+
+
+def is_mine(record: dict[str, Any]) -> bool:
+    """Whether a line is a message by itself."""
+    return (
+        isinstance(record.get("role"), str)
+        and "content" in record
+        and not {"kind", "type", "uuid", "messages"} & record.keys()
+    )
+
+
+def read(source: Source, stream: IO[bytes], report: Brought) -> Iterator[Step]:
+    """The sessions of one file."""
+    begun: set[str] = set()
+    for number, line in lines(stream, source.name, report):
+        where = f"{source.name}:{number}"
+        try:
+            message = parsed(line, _OBJECTS)
+        except PARSE_ERRORS as error:
+            if line.endswith(b"\n") or isinstance(error, msgspec.ValidationError):
+                report.damage(where, reason_of(error))
+            else:
+                report.half_written(where)
+            continue
+        if not is_mine(message):
+            report.skip("lines that are no message")
+            continue
+        session = _name(message) or source.place
+        if session not in begun:
+            if len(begun) >= _SESSIONS_MAX:
+                report.skip("messages of sessions that are too many")
+                continue
+            begun.add(session)
+            yield Begin(session)
+        yield Say(session, message, _time(message), where)
+
+
+def _name(message: dict[str, Any]) -> str | None:
+    named = (message.get(field) for field in _NAMES)
+    return next((name for name in named if isinstance(name, str) and name), None)
+
+
+def _time(message: dict[str, Any]) -> datetime | None:
+    times = (time_of(message.get(field)) for field in _TIMES)
+    return next((time for time in times if time is not None), None)
