@@ -43,6 +43,10 @@ class Line:
     def __len__(self) -> int:
         return len(self._kinds)
 
+    # One on which nothing was said yet is a line all the same.
+    def __bool__(self) -> bool:
+        return True
+
     @property
     def last_prompt(self) -> int:
         """Where the last prompt is; -1 where there is none."""
