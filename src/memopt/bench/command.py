@@ -29,6 +29,7 @@ NAMES: Final = (
     "density",
     "embedding",
     "forecast",
+    "importing",
     "imports",
     "indexing",
     "latency",

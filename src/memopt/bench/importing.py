@@ -1,0 +1,269 @@
+"""Question: how long does a coding agent's history of 100 MB take to come in, and in how much RAM?
+
+Method: a history in Claude Code's layout is made from coding trajectories, in a folder for each
+eight conversations: replies in parts, results in users' records, a progress record between. Each
+conversation is taken as often as is needed, and each of its messages bears a word of its own, so no
+two are alike. Then, each in a fresh process with a budget of 128 MiB and a store that syncs:
+1. It is read alone, which is what the formats cost.
+2. It is imported. RSS growth counts from before the store is opened, beside promise 3. At the end
+   all is indexed: the words of some of a random tenth of the messages are asked for, and have to be
+   among ten hits.
+3. It is imported again, which has to add nothing.
+Not measured: other formats, `toolUseResult` (real histories hold results twice, this one does not),
+how well a question finds what it means (recall).
+"""
+
+import random
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+import memopt
+from memopt.base.config import Config
+from memopt.base.records import Message
+from memopt.base.units import MIB
+from memopt.bench import data
+from memopt.bench.child import Report, run_in_child
+from memopt.bench.command import BenchOptions, main, scratch
+from memopt.bench.measure import LatencyHistogram, RssMeter, disk_bytes, machine
+from memopt.past import Bringer, Brought, Format, read, sources
+from memopt.past.records import Say
+
+_HISTORY_BYTES: Final = 100_000_000
+_QUICK_BYTES: Final = 3_000_000
+_BUDGET: Final = 128 * MIB
+_PROMISED_SHARE: Final = 1.05
+_PROMISED_BYTES: Final = 16 * MIB
+_SCOPE: Final = "me/claude-code"
+_FOLDER_CONVERSATIONS: Final = 8
+_TENTH: Final = 0.1
+_ASKED_MAX: Final = 1_000
+_HEAD_CHARS: Final = 200
+"""A word lies within so many characters, where what is indexed of a long output reaches."""
+_SECONDS_APART: Final = 7
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    history: str
+    home: str
+    seed: int = 0
+
+
+def run(options: BenchOptions) -> dict[str, Any]:
+    """All of it, with what promise 3 allows."""
+    files = options.files or (data.trajectories("openhands"),)
+    with scratch(options) as home:
+        history = home / "projects"
+        size = _QUICK_BYTES if options.quick else _HISTORY_BYTES
+        made = make(history, files, size)
+        task = Task(history=str(history), home=str(home), seed=options.seed)
+        alone = run_in_child(read_alone, task)
+        imported = run_in_child(bring_in, task)
+        again = run_in_child(bring_again, task)
+        found = machine(home)
+    return {
+        **made,
+        "budget_bytes": _BUDGET,
+        "rss_growth_promised_bytes": int(_PROMISED_SHARE * _BUDGET) + _PROMISED_BYTES,
+        "read_alone": alone,
+        "imported": imported,
+        "again": again,
+        "machine": found,
+    }
+
+
+# -- the history ----------------------------------------------------------------------------------
+
+
+def make(folder: Path, files: tuple[Path, ...], size_bytes: int) -> dict[str, Any]:
+    """Write a history of so many bytes; what is in it."""
+    conversations = data.load(files)
+    written = messages = count = 0
+    while written < size_bytes:
+        session = str(uuid.UUID(int=count + 1, version=4))
+        path = folder / f"-work-{count // _FOLDER_CONVERSATIONS}" / f"{session}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        conversation = conversations[count % len(conversations)]
+        lines = list(_records(conversation, session, count))
+        body = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+        path.write_bytes(body)
+        written += len(body)
+        messages += len(conversation)
+        count += 1
+    return {"history_bytes": written, "conversations": count, "messages": messages}
+
+
+def word_of(conversation: int, message: int) -> str:
+    """The word that no other message bears."""
+    return f"qx{conversation}zw{message}"
+
+
+def _records(
+    conversation: data.Conversation, session: str, number: int
+) -> Iterator[dict[str, Any]]:
+    parent: str | None = None
+    begun = 1_750_000_000 + 86_400 * number
+    yield {"type": "file-history-snapshot", "messageId": session, "snapshot": {}}
+    for index, message in enumerate(conversation):
+        at = time.strftime("%Y-%m-%dT%H:%M:%S.250Z", time.gmtime(begun + index * _SECONDS_APART))
+        for part, (kind, said) in enumerate(_parts(message, number, index)):
+            name = str(uuid.UUID(int=(number << 40) + (index << 8) + part, version=4))
+            yield {
+                "parentUuid": parent, "isSidechain": False, "userType": "external",
+                "cwd": "/work/project", "sessionId": session, "version": "2.1.81",
+                "gitBranch": "main", "type": kind, "message": said, "uuid": name, "timestamp": at,
+            }  # fmt: skip
+            parent = name
+        yield {"type": "progress", "sessionId": session, "data": {"type": "hook_progress"}}
+
+
+def _parts(
+    message: Message, number: int, index: int
+) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+    """The records of one message: a reply is one for its text and one for each call."""
+    text = _marked(message, word_of(number, index))
+    if message.get("role") == "tool":
+        block = {"type": "tool_result", "tool_use_id": message.get("tool_call_id"), "content": text}
+        yield "user", {"role": "user", "content": [block]}
+    elif message.get("role") != "assistant":
+        yield "user", {"role": "user", "content": text}
+    else:
+        envelope = {"role": "assistant", "id": f"msg_{number}_{index}", "model": "model-x"}
+        if text:
+            yield "assistant", {**envelope, "content": [{"type": "text", "text": text}]}
+        for call in message.get("tool_calls") or ():
+            block = {
+                "type": "tool_use", "id": call["id"], "name": call["function"]["name"],
+                "input": {"arguments": call["function"]["arguments"]},
+            }  # fmt: skip
+            yield "assistant", {**envelope, "content": [block]}
+
+
+def _marked(message: Message, word: str) -> str:
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "\n".join(part.get("text", "") for part in content if isinstance(part, dict))
+    if not isinstance(content, str) or not content:
+        return ""
+    at = content.find(" ", 0, _HEAD_CHARS)
+    return f"{content[:at]} {word}{content[at:]}" if at > 0 else f"{word} {content}"
+
+
+# -- what is measured -----------------------------------------------------------------------------
+
+
+def read_alone(argument: Any, _report: Report) -> Any:
+    """Child: all that is said, carried out nowhere."""
+    task = msgspec.convert(argument, Task)
+    report = Brought()
+    begun = time.perf_counter()
+    said = sum(
+        isinstance(step, Say)
+        for source in sources(Path(task.history), report)
+        for step in read(source, Format.CLAUDE_CODE, report, lambda count: None)
+    )
+    return {"messages": said, **_rates(report, time.perf_counter() - begun)}
+
+
+def bring_in(argument: Any, _report: Report) -> Any:
+    """Child: the import, and what is found of it."""
+    task = msgspec.convert(argument, Task)
+    meter = RssMeter()
+    with _opened(task) as memory:
+        figures = _bring(memory, task, meter)
+        growth = meter.growth_bytes_max
+        found = _ask(memory, task)
+        after = meter.growth_bytes_max
+        memory.compact()
+        disk = disk_bytes(memory.path)
+    return {
+        **figures,
+        "rss_growth_bytes_max": growth,
+        "rss_growth_with_recall_bytes_max": after,
+        "rss_start_bytes": meter.start_bytes,
+        "recall": found,
+        "disk_bytes_compacted": disk,
+    }
+
+
+def bring_again(argument: Any, _report: Report) -> Any:
+    """Child: the same once more, in a process that has seen nothing of it."""
+    task = msgspec.convert(argument, Task)
+    meter = RssMeter()
+    with _opened(task) as memory:
+        figures = _bring(memory, task, meter)
+    return {**figures, "rss_growth_bytes_max": meter.growth_bytes_max}
+
+
+def _bring(memory: memopt.Memory, task: Task, meter: RssMeter) -> dict[str, Any]:
+    report = Brought()
+    bringer = Bringer(memory, scope=_SCOPE, agent="claude-code", report=report)
+    begun = time.perf_counter()
+    for source in sources(Path(task.history), report):
+        bringer.bring(read(source, Format.CLAUDE_CODE, report, lambda count: None))
+        meter.sample()
+    seconds = time.perf_counter() - begun
+    assert not report.damaged, report.damaged[0]
+    return {
+        "sessions": report.sessions,
+        "messages_added": report.messages,
+        "messages_there": report.messages_there,
+        **_rates(report, seconds),
+        "messages_per_second": round((report.messages + report.messages_there) / seconds, 1),
+    }
+
+
+def _rates(report: Brought, seconds: float) -> dict[str, Any]:
+    megabytes = report.bytes / 1e6
+    return {
+        "megabytes": round(megabytes, 2),
+        "seconds": round(seconds, 2),
+        "megabytes_per_second": round(megabytes / seconds, 2),
+    }
+
+
+def _ask(memory: memopt.Memory, task: Task) -> dict[str, Any]:
+    """Words of a random tenth of the messages, or of as many of it as there is patience for."""
+    chance = random.Random(task.seed)
+    words = [word for word in _words(memory) if chance.random() < _TENTH]
+    asked = chance.sample(words, min(len(words), _ASKED_MAX))
+    times = LatencyHistogram()
+    found = 0
+    for word in asked:
+        begun = time.perf_counter_ns()
+        recalled = memory.recall(word, scope=_SCOPE)
+        times.add(time.perf_counter_ns() - begun)
+        found += any(word in hit.text for hit in recalled.hits)
+    return {
+        "tenth": len(words),
+        "asked": len(asked),
+        "found_share": round(found / max(1, len(asked)), 4),
+        "recall_us": msgspec.to_builtins(times.quantiles()),
+    }
+
+
+def _words(memory: memopt.Memory) -> Iterator[str]:
+    """Those that were brought in, by the sessions that hold them."""
+    after = None
+    while infos := memory.sessions(_SCOPE, after=after, limit=100):
+        for info in infos:
+            number = uuid.UUID(info.id).int & ((1 << 62) - 1)
+            for entry in memory.session(info.id, scope=_SCOPE).entries():
+                content = entry.message.get("content")
+                mark = f"qx{number - 1}zw"
+                if isinstance(content, str) and mark in content[: 2 * _HEAD_CHARS]:
+                    yield next(word for word in content.split() if word.startswith(mark))
+        after = (infos[-1].scope, infos[-1].id)
+
+
+def _opened(task: Task) -> memopt.Memory:
+    return memopt.open(Path(task.home) / "store", config=Config(budget_bytes=_BUDGET))
+
+
+if __name__ == "__main__":
+    sys.exit(main("importing", __doc__))
