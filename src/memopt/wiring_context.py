@@ -7,8 +7,11 @@ from memopt.base.config import Config
 from memopt.base.context_protocols import Summarizer
 from memopt.base.errors import UsageError
 from memopt.base.events import Events
+from memopt.base.moments import NOW
 from memopt.base.protocols import Clock, Compressor
 from memopt.base.recall_protocols import EmbedderMaker
+from memopt.base.recall_records import Recall
+from memopt.base.records import Reach
 from memopt.context.engine import Contexts
 from memopt.context.keeper import ContextKeeper
 from memopt.context.making import ContextParts
@@ -42,11 +45,17 @@ def wire_context(
     upkeep: Upkeep, config: Config, clock: Clock, budget: Budget, events: Events,
     recall: RecallParts, keeper: ContextKeeper, plugs: Plugs,
 ) -> Contexts:  # fmt: skip
+    def recalling(query: str, *, scope: str, limit: int) -> Recall:
+        return recall.engine.recall(
+            query, scope=scope, reach=Reach.EXACT, limit=limit, max_tokens=None, kinds=None,
+            tags=None, min_score=None, valid_at=None, bound=NOW, now=None,
+        )  # fmt: skip
+
     contexts = Contexts(
         ContextParts(
             home=directory.home, committer=committer, reader=reader, compressor=compressor,
             budget=budget, config=config, clock=clock, events=events, listing=recall.listing,
-            keeper=keeper, tokenizers=plugs.tokenizers,
+            recall=recalling, keeper=keeper, tokenizers=plugs.tokenizers,
         )
     )  # fmt: skip
     recall.items.watchers.append(keeper)

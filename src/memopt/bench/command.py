@@ -25,6 +25,8 @@ NAMES: Final = (
     "agents",
     "answers",
     "capacity",
+    "context",
+    "context_questions",
     "arena",
     "density",
     "embedding",

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from memopt.base.context_records import ContextReport, LeftOut, Part, Section
 from memopt.base.records import Message
 from memopt.context.groups import Group, Held
+from memopt.context.recalled import Chosen
 from memopt.context.tokens import Choice
 from memopt.context.window import Window
 
@@ -22,11 +23,10 @@ class Inside(NamedTuple):
     pinned_items: list[str]
     window: Window
     tools_tokens: int
-    block_tokens: int
+    pinned_tokens: int
+    """Of the block of pinned memories."""
     reply_tokens: int
-    recalled: Message | None = None
-    recalled_tokens: int = 0
-    recalled_items: tuple[str, ...] = ()
+    recalled: Chosen
 
 
 class Assembled(NamedTuple):
@@ -47,7 +47,7 @@ class Assembled(NamedTuple):
             tokens=sum(s.tokens for s in self.sections) + self.inside.reply_tokens,
             max_tokens=max_tokens, reserve_tokens=reserve_tokens, counter=choice.name,
             is_estimate=choice.is_estimate, sections=tuple(self.sections), left_out=left_out,
-            pinned=(*pinned, *self.inside.pinned_items), recalled=self.inside.recalled_items,
+            pinned=(*pinned, *self.inside.pinned_items), recalled=self.inside.recalled.items,
             history_start=window.start, is_compacted=is_compacted, encoded_tokens=encoded,
             interrupted=sum(group.interrupted for group in groups), notes=notes,
         )  # fmt: skip
@@ -71,12 +71,13 @@ def assembled(inside: Inside) -> Assembled:
     made = _Sections()
     made.add(Part.TOOLS, [], inside.tools_tokens)
     made.add(Part.SYSTEM, [h.message for h in inside.system], sum(h.tokens for h in inside.system))
-    made.groups(Part.PINS, window.pinned, inside.pinned_block, inside.block_tokens)
+    made.groups(Part.PINS, window.pinned, inside.pinned_block, inside.pinned_tokens)
     if window.summary is not None:
         made.add(Part.SUMMARY, [window.summary.message()], window.summary_tokens)
     made.groups(Part.HISTORY, history)
-    if inside.recalled is not None:
-        made.add(Part.RECALLED, [inside.recalled], inside.recalled_tokens)
+    if inside.recalled.text:
+        message = {"role": "user", "content": inside.recalled.text}
+        made.add(Part.RECALLED, [message], inside.recalled.tokens)
     made.groups(Part.NEWEST, user)
     made.groups(Part.LOOP, loop)
     held = [*inside.system]

@@ -17,9 +17,11 @@ from memopt.context.calls import calls_in
 from memopt.context.groups import INTERRUPTED_TOKENS, Group, Grouper, Held
 from memopt.context.summary import Summary, extended
 
-_LOW_SHARE: Final = 0.4
+_LOW_SHARE: Final = 0.3
 """Of a window, so much is left after a compaction."""
-_SUMMARY_SHARE: Final = 0.1
+_HIGH_SHARE: Final = 0.9
+"""… and at most so much, with what is recalled."""
+_SUMMARY_SHARE: Final = 0.08
 
 
 class Costs(NamedTuple):
@@ -60,6 +62,15 @@ class Window:
     @property
     def groups(self) -> list[Group]:
         return self.grouper.groups
+
+    @property
+    def newest_user(self) -> Group | None:
+        return self._newest_user([*self.head, *self.groups])
+
+    @property
+    def seqs(self) -> set[int]:
+        """Messages from before `start` that are shown."""
+        return {held.seq for group in (*self.pinned, *self.head) for held in group.held}
 
     def add(self, held: Held) -> None:
         self.grouper.add(held)
@@ -117,7 +128,7 @@ class Window:
         for at in range(len(groups) - 1, -1, -1):
             after[at] = after[at + 1] + groups[at].tokens
         last = len(groups) - 1
-        low = int(self._costs.limit * _LOW_SHARE)
+        low = min(int(self._costs.limit * _LOW_SHARE) + extra, int(self._costs.limit * _HIGH_SHARE))
         cut = next((at for at in range(last) if self._after(at, after, extra) <= low), last)
         for start in (self._turn_start(), self._exchange_start()):
             if start < cut and self._after(start, after, extra) <= self._costs.limit:
