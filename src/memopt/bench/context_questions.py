@@ -90,7 +90,7 @@ def _ask(
         context = session.context(max_tokens=WINDOW, query=question.text)
         took.add(time.perf_counter_ns() - begun_ns)
         sent = "\n".join(str(message.get("content", "")) for message in context.messages)
-        weights, _ = index.weigh(sorted({*analyser.analyse(question.text).terms}))
+        weights = index.weigh(sorted({*analyser.analyse(question.text).terms}))[0]
         best = set(_filled((-weights.sum(0)).argsort(kind="stable").tolist(), texts))
         gold = len(question.gold)
         tally = [

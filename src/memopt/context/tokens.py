@@ -27,9 +27,11 @@ from memopt.base.errors import UsageError
 from memopt.base.forks import LostLock
 from memopt.base.records import Message
 from memopt.context.estimating import Estimate
-from memopt.context.payload import payload_of, provider_of
+from memopt.context.payload import CALL_TOKENS, MESSAGE_TOKENS, payload_of, provider_of
 
 OWNER: Final = "contexts"
+_BARE_TOKENS: Final = MESSAGE_TOKENS + CALL_TOKENS
+"""Of a message without text and without a role."""
 _COUNT_BYTES: Final = 256
 _SHARE: Final = 1 / 32
 _TABLES: Final = {
@@ -236,7 +238,8 @@ class Counts:
         return self.of((_digest(text),), {"content": text, "role": "system"}, choice)[0]
 
     def of_text(self, text: str, choice: Choice) -> int:
-        return self.of_value(text, choice)
+        """Of a text, without what a message adds."""
+        return self.of((_digest(text),), {"content": text}, choice)[0] - _BARE_TOKENS
 
     def make_free(self, size_bytes: int) -> None:
         """Forget until so much is free, or nothing is left."""
