@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 import memopt
 from memopt.server.serving import listen, make_server, url_of
 from memopt.server.settings import Callers, ServerSettings
@@ -35,6 +37,12 @@ class Proxy:
     @property
     def asked(self) -> list[Asked]:
         return self.upstream.requests
+
+    def open_requests(self) -> int:
+        with httpx.Client(trust_env=False) as client:
+            found = client.get(self.url.removesuffix("/v1") + "/health").json()
+        count: int = found["open_requests"]
+        return count
 
     def scope_of(self, key: str) -> str:
         caller = Callers(self.settings).of(f"Bearer {key}")

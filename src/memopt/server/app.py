@@ -17,8 +17,10 @@ from memopt.server.chat import Chat
 from memopt.server.door import Door, Receive, Work
 from memopt.server.errors import ServerError
 from memopt.server.exchange import Outgoing, Send
+from memopt.server.joining import Joining
 from memopt.server.levels import Levels
 from memopt.server.passing import Passing
+from memopt.server.responses import Responses
 from memopt.server.services import services_of
 from memopt.server.settings import ServerSettings
 
@@ -49,7 +51,11 @@ def make_app(memory: Memory, settings: ServerSettings) -> FastAPI:
     )  # fmt: skip
     passing = Passing(services)
     routes: list[tuple[str, list[str], Work]] = [
-        ("/chat/completions", ["POST"], Chat(services)),
+        ("/chat/completions", ["POST"], Joining(Chat(services), settings.reply_bytes_max)),
+        ("/responses", ["POST"], Joining(Responses(services), settings.reply_bytes_max)),
+        ("/responses/{id}", ["GET", "DELETE"], passing),
+        ("/responses/{id}/cancel", ["POST"], passing),
+        ("/responses/{id}/input_items", ["GET"], passing),
         ("/models", ["GET"], passing),
         ("/models/{model:path}", ["GET"], passing),
         ("/embeddings", ["POST"], passing),

@@ -79,6 +79,8 @@ class Asked(msgspec.Struct):
     """As the request names it; None where it does not."""
     previous: str | None
     """The response it goes on with."""
+    is_upstreams: bool
+    """Whether the upstream has the history."""
     raws: list[msgspec.Raw]
     """The messages that are history, as they came..."""
     chain: list[bytes]
@@ -167,8 +169,11 @@ def _asked(
             about_prompt.update(memoryview(value))
     named = _session_of(read, headers)
     previous = read.previous_response_id
+    is_upstreams = form is Form.RESPONSES and bool(previous or read.conversation)
     return Asked(
-        form=form, body=body, history=_history_of(headers), session=named,
+        form=form, body=body, session=named,
+        history=History.DELTA if is_upstreams else _history_of(headers),
+        is_upstreams=is_upstreams,
         previous=_name(previous, "previous_response_id"), raws=raws, chain=chain, prompts=prompts,
         attributes=attributes, prompt_digest=about_prompt.digest(), is_stream=read.stream is True,
         choices=_choices_of(read.n), wants_usage=_wants_usage(read.stream_options),

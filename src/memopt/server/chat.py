@@ -9,24 +9,25 @@ Owns: that order. Not here: reading a request (asked.py), what is stored (keepin
 """
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from memopt.base.errors import MemoptError
 from memopt.server.asked import Asked, History, read_chat
 from memopt.server.assembling import ChatAssembler
+from memopt.server.caching import STORED_BYTES_MAX, Hit, is_usage, look_up, store, with_usage
 from memopt.server.canonical import TextDigest
 from memopt.server.errors import ServerError, server_error
-from memopt.server.events import DONE, EventCutter, data_of
-from memopt.server.exchange import SESSION_ANSWERED, Exchange, Outgoing
+from memopt.server.events import DONE, EventCutter, data_of, event_of
+from memopt.server.exchange import CACHE_ANSWERED, SESSION_ANSWERED, Exchange, Outgoing
 from memopt.server.keeping import PARTIAL, Place
 from memopt.server.keeping import Reply as Said
 from memopt.server.rewriting import with_history
 from memopt.server.services import Services
 from memopt.server.storing import keep, place_of, read
 from memopt.server.threads import StoreThreads
-from memopt.server.upstream import Reply
+from memopt.server.upstream import Headers, Reply
 from memopt.sessions.writer import MessageWriter
 
 _FLUSHED_BYTES: Final = 8 * 1024
@@ -44,6 +45,26 @@ class _Completion(msgspec.Struct):
 _read_completion: Final = msgspec.json.Decoder(_Completion).decode
 
 
+class Call(NamedTuple):
+    """A request on its way, and where it belongs."""
+
+    exchange: Exchange
+    asked: Asked
+    place: Place
+    body: bytes
+    """What a model is asked with."""
+
+    def headers(self, cached: bytes = b"miss") -> Headers:
+        """What a reply tells besides."""
+        headers = [(SESSION_ANSWERED, self.place.key.id.encode())]
+        if self.exchange.options.answers:
+            headers.append((CACHE_ANSWERED, cached))
+        return headers
+
+    async def keep(self, services: Services, said: Said) -> None:
+        await keep(services, self.exchange, self.asked, self.place, said)
+
+
 class Chat:
     """Serves Chat Completions."""
 
@@ -51,12 +72,20 @@ class Chat:
         self._services = services
 
     async def __call__(self, exchange: Exchange, out: Outgoing) -> None:
-        services = self._services
+        services, wants_answers = self._services, exchange.options.answers
         asked = await read(services, read_chat, exchange)
         place = await place_of(services, asked, exchange)
         body = exchange.body
         if asked.history is History.DELTA:
             body = await services.threads.run(with_history, services.keeper, asked, place)
+        call = Call(exchange, asked, place, body)
+        if wants_answers:
+            hit = await look_up(services, exchange, asked, body)
+            if hit is not None:
+                await self._replay(call, hit, out)
+                return
+            if asked.is_stream and not asked.wants_usage:
+                body = with_usage(body)
         reply = await services.upstream.send(
             exchange.method, exchange.path, exchange.query, exchange.headers, body, exchange.caller
         )
@@ -64,22 +93,38 @@ class Chat:
             if reply.status != 200:
                 await pass_on(reply, out)
             elif reply.is_stream:
-                await _Stream(services, exchange, asked, place).run(reply, out)
+                await _Stream(services, call).run(reply, out)
             else:
-                await self._whole(exchange, asked, place, reply, out)
+                await self._whole(call, reply, out)
         finally:
             await reply.close()
 
-    async def _whole(
-        self, exchange: Exchange, asked: Asked, place: Place, reply: Reply, out: Outgoing
-    ) -> None:
+    async def _whole(self, call: Call, reply: Reply, out: Outgoing) -> None:
         body = await reply.body(self._services.settings.reply_bytes_max)
         headers = reply.headers(keep_length=False)
-        said = said_of(body)
+        said = said_of(body) if reply.is_plain else None
         if said is not None:
-            await keep(self._services, exchange, asked, place, said)
-            headers.append((SESSION_ANSWERED, place.key.id.encode()))
+            await call.keep(self._services, said)
+            headers += call.headers()
+            if call.exchange.options.answers:
+                whole = msgspec.json.decode(body)
+                await store(self._services, call.exchange, call.body, whole)
         await out.answer(200, headers, body)
+
+    async def _replay(self, call: Call, hit: Hit, out: Outgoing) -> None:
+        """An answer from the cache, as the upstream would have sent it; kept as any other."""
+        headers = call.headers(b"hit")
+        said = Said(messages=[hit.message])
+        if not call.asked.is_stream:
+            await call.keep(self._services, said)
+            await out.answer(200, [(b"content-type", b"application/json"), *headers], hit.body())
+            return
+        headers.append((b"content-type", b"text/event-stream"))
+        await out.start(200, headers, is_stream=True)
+        for event in hit.events(wants_usage=call.asked.wants_usage):
+            await out.send(event)
+        await call.keep(self._services, said)
+        await out.end(event_of(DONE))
 
 
 def said_of(body: bytes) -> Said | None:
@@ -108,9 +153,14 @@ class SpooledText:
     """The text of a streamed message, on its way to the session's writer: a few KiB of it here, the
     rest where the writer has it."""
 
-    def __init__(self, writer: MessageWriter, threads: StoreThreads) -> None:
+    def __init__(
+        self, writer: MessageWriter, threads: StoreThreads, *, copied_max: int = 0
+    ) -> None:
+        """Of a text up to `copied_max` characters a copy stays at hand."""
         self.writer = writer
         self._threads = threads
+        self._copy: list[str] | None = [] if copied_max else None
+        self._copy_left = copied_max
         self._pieces: list[str] = []
         self._size = 0
         self.digest = TextDigest()
@@ -119,6 +169,15 @@ class SpooledText:
         self._pieces.append(text)
         self._size += len(text)
         self.digest.add(text)
+        if self._copy is not None:
+            self._copy.append(text)
+            self._copy_left -= len(text)
+            if self._copy_left < 0:
+                self._copy = None
+
+    def copied(self) -> str | None:
+        """The text, where there is a copy."""
+        return None if self._copy is None else "".join(self._copy)
 
     @property
     def is_due(self) -> bool:
@@ -134,14 +193,15 @@ class SpooledText:
 class _Stream:
     """One reply that comes in pieces."""
 
-    def __init__(self, services: Services, exchange: Exchange, asked: Asked, place: Place) -> None:
+    def __init__(self, services: Services, call: Call) -> None:
         self._services = services
-        self._exchange = exchange
-        self._asked = asked
-        self._place = place
-        writer = services.keeper.session(place).writer({"role": "assistant"})
-        self._text = SpooledText(writer, services.threads)
-        is_alone = asked.choices == 1
+        self._call = call
+        wants_answers = call.exchange.options.answers
+        self._strips_usage = wants_answers and not call.asked.wants_usage
+        writer = services.keeper.session(call.place).writer({"role": "assistant"})
+        copied_max = STORED_BYTES_MAX if wants_answers else 0
+        self._text = SpooledText(writer, services.threads, copied_max=copied_max)
+        is_alone = call.asked.choices == 1
         self._assembler = ChatAssembler(
             services.settings.reply_bytes_max, self._text.add if is_alone else None
         )
@@ -152,7 +212,7 @@ class _Stream:
     async def run(self, reply: Reply, out: Outgoing) -> None:
         """Pass it on, and keep it before its end is passed on."""
         headers = reply.headers(keep_length=False)
-        headers.append((SESSION_ANSWERED, self._place.key.id.encode()))
+        headers += self._call.headers()
         try:
             await out.start(200, headers, is_stream=True)
             await self._pass(reply, out)
@@ -179,7 +239,9 @@ class _Stream:
                         ready = []
                     await self._end()
                 elif data:
-                    self._assembler.add(data)
+                    chunk = self._assembler.add(data)
+                    if self._strips_usage and is_usage(chunk):
+                        continue
                 ready.append(event)
             if ready:
                 await out.send(b"".join(ready))
@@ -202,15 +264,30 @@ class _Stream:
     async def _keep(self, fields: dict[str, Any] | None = None) -> None:
         await self._text.flush()
         self._is_kept = True
-        said = self._said(fields or {})
-        await keep(self._services, self._exchange, self._asked, self._place, said)
+        await self._call.keep(self._services, self._said(fields or {}))
+        if self._call.exchange.options.answers and not fields:
+            await self._cache()
+
+    async def _cache(self) -> None:
+        """Store the answer, put together as one that was not streamed."""
+        choice, text = self._assembler.choices.get(0), self._text.copied()
+        if choice is None or len(self._assembler.choices) > 1 or text is None:
+            return
+        message = choice.message() | {"content": text}
+        whole = self._assembler.head | {
+            "object": "chat.completion",
+            "choices": [{"index": 0, "message": message, "finish_reason": choice.finish_reason}],
+        }
+        if self._assembler.usage is not None:
+            whole["usage"] = self._assembler.usage
+        await store(self._services, self._call.exchange, self._call.body, whole)
 
     def _said(self, fields: dict[str, Any]) -> Said:
         messages = {
             index: choice.message() | fields
             for index, choice in sorted(self._assembler.choices.items())
         }
-        if self._asked.choices > 1:
+        if self._call.asked.choices > 1:
             return Said(candidates=list(messages.values()))
         index = min(messages)
         message = messages.pop(index)

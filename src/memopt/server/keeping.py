@@ -42,6 +42,8 @@ class Place(msgspec.Struct, frozen=True):
     fork_of: str | None = None
     """The session to begin with, whose line goes on differently; `key` is new then."""
     agent: str | None = None
+    fork_at: int | None = None
+    """How much of `fork_of` is shared; None: what the request has in common with it."""
 
 
 class Reply(msgspec.Struct):
@@ -49,6 +51,8 @@ class Reply(msgspec.Struct):
 
     messages: list[Message] = []
     """That join the line."""
+    before: list[Message] = []
+    """Of the reply too, in front of the one in `writer`."""
     candidates: list[Message] = []
     """Of which one may, later."""
     writer: MessageWriter | None = None
@@ -111,7 +115,9 @@ class Keeper:
         base = self._memory.session(place.fork_of, scope=place.key.scope)
         base_key = SessionKey(place.key.scope, place.fork_of)
         base_line = self._lines.get(base_key, base)
-        shared = common_length(asked.chain, base_line.chain)
+        shared = place.fork_at
+        if shared is None:
+            shared = common_length(asked.chain, base_line.chain)
         try:
             base.fork(place.key.id, at=shared)
         except (NotFoundError, UsageError):
@@ -127,7 +133,8 @@ class Keeper:
     ) -> Receipt | None:
         if_head = None if key is not None else line.head
         if reply.writer is not None:
-            return reply.writer.commit(fields=reply.fields, before=new, if_head=if_head)
+            before = [*new, *reply.before]
+            return reply.writer.commit(fields=reply.fields, before=before, if_head=if_head)
         messages = [*new, *reply.messages]
         return session.extend(messages, if_head=if_head, key=key) if messages else None
 
@@ -142,7 +149,9 @@ class Keeper:
             chain += _chain_behind(chain, new)
         last = chain[-1] if chain else START
         if reply.writer is not None:
-            said = [chained(last, digest_of(reply.fields, reply.text_digest))]
+            said = _chain_behind(chain, reply.before)
+            last = said[-1] if said else last
+            said.append(chained(last, digest_of(reply.fields, reply.text_digest)))
         else:
             said = _chain_behind(chain, reply.messages)
         self._lines.put(place.key, Line(receipt.head, (*chain, *said)))

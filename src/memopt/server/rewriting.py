@@ -23,21 +23,32 @@ def with_history(keeper: Keeper, asked: Asked, place: Place) -> bytes:
     fields = _fields_of(asked.body)
     prompt = keeper.prompt_of(place)
     stored = list(keeper.session(place).messages())
-    if asked.form is Form.CHAT and any("role" not in message for message in stored):
+    if any(_form_of(message) not in (None, asked.form) for message in stored):
         raise ServerError(
-            501, "the session's items are of the Responses API, and are not translated",
-            code="translation", may_retry=False,
+            501, "the session is of the other API, and is not translated", code="translation",
+            may_retry=False,
         )  # fmt: skip
     known: list[Any] = [message for each in stored if (message := resent(each)) is not None]
-    prompts = asked.prompts or prompt.get("prompts", [])
-    for place_in, message in sorted(prompts, key=lambda each: each[0], reverse=True):
-        # The request's own come behind the history it leaves out, as it has them.
-        known.insert(min(place_in, len(known)) if not asked.prompts else 0, message)
-    fields["messages"] = msgspec.Raw(_encode([*known, *asked.raws]))
+    if asked.prompts:
+        known[:0] = [raw for _, raw in asked.prompts]
+    else:
+        for at, message in reversed(prompt.get("prompts", [])):
+            known.insert(min(at, len(known)), message)
+    name = "messages" if asked.form is Form.CHAT else "input"
+    fields[name] = msgspec.Raw(_encode([*known, *asked.raws]))
     for name, value in prompt.items():
         if name != "prompts" and name not in fields:
             fields[name] = msgspec.Raw(_encode(value))
     return _encode(fields)
+
+
+def _form_of(message: dict[str, Any]) -> Form | None:
+    """The API that a message can only be of; None where both say it so."""
+    if message.get("role") is None:
+        return Form.RESPONSES
+    if message.get("role") in ("tool", "function") or message.get("tool_calls"):
+        return Form.CHAT
+    return None
 
 
 def resent(message: dict[str, Any]) -> dict[str, Any] | None:

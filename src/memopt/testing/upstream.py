@@ -43,6 +43,8 @@ class Answer(msgspec.Struct, kw_only=True):
     """None: as many as were asked for."""
     status: int = 200
     headers: Sequence[tuple[str, str]] = ()
+    response_id: str = "resp_scripted"
+    """Of a response of the Responses API."""
     body: bytes | None = None
     """Instead of everything else: with `status`, not as a stream."""
     delay_seconds: float = 0.0
@@ -197,6 +199,12 @@ class ScriptedUpstream:
         if answer.drops:
             return False
         path = asked.path.partition("?")[0]
+        if path.endswith("/responses") and answer.body is None:
+            request = asked.json()
+            if request.get("stream"):
+                return await _stream(writer, answer, _response_events(answer, request))
+            body = msgspec.json.encode(_response(answer, request))
+            return await _whole(writer, answer, body, "application/json")
         is_call = path.endswith("/chat/completions")
         if answer.body is not None or not is_call:
             body = _body_of(answer) if answer.body is None else answer.body
@@ -308,6 +316,57 @@ def _completion(answer: Answer, request: dict[str, Any]) -> dict[str, Any]:
         ],
         "usage": _usage(answer),
     }
+
+
+def _response(answer: Answer, request: dict[str, Any]) -> dict[str, Any]:
+    text = {"type": "output_text", "text": answer.text or "", "annotations": []}
+    items: list[dict[str, Any]] = [
+        {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed",
+         "content": [text]},
+    ]  # fmt: skip
+    if answer.message is not None:
+        items = [answer.message]
+    return {
+        "id": answer.response_id,
+        "object": "response",
+        "created_at": _CREATED,
+        "model": request.get("model", "scripted"),
+        "status": "completed",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": request.get("instructions"),
+        "metadata": {},
+        "output": items,
+        "parallel_tool_calls": True,
+        "temperature": 1.0,
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": 1.0,
+    }
+
+
+def _response_events(answer: Answer, request: dict[str, Any]) -> Iterable[bytes]:
+    if answer.raw_stream is not None:
+        yield from answer.raw_stream
+        return
+    whole = _response(answer, request)
+    begun = whole | {"status": "in_progress", "output": []}
+    numbers = iter(range(1 << 30))
+
+    def event(kind: str, **fields: Any) -> bytes:
+        said = {"type": kind, "sequence_number": next(numbers), **fields}
+        return b"event: " + kind.encode() + b"\n" + _event_of(said)
+
+    yield event("response.created", response=begun)
+    for index, item in enumerate(whole["output"]):
+        yield event("response.output_item.added", output_index=index, item=item | {"content": []})
+        for piece in answer.pieces or (answer.text or "").split(" "):
+            yield event(
+                "response.output_text.delta", item_id=item.get("id"), output_index=index,
+                content_index=0, delta=piece, logprobs=[],
+            )  # fmt: skip
+        yield event("response.output_item.done", output_index=index, item=item)
+    yield event("response.completed", response=whole)
 
 
 def _body_of(answer: Answer) -> bytes:
