@@ -51,7 +51,8 @@ _SECONDS_APART: Final = 7
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     history: str
     home: str
-    seed: int = 0
+    words: tuple[str, ...] = ()
+    """That are asked for: of messages that say something."""
 
 
 def run(options: BenchOptions) -> dict[str, Any]:
@@ -60,14 +61,18 @@ def run(options: BenchOptions) -> dict[str, Any]:
     with scratch(options) as home:
         history = home / "projects"
         size = _QUICK_BYTES if options.quick else _HISTORY_BYTES
-        made = make(history, files, size)
-        task = Task(history=str(history), home=str(home), seed=options.seed)
+        made, words = make(history, files, size)
+        chance = random.Random(options.seed)
+        tenth = [word for word in words if chance.random() < _TENTH]
+        asked = tuple(chance.sample(tenth, min(len(tenth), _ASKED_MAX)))
+        task = Task(history=str(history), home=str(home), words=asked)
         alone = run_in_child(read_alone, task)
         imported = run_in_child(bring_in, task)
         again = run_in_child(bring_again, task)
         found = machine(home)
     return {
         **made,
+        "tenth_of_the_messages": len(tenth),
         "budget_bytes": _BUDGET,
         "rss_growth_promised_bytes": int(_PROMISED_SHARE * _BUDGET) + _PROMISED_BYTES,
         "read_alone": alone,
@@ -80,10 +85,13 @@ def run(options: BenchOptions) -> dict[str, Any]:
 # -- the history ----------------------------------------------------------------------------------
 
 
-def make(folder: Path, files: tuple[Path, ...], size_bytes: int) -> dict[str, Any]:
-    """Write a history of so many bytes; what is in it."""
+def make(
+    folder: Path, files: tuple[Path, ...], size_bytes: int
+) -> tuple[dict[str, Any], list[str]]:
+    """Write a history of so many bytes; what is in it, and the words of its messages."""
     conversations = data.load(files)
     written = messages = count = 0
+    words: list[str] = []
     while written < size_bytes:
         session = str(uuid.UUID(int=count + 1, version=4))
         path = folder / f"-work-{count // _FOLDER_CONVERSATIONS}" / f"{session}.jsonl"
@@ -94,8 +102,9 @@ def make(folder: Path, files: tuple[Path, ...], size_bytes: int) -> dict[str, An
         path.write_bytes(body)
         written += len(body)
         messages += len(conversation)
+        words += [word_of(count, n) for n, one in enumerate(conversation) if _marked(one, "")]
         count += 1
-    return {"history_bytes": written, "conversations": count, "messages": messages}
+    return {"history_bytes": written, "conversations": count, "messages": messages}, words
 
 
 def word_of(conversation: int, message: int) -> str:
@@ -228,37 +237,18 @@ def _rates(report: Brought, seconds: float) -> dict[str, Any]:
 
 
 def _ask(memory: memopt.Memory, task: Task) -> dict[str, Any]:
-    """Words of a random tenth of the messages, or of as many of it as there is patience for."""
-    chance = random.Random(task.seed)
-    words = [word for word in _words(memory) if chance.random() < _TENTH]
-    asked = chance.sample(words, min(len(words), _ASKED_MAX))
     times = LatencyHistogram()
     found = 0
-    for word in asked:
+    for word in task.words:
         begun = time.perf_counter_ns()
         recalled = memory.recall(word, scope=_SCOPE)
         times.add(time.perf_counter_ns() - begun)
         found += any(word in hit.text for hit in recalled.hits)
     return {
-        "tenth": len(words),
-        "asked": len(asked),
-        "found_share": round(found / max(1, len(asked)), 4),
+        "asked": len(task.words),
+        "found_share": round(found / max(1, len(task.words)), 4),
         "recall_us": msgspec.to_builtins(times.quantiles()),
     }
-
-
-def _words(memory: memopt.Memory) -> Iterator[str]:
-    """Those that were brought in, by the sessions that hold them."""
-    after = None
-    while infos := memory.sessions(_SCOPE, after=after, limit=100):
-        for info in infos:
-            number = uuid.UUID(info.id).int & ((1 << 62) - 1)
-            for entry in memory.session(info.id, scope=_SCOPE).entries():
-                content = entry.message.get("content")
-                mark = f"qx{number - 1}zw"
-                if isinstance(content, str) and mark in content[: 2 * _HEAD_CHARS]:
-                    yield next(word for word in content.split() if word.startswith(mark))
-        after = (infos[-1].scope, infos[-1].id)
 
 
 def _opened(task: Task) -> memopt.Memory:
