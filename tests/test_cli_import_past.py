@@ -125,6 +125,14 @@ def test_what_is_of_no_known_format_is_refused(home: Path, tmp_path: Path) -> No
     assert run("import", tmp_path / "store", tmp_path / "empty").code == 2
 
 
+def test_of_a_folder_only_what_was_asked_for_comes_in(home: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("claude-code", "chatgpt", "markdown")):
+        outcome = run("import", tmp_path / f"store{number}", home, "--from", name, "--json")
+        assert outcome.json["messages"] == 2 - (name == "chatgpt"), outcome.out
+    outcome = run("import", tmp_path / "codex", home / ".codex", "--from", "codex", "--json")
+    assert outcome.json["messages"] == 1
+
+
 def test_damage_is_named_and_fails(home: Path, tmp_path: Path) -> None:
     file = home / ".claude/projects/-work-shop" / f"{SESSION}.jsonl"
     file.write_text("{broken\n" + file.read_text() + '{"type":"user","uu')

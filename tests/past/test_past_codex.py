@@ -147,6 +147,14 @@ def test_the_first_header_is_the_sessions_own(file: Path) -> None:
     assert abouts_of(steps)[THREAD]["forked_from"] == "another"
 
 
+def test_a_subagents_copy_of_what_was_said_before_is_left_out(file: Path) -> None:
+    head = line("session_meta", {**META["payload"], "subagent_history_start_ordinal": 3})
+    copied = [{**said("user", f"before {n}"), "ordinal": n} for n in (1, 2)]
+    records = [{**head, "ordinal": 0}, *copied, {**said("user", "Mine"), "ordinal": 3}]
+    found = sessions_of(steps_of(write(file, records), CODEX))
+    assert found == {THREAD: [{"role": "user", "content": "Mine"}]}
+
+
 def test_turns_that_are_taken_back_leave_a_fork(file: Path) -> None:
     records = [
         *TALK,

@@ -51,6 +51,12 @@ class From(StrEnum):
     MARKDOWN = "markdown"
 
 
+_SUFFIXES: Final = {
+    From.CLAUDE_CODE: (".jsonl",), From.CODEX: (".jsonl",), From.JSONL: (".jsonl",),
+    From.CHATGPT: (".json", ".zip"), From.MARKDOWN: (".md", ".markdown"),
+}  # fmt: skip
+
+
 class Imported(Brought, kw_only=True):
     states: int = 0
     items: int = 0
@@ -176,6 +182,8 @@ def _works(paths: list[Path], from_: From, counts: Imported) -> list[_Work]:
             works.append(_Work(path, None, None))
             continue
         for source in sources(path, counts):
+            if path.is_dir() and not _may_be(source, from_):
+                continue
             format = _format(source, from_)
             if format is None and not path.is_dir():
                 raise UsageError(_unknown(source), field=str(path))
@@ -184,6 +192,13 @@ def _works(paths: list[Path], from_: From, counts: Imported) -> list[_Work]:
             else:
                 works.append(_Work(source.path, source, format))
     return works
+
+
+def _may_be(source: Source, from_: From) -> bool:
+    """Whether a file of a folder may be what was asked for, by its name."""
+    suffixes = _SUFFIXES.get(from_)
+    name = source.path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    return suffixes is None or name.endswith(suffixes)
 
 
 def _format(source: Source, from_: From) -> Format | None:

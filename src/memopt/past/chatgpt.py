@@ -112,8 +112,10 @@ class _Branch:
         self.position = position
         self.count = position
         self.is_begun = False
-        self.calls: list[tuple[str, str]] = parent.calls[:] if parent is not None else []
-        """Tools that were asked, and by which call."""
+        self.asked: dict[str, tuple[str, int]] = {}
+        """Calls that wait for their result: of which tool, and where."""
+        if parent is not None:
+            self.asked = {name: one for name, one in parent.asked.items() if one[1] < position}
 
 
 class _Tree:
@@ -221,12 +223,12 @@ class _Tree:
             return None
         if role == "assistant" and said.recipient not in (None, "all"):
             tool = text_of(said.recipient)
-            branch.calls.append((tool, name))
+            branch.asked[name] = (tool, branch.count)
             function = {"name": tool, "arguments": _arguments(told)}
             message["tool_calls"] = [{"id": name, "type": "function", "function": function}]
             return message
         if role == "tool":
-            call = _call_of(text_of(author.name), branch.calls)
+            call = _call_of(text_of(author.name), branch.asked)
             if call is None:
                 # A result that nobody asked for, such as a file that was opened beforehand.
                 message["name"] = text_of(author.name)
@@ -249,11 +251,11 @@ class _Tree:
             yield About(branch.session, about)
 
 
-def _call_of(tool: str, calls: list[tuple[str, str]]) -> str | None:
-    """The last call of a tool that has no result yet."""
-    for index in range(len(calls) - 1, -1, -1):
-        if calls[index][0] == tool or calls[index][0].split(".")[0] == tool.split(".")[0]:
-            return calls.pop(index)[1]
+def _call_of(tool: str, asked: dict[str, tuple[str, int]]) -> str | None:
+    """The last call of a tool. It may give several results."""
+    for call, (name, _) in reversed(asked.items()):
+        if name == tool or name.split(".")[0] == tool.split(".")[0]:
+            return call
     return None
 
 

@@ -45,6 +45,7 @@ _CALLERS_MAX: Final = 10_000
 
 class _Line(msgspec.Struct):
     timestamp: Any = None
+    ordinal: Any = None
     type: str | None = None
     payload: Any = None
     record_type: Any = None
@@ -57,6 +58,8 @@ _ANY: Final = msgspec.json.Decoder()
 def is_mine(record: dict[str, Any]) -> bool:
     """Whether a line of a JSONL file looks like one of these."""
     kind = record.get("type")
+    if kind is not None and not isinstance(kind, str):
+        return False
     if kind in _ENVELOPES and "payload" in record:
         return True
     if record.get("record_type") == "state":
@@ -83,6 +86,8 @@ class _Reader:
         self._about: dict[str, Any] = {}
         self._thread: str | None = None
         self._model: str | None = None
+        self._first_ordinal = 0
+        """Of a subagent's own lines: those before it are a copy of the other's."""
         self._begun: Any = None
         """When, of an older version, which does not say it of each item."""
 
@@ -112,6 +117,9 @@ class _Reader:
     def _record(
         self, record: _Line, bare: Any, number: int, where: str, size: int
     ) -> Iterator[Step]:
+        if isinstance(record.ordinal, int) and 0 < record.ordinal < self._first_ordinal:
+            self._report.skip("what a subagent was told of before")
+            return
         at = record.timestamp or self._begun
         payload = record.payload if isinstance(record.payload, dict) else {}
         if isinstance(bare, dict) and record.record_type is None:
@@ -142,6 +150,8 @@ class _Reader:
             return
         self._thread = thread
         self._begun = payload.get("timestamp")
+        first = payload.get("subagent_history_start_ordinal")
+        self._first_ordinal = first if isinstance(first, int) else 0
         git = payload.get("git") if isinstance(payload.get("git"), dict) else {}
         assert isinstance(git, dict)
         for name, value in (
