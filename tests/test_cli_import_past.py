@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from histories import SESSION, held, lines_of, opened, record, text, write
 from memopt.cli.app import app
+from memopt.cli.importing import From, Imported
 
 TALK = [
     record("user", "u1", None, "Where did the walrus go?"),
@@ -224,3 +225,10 @@ def _size(store: Path) -> int:
         return sum(file.stat().st_size for file in store.iterdir() if file.is_file())
     except FileNotFoundError:
         return 0
+
+
+def test_the_account_is_documented() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "import.md").read_text("utf-8")
+    fields = {field for field in Imported.__struct_fields__ if f"`{field}`" not in page}
+    assert fields == {"dry_run"}
+    assert {name.value for name in From if f"`{name.value}`" not in page} == {"auto"}

@@ -201,6 +201,13 @@ def test_a_later_export_only_adds(file: Path, tmp_path: Path) -> None:
         assert held(memory) == grown
 
 
+def test_a_conversation_that_is_there_twice_comes_in_once(file: Path, tmp_path: Path) -> None:
+    with opened(tmp_path / "store") as memory:
+        report = bring(memory, write(file, [TALK, TALK]), GPT)
+        assert (report.messages, report.messages_there) == (7, 7)
+        assert [len(messages) for messages in held(memory).values()] == [5, 3]
+
+
 def test_a_conversation_that_is_too_large_is_left_out(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

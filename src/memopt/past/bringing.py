@@ -71,6 +71,8 @@ class Bringer:
     def _begin(self, step: Begin) -> None:
         self._report.sessions += 1
         opened = self._session(step.session)
+        # It may be in a source twice.
+        opened.rewind(step.position)
         if step.parent is None or opened.is_closed:
             return
         parent = self._session(step.parent)
@@ -83,7 +85,6 @@ class Bringer:
             with contextlib.suppress(ConflictError):
                 parent.session.fork(step.session, at=step.position)
             opened.look()
-        opened.position = step.position
 
     def _session(self, name: str) -> "_Session":
         session = self._open.get(name)
@@ -135,6 +136,13 @@ class _Session:
         self.head = self.session.head if self.session is not None else 0
         self._is_at_end = not self.head
 
+    def rewind(self, position: int) -> None:
+        """What is said next is about a message that may be there."""
+        self.flush()
+        self._there.clear()
+        self.position = position
+        self._is_at_end = not self.head
+
     def say(self, step: Say) -> None:
         if self.is_closed:
             return
@@ -184,12 +192,14 @@ class _Session:
     def _differs(self, there: Entry, step: Say) -> None:
         """It is something else than the source has now."""
         old, new = _ids(there.message), _ids(step.message)
-        if old is None or new is None or not (old <= new or new <= old):
+        if _is_left_out(there.message) and old == new:
+            self._pass()
+        elif old is None or new is None or not (old <= new or new <= old):
             self.close(
                 f"session {self._name!r} holds something else as message {there.seq}", step.where
             )
-        elif new < old or _is_left_out(there.message) or _grew(step.message, there.message):
-            # An older copy of the source, or what could not come in then.
+        elif new < old or _grew(step.message, there.message):
+            # An older copy of the source.
             self._pass()
         elif old < new or _grew(there.message, step.message):
             self._rewrite(there, step)

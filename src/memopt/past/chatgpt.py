@@ -25,7 +25,7 @@ from memopt.past.parsing import PARSE_ERRORS, parsed, reason_of, text_of, time_o
 from memopt.past.records import ORIGIN, About, Begin, Brought, Say, Step
 from memopt.past.replies import arguments_of
 
-CONVERSATION_BYTES_MAX: Final = 64 * MIB
+CONVERSATION_BYTES_MAX: Final = 32 * MIB
 _FORK_CHARS: Final = 8
 _HIDDEN: Final = frozenset({"user_editable_context", "model_editable_context"})
 
