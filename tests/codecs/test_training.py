@@ -5,12 +5,14 @@ import random
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from memopt.codecs import dictionaries, training
+from memopt.paging.dictionaries import _TRAINING_FACTOR, _TRAINING_LEAST
 
 CHANCE = random.Random(3)
 COMMON = [
@@ -90,3 +92,26 @@ def test_nobody_waits_for_what_is_no_longer_wanted(
     started = time.monotonic()
     assert learnt(is_wanted=lambda: time.monotonic() < started + 0.3) is None
     assert time.monotonic() < started + 20
+
+
+def test_what_is_learnt_here_is_little_and_takes_what_is_reserved_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    asked: list[int] = []
+    monkeypatch.setattr(training, "_ask", lambda request, is_wanted: asked.append(len(request)))
+    little = [*SAMPLES]
+    while sum(len(raw) for _, raw in little) >= training._LITTLE_BYTES:
+        del little[::2]
+    size = sum(len(raw) for _, raw in little)
+    training.train_dictionary(little[:6], size_bytes=4096, scopes_min=5)
+    tracemalloc.start()
+    try:
+        assert training.train_dictionary(little, size_bytes=4096, scopes_min=5)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert not asked
+    assert peak <= max(_TRAINING_FACTOR * size, _TRAINING_LEAST)
+    training.train_dictionary(SAMPLES, size_bytes=4096, scopes_min=5)
+    assert asked, "more than a little is learnt next door, whatever is loaded here"

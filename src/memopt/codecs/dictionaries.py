@@ -38,7 +38,8 @@ TRAINING_BYTES: Final = 32 * MIB
 """What training occupies, beside the samples that were handed in: 26 MB were measured at most."""
 
 _WINDOW_BYTES: Final = 16
-_TABLE_LOG: Final = 22
+_TABLE_LOGS: Final = (12, 22)
+"""Of counters, at least and at most: as many as there are bytes of samples."""
 _SLICE_BYTES: Final = 16 * KIB
 _PAIRS_MAX: Final = 8 * _SLICE_BYTES
 _COPIES_MAX: Final = 64
@@ -105,10 +106,12 @@ class _Counts:
 
     def __init__(self, by_scope: dict[int, list[bytes]], scopes_min: int) -> None:
         self._least = min(scopes_min, 255)
-        self._first = np.zeros(1 << _TABLE_LOG, np.uint8)
-        self._second = np.zeros(1 << _TABLE_LOG, np.uint8)
+        size = sum(len(raw) for raws in by_scope.values() for raw in raws)
+        self._log = min(max(size.bit_length(), _TABLE_LOGS[0]), _TABLE_LOGS[1])
+        self._first = np.zeros(1 << self._log, np.uint8)
+        self._second = np.zeros(1 << self._log, np.uint8)
         for raws in by_scope.values():
-            slots = [_slots(_Windows(raw).hashes) for raw in raws if len(raw) >= _WINDOW_BYTES]
+            slots = [self._slots(raw) for raw in raws if len(raw) >= _WINDOW_BYTES]
             for table, column in ((self._first, 0), (self._second, 1)):
                 if slots:
                     # Once for each scope: a counter that is named twice here grows by one.
@@ -119,13 +122,19 @@ class _Counts:
         """The stretches of `raw` in which every window is common, a zero byte between them."""
         if len(raw) < _WINDOW_BYTES:
             return b""
-        first, second = _slots(_Windows(raw).hashes)
+        first, second = self._slots(raw)
         rare = np.minimum(self._first[first], self._second[second]) < self._least
         edges = np.flatnonzero(np.diff(np.concatenate(([True], rare, [True])))).tolist()
         return b"\0".join(
             raw[begin : end + _WINDOW_BYTES - 1]
             for begin, end in zip(edges[::2], edges[1::2], strict=True)
         )
+
+    def _slots(self, raw: bytes) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        hashes = _Windows(raw).hashes
+        high = (hashes >> np.uint64(64 - self._log)).astype(np.uint32)
+        low = ((hashes >> np.uint64(8)) & np.uint64((1 << self._log) - 1)).astype(np.uint32)
+        return high, low
 
 
 class _Windows:
@@ -144,12 +153,6 @@ class _Windows:
         mixed ^= mixed >> np.uint64(29)
         mixed *= np.uint64(0xBF58476D1CE4E5B9)
         self.hashes = mixed
-
-
-def _slots(hashes: Words) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    high = (hashes >> np.uint64(64 - _TABLE_LOG)).astype(np.uint32)
-    low = ((hashes >> np.uint64(8)) & np.uint64((1 << _TABLE_LOG) - 1)).astype(np.uint32)
-    return high, low
 
 
 def _common_content(content: bytes, by_scope: dict[int, list[bytes]], scopes_min: int) -> bytes:

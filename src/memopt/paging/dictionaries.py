@@ -31,6 +31,8 @@ _TRAIN_AGAIN_FACTOR: Final = 16
 _TRAINING_BYTES_MAX: Final = 4 << 20
 _TRAINING_FACTOR: Final = 8
 """Peak bytes of training over those of its input, and the input itself; measured."""
+_TRAINING_LEAST: Final = 5 * MIB // 2
+"""Of a training that has hardly any."""
 _TRAINING_SHARE: Final = 1 / 4
 """Of the budget, for as long as a dictionary is learnt."""
 _PROCESS_BYTES: Final = 40 * MIB
@@ -142,11 +144,12 @@ class Dictionaries:
             if samples is None:
                 samples = list(reservoir.samples) if reservoir is not None else []
         size = min(sum(row.raw_bytes for _, row in samples), self._training_bytes_max)
-        self._budget.reserve("training", _TRAINING_FACTOR * size)
+        need = max(_TRAINING_FACTOR * size, _TRAINING_LEAST)
+        self._budget.reserve("training", need)
         try:
             return self._train(tenant, self._read(samples))
         finally:
-            self._budget.release("training", _TRAINING_FACTOR * size)
+            self._budget.release("training", need)
 
     def install(self, tables: Tables, trained: Trained, lsn: int) -> DictionaryRow:
         """In a commit: the new version of a scope's dictionary. It is handed out once
