@@ -41,6 +41,7 @@ NAMES: Final = (
     "policies",
     "prefetch",
     "pressure",
+    "proxy",
     "recall",
     "scale",
     "soak",

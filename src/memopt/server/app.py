@@ -27,7 +27,24 @@ from memopt.server.settings import ServerSettings
 _ROOT: Final = "/v1"
 
 
-def make_app(memory: Memory, settings: ServerSettings) -> FastAPI:
+class Front:
+    """What requests meet first: those of a path without variables go to the door, and what else a
+    framework does is done for the others."""
+
+    def __init__(self, app: FastAPI, endpoints: dict[tuple[str, str], "_Endpoint"]) -> None:
+        self.app = app
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            endpoint = self._endpoints.get((scope["method"], scope["path"]))
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def make_app(memory: Memory, settings: ServerSettings) -> Front:
     """The proxy over an open store, which stays the caller's to close."""
     services = services_of(memory, settings)
     levels = Levels(memory, services.threads, settings.level_seconds)
@@ -60,11 +77,14 @@ def make_app(memory: Memory, settings: ServerSettings) -> FastAPI:
         ("/models/{model:path}", ["GET"], passing),
         ("/embeddings", ["POST"], passing),
     ]
-    for path, methods, work in routes:
+    endpoints: dict[tuple[str, str], _Endpoint] = {}
+    for below, methods, work in routes:
         endpoint = _Endpoint(door, work)
-        app.router.routes.append(Route(_ROOT + path, endpoint, methods=methods))
-        # Clients whose base URL has no version in it.
-        app.router.routes.append(Route(path, endpoint, methods=methods))
+        # Also for clients whose base URL has no version in it.
+        for path in (_ROOT + below, below):
+            if "{" in path:
+                app.router.routes.append(Route(path, endpoint, methods=methods))
+            endpoints |= {(method, path): endpoint for method in methods}
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -72,7 +92,7 @@ def make_app(memory: Memory, settings: ServerSettings) -> FastAPI:
         return {"status": "ok", "level": levels.level, "open_requests": door.open_requests}
 
     app.router.default = _missing
-    return app
+    return Front(app, endpoints)
 
 
 class _Endpoint:

@@ -9,7 +9,7 @@ Owns: that order. Not here: reading a request (asked.py), what is stored (keepin
 """
 
 import asyncio
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -20,7 +20,13 @@ from memopt.server.caching import STORED_BYTES_MAX, Hit, is_usage, look_up, stor
 from memopt.server.canonical import TextDigest
 from memopt.server.errors import ServerError, server_error
 from memopt.server.events import DONE, EventCutter, data_of, event_of
-from memopt.server.exchange import CACHE_ANSWERED, SESSION_ANSWERED, Exchange, Outgoing
+from memopt.server.exchange import (
+    CACHE_ANSWERED,
+    SESSION_ANSWERED,
+    TOKENS_ANSWERED,
+    Exchange,
+    Outgoing,
+)
 from memopt.server.keeping import PARTIAL, Place
 from memopt.server.keeping import Reply as Said
 from memopt.server.rewriting import with_history
@@ -28,6 +34,7 @@ from memopt.server.services import Services
 from memopt.server.storing import keep, place_of, read
 from memopt.server.threads import StoreThreads
 from memopt.server.upstream import Headers, Reply
+from memopt.server.window import Windowed, make_window
 from memopt.sessions.writer import MessageWriter
 
 _FLUSHED_BYTES: Final = 8 * 1024
@@ -45,7 +52,7 @@ class _Completion(msgspec.Struct):
 _read_completion: Final = msgspec.json.Decoder(_Completion).decode
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct):
     """A request on its way, and where it belongs."""
 
     exchange: Exchange
@@ -53,16 +60,49 @@ class Call(NamedTuple):
     place: Place
     body: bytes
     """What a model is asked with."""
+    windowed: Windowed | None = None
+    is_kept: bool = False
 
     def headers(self, cached: bytes = b"miss") -> Headers:
         """What a reply tells besides."""
         headers = [(SESSION_ANSWERED, self.place.key.id.encode())]
         if self.exchange.options.answers:
             headers.append((CACHE_ANSWERED, cached))
+        if self.windowed is not None:
+            headers.append((TOKENS_ANSWERED, b"%d" % self.windowed.tokens))
         return headers
 
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """What an answer was made of, besides the request."""
+        return self.windowed.uses if self.windowed is not None else ()
+
+    async def prepare(self, services: Services) -> None:
+        """Make the body to send, where it is not the client's. Raises what the store raises."""
+        asked, options = self.asked, self.exchange.options
+        if options.window_tokens is not None and not asked.is_upstreams:
+            self.windowed = Windowed()
+            await services.threads.finish(
+                make_window, services.keeper, asked, self.place, options, self.windowed
+            )
+            self.body = self.windowed.body
+            if asked.history is History.DELTA:
+                # What it says is there already: only the reply is to be appended.
+                self.asked = msgspec.structs.replace(asked, raws=[], chain=[])
+        elif asked.history is History.DELTA and not asked.is_upstreams:
+            self.body = await services.threads.run(with_history, services.keeper, asked, self.place)
+
+    async def undo(self, services: Services) -> None:
+        """After a call that failed: nothing of it stays."""
+        begun = self.windowed.begun if self.windowed is not None else None
+        if self.windowed is not None and begun is not None and not self.is_kept:
+            self.windowed.begun = None
+            await services.threads.finish(services.keeper.undo, self.place, begun)
+
     async def keep(self, services: Services, said: Said) -> None:
+        """Commit it with what was said."""
         await keep(services, self.exchange, self.asked, self.place, said)
+        self.is_kept = True
 
 
 class Chat:
@@ -72,14 +112,19 @@ class Chat:
         self._services = services
 
     async def __call__(self, exchange: Exchange, out: Outgoing) -> None:
-        services, wants_answers = self._services, exchange.options.answers
+        services = self._services
         asked = await read(services, read_chat, exchange)
         place = await place_of(services, asked, exchange)
-        body = exchange.body
-        if asked.history is History.DELTA:
-            body = await services.threads.run(with_history, services.keeper, asked, place)
-        call = Call(exchange, asked, place, body)
-        if wants_answers:
+        call = Call(exchange, asked, place, exchange.body)
+        try:
+            await call.prepare(services)
+            await self._answer(call, out)
+        finally:
+            await call.undo(services)
+
+    async def _answer(self, call: Call, out: Outgoing) -> None:
+        services, exchange, asked, body = self._services, call.exchange, call.asked, call.body
+        if exchange.options.answers:
             hit = await look_up(services, exchange, asked, body)
             if hit is not None:
                 await self._replay(call, hit, out)
@@ -91,6 +136,8 @@ class Chat:
         )
         try:
             if reply.status != 200:
+                # Before the client knows: it may look.
+                await call.undo(services)
                 await pass_on(reply, out)
             elif reply.is_stream:
                 await _Stream(services, call).run(reply, out)
@@ -108,7 +155,7 @@ class Chat:
             headers += call.headers()
             if call.exchange.options.answers:
                 whole = msgspec.json.decode(body)
-                await store(self._services, call.exchange, call.body, whole)
+                await store(self._services, call.exchange, call.body, whole, call.uses)
         await out.answer(200, headers, body)
 
     async def _replay(self, call: Call, hit: Hit, out: Outgoing) -> None:
@@ -280,7 +327,7 @@ class _Stream:
         }
         if self._assembler.usage is not None:
             whole["usage"] = self._assembler.usage
-        await store(self._services, self._call.exchange, self._call.body, whole)
+        await store(self._services, self._call.exchange, self._call.body, whole, self._call.uses)
 
     def _said(self, fields: dict[str, Any]) -> Said:
         messages = {

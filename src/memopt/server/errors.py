@@ -12,6 +12,7 @@ import msgspec
 from memopt.base.errors import (
     CapacityError,
     ConflictError,
+    ContextOverflowError,
     CorruptionError,
     MemoptError,
     NotFoundError,
@@ -63,6 +64,8 @@ def server_error(error: MemoptError) -> ServerError:
     match error:
         case ServerError():
             return error
+        case ContextOverflowError():
+            return ServerError(400, error.reason, code="context_length_exceeded", param=error.field)
         case UsageError():
             return ServerError(400, error.reason, code="invalid_request", param=error.field)
         case NotFoundError():

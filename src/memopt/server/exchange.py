@@ -25,6 +25,7 @@ RECALL_HEADER: Final = "x-memopt-recall"
 WINDOW_HEADER: Final = "x-memopt-window"
 SESSION_ANSWERED: Final = b"x-memopt-session"
 CACHE_ANSWERED: Final = b"x-memopt-cache"
+TOKENS_ANSWERED: Final = b"x-memopt-tokens"
 
 _YES: Final = frozenset({"1", "true", "on", "yes"})
 _NO: Final = frozenset({"0", "false", "off", "no"})

@@ -13,7 +13,7 @@ session it is (matching.py).
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -44,6 +44,16 @@ class Place(msgspec.Struct, frozen=True):
     agent: str | None = None
     fork_at: int | None = None
     """How much of `fork_of` is shared; None: what the request has in common with it."""
+
+
+class Begun(NamedTuple):
+    """A request was committed before its reply."""
+
+    known: int
+    """Messages that the session had and keeps."""
+    head: int
+    was_new: bool
+    """There was no session."""
 
 
 class Reply(msgspec.Struct):
@@ -158,6 +168,30 @@ class Keeper:
         if asked.session is None:
             for end in (*chain[-1:], *said[-1:]):
                 self._lines.note_end(place.key, end)
+
+    # -- requests before their replies ------------------------------------------------------------
+
+    def begin(self, asked: Asked, place: Place) -> Begun:
+        """Commit what is new in a request. Raises what `keep` raises."""
+        session = self.session(place)
+        was_new = not self._lines.get(place.key, session).head and place.fork_of is None
+        known = 0
+        if asked.history is History.FULL and not was_new:
+            known = common_length(asked.chain, self._begin(asked, place, session).chain)
+        elif not was_new:
+            known = len(self._lines.get(place.key, session).chain)
+        receipt = self.keep(asked, place, Reply())
+        return Begun(known, receipt.head, was_new)
+
+    def undo(self, place: Place, begun: Begun) -> None:
+        """Take back what was begun, where nobody has gone on with it."""
+        session = self.session(place)
+        self._lines.drop(place.key)
+        with contextlib.suppress(ConflictError, NotFoundError):
+            if not begun.was_new:
+                session.truncate(begun.known, if_head=begun.head)
+            elif session.head == begun.head:
+                session.delete()
 
     # -- prompts ----------------------------------------------------------------------------------
 

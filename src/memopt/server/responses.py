@@ -17,7 +17,7 @@ import msgspec
 
 from memopt import Memory
 from memopt.base.errors import MemoptError
-from memopt.server.asked import Asked, History, read_responses
+from memopt.server.asked import Asked, read_responses
 from memopt.server.chat import Call, SpooledText, pass_on
 from memopt.server.errors import ServerError, server_error
 from memopt.server.events import EventCutter, data_of
@@ -26,7 +26,6 @@ from memopt.server.keeping import PARTIAL, Place
 from memopt.server.keeping import Reply as Said
 from memopt.server.lines import SessionKey
 from memopt.server.matching import PREFIX
-from memopt.server.rewriting import with_history
 from memopt.server.services import Services
 from memopt.server.storing import place_of, read
 from memopt.server.upstream import Reply
@@ -69,15 +68,22 @@ class Responses:
         services = self._services
         asked = await read(services, read_responses, exchange)
         place = await self._place(asked, exchange)
-        body = exchange.body
-        if asked.history is History.DELTA and not asked.is_upstreams:
-            body = await services.threads.run(with_history, services.keeper, asked, place)
-        call = Call(exchange, asked, place, body)
+        call = Call(exchange, asked, place, exchange.body)
+        try:
+            await call.prepare(services)
+            await self._answer(call, out)
+        finally:
+            await call.undo(services)
+
+    async def _answer(self, call: Call, out: Outgoing) -> None:
+        services, exchange = self._services, call.exchange
         reply = await services.upstream.send(
-            exchange.method, exchange.path, exchange.query, exchange.headers, body, exchange.caller
-        )
+            exchange.method, exchange.path, exchange.query, exchange.headers, call.body,
+            exchange.caller,
+        )  # fmt: skip
         try:
             if reply.status != 200:
+                await call.undo(services)
                 await pass_on(reply, out)
             elif reply.is_stream:
                 await _Stream(services, call).run(reply, out)

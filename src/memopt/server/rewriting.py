@@ -20,7 +20,6 @@ _encode: Final = msgspec.json.Encoder().encode
 def with_history(keeper: Keeper, asked: Asked, place: Place) -> bytes:
     """The body with the session's messages before its own, and with its prompts and tools where the
     request has none. Raises ServerError for a session of the other form."""
-    fields = _fields_of(asked.body)
     prompt = keeper.prompt_of(place)
     stored = list(keeper.session(place).messages())
     if any(_form_of(message) not in (None, asked.form) for message in stored):
@@ -34,11 +33,20 @@ def with_history(keeper: Keeper, asked: Asked, place: Place) -> bytes:
     else:
         for at, message in reversed(prompt.get("prompts", [])):
             known.insert(min(at, len(known)), message)
+    more = {name: value for name, value in prompt.items() if name != "prompts"}
     name = "messages" if asked.form is Form.CHAT else "input"
-    fields[name] = msgspec.Raw(_encode([*known, *asked.raws]))
-    for name, value in prompt.items():
-        if name != "prompts" and name not in fields:
-            fields[name] = msgspec.Raw(_encode(value))
+    return encode_body(asked.body, name, [*known, *asked.raws], more)
+
+
+def encode_body(
+    body: bytes, name: str, messages: list[Any], more: dict[str, Any] | None = None
+) -> bytes:
+    """The body with other messages in its field `name`, and with `more` where it has none."""
+    fields = _fields_of(body)
+    fields[name] = msgspec.Raw(_encode(messages))
+    for other, value in (more or {}).items():
+        if other not in fields:
+            fields[other] = msgspec.Raw(_encode(value))
     return _encode(fields)
 
 

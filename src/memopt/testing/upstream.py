@@ -59,8 +59,8 @@ class Answer(msgspec.Struct, kw_only=True):
     """The connection is closed in the middle of the body..."""
     drops: bool = False
     """... or before the head."""
-    raw_stream: Sequence[bytes] | None = None
-    """The body of a stream, in these chunks."""
+    raw_stream: Any = None
+    """The body of a stream, in these chunks: an iterable of bytes."""
 
 
 class Asked(msgspec.Struct, kw_only=True):

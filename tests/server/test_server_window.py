@@ -1,0 +1,128 @@
+"""Requests that are cut down to a window, and what is recalled into it."""
+
+from typing import Any
+
+import openai
+import pytest
+from proxying import Proxy
+
+from memopt.testing.upstream import Answer
+
+NAMED = {"X-Memopt-Session": "s"}
+WINDOW = NAMED | {"X-Memopt-Window": "600"}
+LONG: list[Any] = [
+    {"role": ("user", "assistant")[n % 2], "content": f"Message {n}. " + "Word by word. " * 20}
+    for n in range(40)
+]
+ASKED: list[Any] = [*LONG, {"role": "user", "content": "What now?"}]
+
+
+def ask(client: openai.OpenAI, messages: list[Any], headers: dict[str, str], **more: Any) -> Any:
+    return client.chat.completions.create(
+        model="m", messages=messages, extra_headers=headers, **more
+    )
+
+
+def test_a_window_is_sent_and_the_whole_is_kept(
+    proxy: Proxy, client: openai.OpenAI, key: str
+) -> None:
+    prompt = {"role": "system", "content": "Be kind."}
+    ask(client, [prompt, *ASKED], WINDOW, seed=3)
+    sent = proxy.asked[0].json()
+    assert len(proxy.asked[0].body) < 600 * 6
+    assert sent["messages"][0] == prompt
+    assert sent["messages"][-1] == ASKED[-1]
+    assert sent["seed"] == 3
+    kept = proxy.messages("s", key)
+    assert kept[:-1] == ASKED
+    assert kept[-1]["content"] == "ok"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_windows_go_on_and_nothing_is_kept_twice(
+    proxy: Proxy, client: openai.OpenAI, key: str, stream: bool
+) -> None:
+    messages = list(ASKED)
+    for number in range(3):
+        reply = ask(client, messages, WINDOW, stream=stream)
+        for _ in reply if stream else ():
+            pass
+        messages += [
+            {"role": "assistant", "content": "ok"},
+            {"role": "user", "content": f"And {number}?"},
+        ]
+    kept = proxy.messages("s", key)
+    assert [message["content"] for message in kept] == [m["content"] for m in messages[:-1]]
+    one, two = (asked.json()["messages"] for asked in proxy.asked[1:3])
+    assert two[: len(one)] == one
+
+
+def test_a_delta_is_cut_down_too(proxy: Proxy, client: openai.OpenAI, key: str) -> None:
+    ask(client, ASKED, NAMED)
+    delta = WINDOW | {"X-Memopt-History": "delta"}
+    ask(client, [{"role": "user", "content": "More?"}], delta)
+    assert proxy.asked[1].json()["messages"][-1]["content"] == "More?"
+    assert len(proxy.asked[1].body) < 600 * 6
+    assert [m["content"] for m in proxy.messages("s", key)[-4:]] == [
+        "What now?",
+        "ok",
+        "More?",
+        "ok",
+    ]
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_a_windowed_call_that_fails_adds_nothing(
+    proxy: Proxy, client: openai.OpenAI, key: str, is_new: bool
+) -> None:
+    if not is_new:
+        ask(client, ASKED, NAMED)
+    before = proxy.messages("s", key)
+    proxy.script(Answer(status=500, body=b"{}"))
+    more = [*ASKED, {"role": "assistant", "content": "ok"}, {"role": "user", "content": "More?"}]
+    with pytest.raises(openai.InternalServerError):
+        ask(client, more, WINDOW)
+    assert proxy.messages("s", key) == before
+    assert proxy.sessions(key) == ([] if is_new else ["s"])
+
+
+def test_what_does_not_fit_is_refused_and_adds_nothing(
+    proxy: Proxy, client: openai.OpenAI, key: str
+) -> None:
+    huge: Any = [{"role": "user", "content": "No end. " * 5000}]
+    with pytest.raises(openai.BadRequestError) as raised:
+        ask(client, huge, WINDOW)
+    assert raised.value.code == "context_length_exceeded"
+    assert proxy.asked == []
+    assert proxy.sessions(key) == []
+
+
+def test_what_is_remembered_comes_into_a_named_session_alone(
+    proxy: Proxy, client: openai.OpenAI, key: str
+) -> None:
+    scope = proxy.scope_of(key)
+    proxy.memory.remember("Ann prefers a window seat on trains.", scope=scope)
+    question: Any = [{"role": "user", "content": "Which seat does Ann prefer on trains?"}]
+    headers = {"X-Memopt-Window": "2000", "X-Memopt-Recall": "on"}
+    ask(client, question, headers | NAMED)
+    ask(client, question, headers)
+    ask(client, question, {"X-Memopt-Window": "2000", "X-Memopt-Session": "t"})
+    bodies = [b"prefers a window seat" in asked.body for asked in proxy.asked]
+    assert bodies == [True, False, False]
+    for message in proxy.asked[0].json()["messages"]:
+        assert message["role"] == "user"
+    assert [m["content"] for m in proxy.messages("s", key)] == [question[0]["content"], "ok"]
+
+
+def test_an_answer_made_of_what_is_remembered_goes_when_that_does(
+    proxy: Proxy, client: openai.OpenAI, key: str
+) -> None:
+    scope = proxy.scope_of(key)
+    item = proxy.memory.remember("The depot is in Oslo.", scope=scope)
+    question: Any = [{"role": "user", "content": "Where is the depot?"}]
+    headers = {
+        "X-Memopt-Window": "2000", "X-Memopt-Recall": "on", "X-Memopt-Answers": "on",
+    }  # fmt: skip
+    ask(client, question, headers | NAMED)
+    assert b"is in Oslo" in proxy.asked[0].body
+    assert proxy.memory.answers.invalidate(scope=scope, uses=[item.item_id]) == 1
