@@ -205,6 +205,47 @@ def test_records_that_are_copied_within_a_file_count_once(file: Path) -> None:
     assert report.skipped["records that are there twice"] == len(copies)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_conversation_that_was_copied_to_go_on_is_shared(
+    file: Path, tmp_path: Path, is_first: bool
+) -> None:
+    """Whichever of the files comes first."""
+    original = [*TALK, reply("a20", "u11", "m20", *text("Old end."))]
+    other = "ffffffff-1111-2222-3333-444455556666"
+    copy = [*({**one, "sessionId": other} for one in TALK), record("user", "u30", "u11", "New")]
+    names = (SESSION, other) if is_first else (other, SESSION)
+    write(file.with_name(f"{names[0]}.jsonl"), original)
+    write(file.with_name(f"{names[1]}.jsonl"), copy)
+    with opened(tmp_path / "store") as memory:
+        report = bring(memory, file.parent, CLAUDE)
+        assert (report.messages, report.messages_there) == (8, 6)
+        sessions = held(memory)
+        assert [bare(message) for message, _ in sessions[names[0]]][:-1] == TOLD
+        assert [bare(message) for message, _ in sessions[names[1]]][:-1] == TOLD
+        assert [hit.text for hit in memory.recall("zebra", scope="me/past")].count(
+            "Where is the zebra?"
+        ) == 1
+        again = bring(memory, file.parent, CLAUDE)
+        assert (again.messages, again.conflicts) == (0, [])
+        write(file.with_name(f"{names[1]}.jsonl"), [*copy, record("user", "u31", "u30", "Newer")])
+        assert bring(memory, file.parent, CLAUDE).messages == 1
+        assert [message for message, _ in held(memory)[names[0]]] == [
+            message for message, _ in sessions[names[0]]
+        ]
+
+
+def test_a_file_that_is_a_copy_alone_is_shared_whole(file: Path, tmp_path: Path) -> None:
+    write(file, TALK)
+    other = file.with_name("ffffffff-1111-2222-3333-444455556666.jsonl")
+    with opened(tmp_path / "store") as memory:
+        bring(memory, file, CLAUDE)
+        report = bring(memory, write(other, TALK[:-1]), CLAUDE)
+        assert (report.messages, report.messages_there) == (0, 5)
+        assert held(memory)[other.stem] == held(memory)[SESSION][:5]
+        assert bring(memory, write(other, TALK), CLAUDE).messages == 1
+        assert held(memory)[other.stem] == held(memory)[SESSION]
+
+
 def test_a_stream_that_is_written_again_with_more_is_one_text(file: Path) -> None:
     records = [
         record("user", "u1", None, "Tell."),

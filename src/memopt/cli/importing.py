@@ -123,6 +123,7 @@ def _import(
 ) -> None:  # fmt: skip
     total = sum(size_of(work.source) for work in works if work.source is not None)
     done = 0
+    bringers: dict[Format, Bringer] = {}
     with progress("Importing", in_bytes=True) as bar:
 
         def told(read_bytes: int) -> None:
@@ -142,12 +143,20 @@ def _import(
             if work.format is Format.JSONL:
                 _import_lines(memory, work.path, scope, counts, told)
                 continue
-            bringer = Bringer(
-                memory, scope=scope or _SCOPES.get(work.format, f"me/{work.format}"),
-                agent=None if work.format is Format.MESSAGES else work.format.value,
-                report=counts, dry_run=counts.dry_run,
-            )  # fmt: skip
+            bringer = bringers.get(work.format)
+            if bringer is None:
+                bringer = bringers[work.format] = _bringer(memory, work.format, scope, counts)
             bringer.bring(read(work.source, work.format, counts, told))
+
+
+def _bringer(
+    memory: Memory | None, format: Format, scope: str | None, counts: Imported
+) -> Bringer:  # fmt: skip
+    return Bringer(
+        memory, scope=scope or _SCOPES.get(format, f"me/{format}"),
+        agent=None if format is Format.MESSAGES else format.value,
+        report=counts, dry_run=counts.dry_run,
+    )  # fmt: skip
 
 
 def _import_lines(

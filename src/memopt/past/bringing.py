@@ -21,6 +21,7 @@ from memopt.base.errors import BackpressureError, ConflictError, UsageError
 from memopt.base.records import Entry, Message
 from memopt.base.units import MIB
 from memopt.memory import Memory
+from memopt.past.copies import Copies, Twin, is_gone
 from memopt.past.records import ORIGIN, About, Begin, Brought, Say, Step
 from memopt.sessions.session import Session
 
@@ -48,6 +49,7 @@ class Bringer:
         self._agent = agent
         self._report = report
         self._dry_run = dry_run
+        self._copies = None if memory is None else Copies(memory, scope)
         self._open: OrderedDict[str, _Session] = OrderedDict()
         self._left: dict[str, tuple[int, bool]] = {}
         """Of those that are not at hand: how far they came, and whether nothing more goes in."""
@@ -73,6 +75,8 @@ class Bringer:
         opened = self._session(step.session)
         # It may be in a source twice.
         opened.rewind(step.position)
+        if step.parent is None and not opened.head:
+            opened.copies = self._copies
         if step.parent is None or opened.is_closed:
             return
         parent = self._session(step.parent)
@@ -129,6 +133,10 @@ class _Session:
         """Read ahead, from `position` on."""
         self._waiting: list[Say] = []
         self._waiting_bytes = 0
+        self.copies: Copies | None = None
+        """Where to look for what it may be a copy of, before anything is said."""
+        self._twins: list[Twin] = []
+        """What it was a copy of so far."""
         self.look()
 
     def look(self) -> None:
@@ -144,12 +152,12 @@ class _Session:
         self._is_at_end = not self.head
 
     def say(self, step: Say) -> None:
-        if self.is_closed:
+        if self.is_closed or self._is_said_elsewhere(step):
             return
         there = None if self._is_at_end else self._next()
         if there is None:
             self._add(step)
-        elif there.message == step.message or _is_gone(there.message):
+        elif there.message == step.message or is_gone(there.message):
             self._pass()
         else:
             self._differs(there, step)
@@ -171,6 +179,32 @@ class _Session:
         """Nothing more goes into it."""
         self.is_closed = True
         self._report.conflict(where, reason)
+
+    # -- what another one holds -------------------------------------------------------------------
+
+    def _is_said_elsewhere(self, step: Say) -> bool:
+        if self.copies is not None:
+            self._twins, self.copies = self.copies.like(self._name, step), None
+        if not self._twins:
+            return False
+        alike = [twin for twin in self._twins if twin.says(step)]
+        if not alike:
+            self._join()
+            return False
+        self._twins = alike
+        self.position += 1
+        self._report.messages_there += 1
+        return True
+
+    def _join(self) -> None:
+        """Share with another session what was the same so far."""
+        twins, self._twins = self._twins, []
+        if not twins or not self.position or self._dry_run:
+            return
+        with contextlib.suppress(ConflictError):
+            twins[0].session.fork(self._name, at=self.position)
+        self.look()
+        self._is_at_end = True
 
     # -- what is there ----------------------------------------------------------------------------
 
@@ -210,7 +244,7 @@ class _Session:
     def _rewrite(self, there: Entry, step: Say) -> None:
         assert self.session is not None
         for entry in self.session.entries(there.seq):
-            if _ids(entry.message) is None and not _is_gone(entry.message):
+            if _ids(entry.message) is None and not is_gone(entry.message):
                 self.close(
                     f"message {there.seq} of session {self._name!r} has grown, and somebody else"
                     " wrote behind it", step.where,
@@ -238,6 +272,7 @@ class _Session:
 
     def flush(self) -> None:
         """Write what waits."""
+        self._join()
         waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
         if not waiting:
             return
@@ -282,11 +317,6 @@ def _grew(old: Message, new: Message) -> bool:
         and len(after) > len(before or "")
         and after.startswith(before or "")
     )
-
-
-def _is_gone(message: Message) -> bool:
-    """Whether it was redacted here: it does not come back."""
-    return message.get("redacted") is True and message.get("content") == "[redacted]"
 
 
 def _left_out(message: Message, error: UsageError) -> Message:

@@ -1,0 +1,99 @@
+"""Sessions that begin as another one does.
+
+Programs that resume a conversation in a new file copy what was said into it, under the same names.
+Such a copy becomes a fork of the session that is there, so that what was said once is recalled
+once. Owns: which sessions of a scope begin with which record. Invariant: it is a help; what a
+session holds in the end is the same without it. Not here: what is read of a source.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from memopt.base.errors import MemoptError
+from memopt.base.records import Entry, Message
+from memopt.memory import Memory
+from memopt.past.records import ORIGIN, Say
+
+_SESSIONS_MAX: Final = 20_000
+"""Of a scope, that are looked at."""
+_LISTED_AT_ONCE: Final = 500
+_ALIKE_MAX: Final = 8
+"""Sessions that begin with one record, that are followed."""
+
+
+class Copies:
+    """What the sessions of a scope begin with."""
+
+    def __init__(self, memory: Memory, scope: str) -> None:
+        self._memory = memory
+        self._scope = scope
+        self._names: dict[str, list[str]] | None = None
+
+    def like(self, name: str, first: Say) -> list["Twin"]:
+        """Sessions that begin as this one does."""
+        record = _first_record(first.message)
+        if record is None:
+            return []
+        if self._names is None:
+            self._names = self._listed()
+        names = self._names.setdefault(record, [])
+        alike = [Twin(self._memory, self._scope, other) for other in names if other != name]
+        if len(names) < _ALIKE_MAX and name not in names and len(self._names) < _SESSIONS_MAX:
+            names.append(name)
+        return alike
+
+    def _listed(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        after: tuple[str, str] | None = None
+        count = 0
+        while count < _SESSIONS_MAX:
+            infos = self._memory.sessions(self._scope, after=after, limit=_LISTED_AT_ONCE)
+            for info in infos:
+                record = self._record_of(info.id)
+                alike = names.setdefault(record, []) if record is not None else []
+                if len(alike) < _ALIKE_MAX:
+                    alike.append(info.id)
+            count += len(infos)
+            if len(infos) < _LISTED_AT_ONCE:
+                break
+            after = (infos[-1].scope, infos[-1].id)
+        return names
+
+    def _record_of(self, name: str) -> str | None:
+        session = self._memory.session(name, scope=self._scope)
+        try:
+            return next((_first_record(one) for one in session.messages(0, 1)), None)
+        except MemoptError:
+            # What is damaged is for a check to tell.
+            return None
+
+
+class Twin:
+    """A session that is read beside another one, as long as they are the same."""
+
+    def __init__(self, memory: Memory, scope: str, name: str) -> None:
+        self.session = memory.session(name, scope=scope)
+        self._entries: Iterator[Entry] = self.session.entries()
+
+    def says(self, step: Say) -> bool:
+        """Whether it goes on with that."""
+        try:
+            entry = next(self._entries, None)
+        except MemoptError:
+            return False
+        if entry is None or (step.at is not None and entry.at != step.at):
+            return False
+        return entry.message == step.message or is_gone(entry.message)
+
+
+def is_gone(message: Message) -> bool:
+    """Whether it was redacted here: it does not come back."""
+    return message.get("redacted") is True and message.get("content") == "[redacted]"
+
+
+def _first_record(message: Message) -> str | None:
+    """The source's name of the first thing a message was made of, where names are of one thing."""
+    origin: Any = message.get(ORIGIN)
+    ids = origin.get("ids") if isinstance(origin, dict) else None
+    first = ids[0] if isinstance(ids, list) and ids else None
+    return first if isinstance(first, str) else None
