@@ -264,9 +264,11 @@ class _Session:
         self._report.messages += 1
         if self._dry_run:
             return
+        size = _weight(step.message)
+        if self._waiting_bytes + size > _TOGETHER_BYTES_MAX:
+            self.flush()
         self._waiting.append(step)
-        content = step.message.get("content")
-        self._waiting_bytes += len(content) if isinstance(content, str) else 1024
+        self._waiting_bytes += size
         if len(self._waiting) >= _TOGETHER_MAX or self._waiting_bytes >= _TOGETHER_BYTES_MAX:
             self.flush()
 
@@ -298,6 +300,15 @@ class _Session:
                 if attempt == _ATTEMPTS_MAX:
                     raise
                 time.sleep(min(error.retry_after_seconds, _WAIT_SECONDS_MAX))
+
+
+def _weight(value: Any) -> int:
+    """Bytes of a message, about: characters of its texts."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return 16 + sum(map(_weight, value.values()))
+    return 16 + sum(map(_weight, value)) if isinstance(value, list) else 8
 
 
 def _ids(message: Message) -> set[Any] | None:

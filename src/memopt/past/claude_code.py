@@ -67,7 +67,7 @@ class _Record(msgspec.Struct):
     aiTitle: Any = None
     forkedFrom: Any = None
     message: msgspec.Raw = msgspec.Raw()
-    attachment: msgspec.Raw = msgspec.Raw()
+    attachment: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class _Block(msgspec.Struct):
@@ -155,9 +155,9 @@ class _Reader:
         if record.uuid is not None and self._places.find(record.uuid) is not None:
             self._report.skip("records that are there twice")
         elif record.type == "user":
-            yield from self._user(record, parsed(bytes(record.message), _MESSAGES), where, size)
+            yield from self._user(record, parsed(record.message, _MESSAGES), where, size)
         elif record.type == "assistant":
-            yield from self._assistant(record, parsed(bytes(record.message), _MESSAGES), where)
+            yield from self._assistant(record, parsed(record.message, _MESSAGES), where)
         elif record.type == "attachment":
             yield from self._attachment(record, where)
         elif record.type == "system" and record.subtype == "local_command":
@@ -253,7 +253,7 @@ class _Reader:
 
     def _attachment(self, record: _Record, where: str) -> Iterator[Step]:
         """Only what a person typed while the program worked is no other record."""
-        found = parsed(bytes(record.attachment) or b"{}", _ATTACHMENTS)
+        found = parsed(record.attachment, _ATTACHMENTS)
         said = None
         is_prompt = found.type == "queued_command" and found.commandMode in (None, "prompt")
         if is_prompt and not found.isMeta:

@@ -151,6 +151,10 @@ def lines(
         if is_text:
             yield number, line
             continue
+        if line[:1] == b"{" and line[-2:] == b"}\n":
+            # As nearly all are; a large one is held once.
+            yield number, line
+            continue
         # A system that fell while it wrote may leave zeros.
         stripped = line.strip(b" \t\r\n\0")
         if stripped:

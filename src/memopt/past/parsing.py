@@ -17,7 +17,7 @@ _SECONDS_MAX: Final = 1e11
 PARSE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def parsed(line: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
+def parsed(line: bytes | msgspec.Raw, decoder: "msgspec.json.Decoder[T]") -> T:
     """Raises one of PARSE_ERRORS. Halves of characters, which some programs write where they cut
     a text, become U+FFFD."""
     try:
@@ -25,7 +25,7 @@ def parsed(line: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        mended = _mended(line)
+        mended = _mended(bytes(line))
         if mended is None:
             raise error
         return decoder.decode(mended)
