@@ -90,8 +90,8 @@ def _ask(
         context = session.context(max_tokens=WINDOW, query=question.text)
         took.add(time.perf_counter_ns() - begun_ns)
         sent = "\n".join(str(message.get("content", "")) for message in context.messages)
-        weights = index.weigh(sorted({*analyser.analyse(question.text).terms}))[0]
-        best = set(_filled((-weights.sum(0)).argsort(kind="stable").tolist(), texts))
+        words = index.weigh(sorted({*analyser.analyse(question.text).terms})).parts.sum(0)[:-1]
+        best = set(_filled((-words).argsort(kind="stable").tolist(), texts))
         gold = len(question.gold)
         tally = [
             1.0,

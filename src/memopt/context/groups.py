@@ -6,7 +6,8 @@ providers demand it: the calls, then exactly one result of each, in the order of
 
 Owns: which result answers which call. Invariant: every call that is sent has one result behind it,
 and every result that is sent has its call before it. What fits neither is an orphan, and is not
-sent. Not here: which groups are sent (window.py).
+sent; so is one that came before its call, since a window may begin between the two. Not here: which
+groups are sent (window.py).
 """
 
 from typing import Final
@@ -146,8 +147,6 @@ class Grouper:
         """Calls without a result, by id."""
         self._unnamed: list[Pair] = []
         """The same of those without an id."""
-        self._early: dict[str, tuple[Held, Result]] = {}
-        """Results whose call did not come yet."""
         self._answered: set[str] = set()
         self._joinable: Group | None = None
 
@@ -163,10 +162,11 @@ class Grouper:
             group.pairs.append(pair)
             self._await(pair)
 
-    def drop(self, gone: int) -> list[Group]:
-        """Let the first groups go: nothing that comes later answers them."""
+    def drop(self, gone: int, pins: frozenset[int]) -> list[Group]:
+        """Let the first groups go: nothing that comes later answers them, unless they are
+        pinned."""
         dropped, self.groups = self.groups[:gone], self.groups[gone:]
-        lost = {id(group) for group in dropped}
+        lost = {id(group) for group in dropped if not any(held.seq in pins for held in group.held)}
         self._unnamed = [pair for pair in self._unnamed if id(pair.group) not in lost]
         for call_id, pairs in list(self._open.items()):
             kept = [pair for pair in pairs if id(pair.group) not in lost]
@@ -197,18 +197,18 @@ class Grouper:
         if call_id is None:
             self._unnamed.append(pair)
             return
-        early = self._early.pop(call_id, None)
-        if early is None:
-            self._open.setdefault(call_id, []).append(pair)
-            self._answered.discard(call_id)
-            return
-        held, result = early
-        self.orphans.remove(held)
-        self._answer(pair, held, result)
+        self._open.setdefault(call_id, []).append(pair)
+        self._answered.discard(call_id)
 
     def _add_results(self, held: Held, results: list[Result]) -> None:
         self._joinable = None
-        matched = [(result, self._match(result)) for result in results]
+        matched: list[tuple[Result, Pair | None]] = []
+        for result in results:
+            pair = self._match(result)
+            if pair is not None:
+                # At once: another result in this message must not find it open.
+                pair.result = result
+            matched.append((result, pair))
         strays = {result.at for result, pair in matched if pair is None}
         if all(pair is None for _, pair in matched):
             self._add_orphan(held, results, strays)
@@ -229,9 +229,6 @@ class Grouper:
                 self.groups.append(Group(held))
                 return
         self.orphans.append(held)
-        call_id = results[0].id
-        if results[0].at < 0 and call_id is not None and call_id not in self._answered:
-            self._early.setdefault(call_id, (held, results[0]))
 
     def _match(self, result: Result) -> Pair | None:
         """The newest call with its id; without one, the first of those that wait, best by name."""
@@ -257,7 +254,7 @@ class Grouper:
     def _waiting(self) -> list[Pair]:
         """Calls without a result of the newest group that has any."""
         for group in reversed(self.groups):
-            open_pairs = [pair for pair in group.pairs if pair.result_held is None]
+            open_pairs = [pair for pair in group.pairs if pair.result is None]
             if open_pairs:
                 return open_pairs
         return []

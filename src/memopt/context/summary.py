@@ -64,7 +64,8 @@ class Summary(msgspec.Struct, frozen=True, array_like=True):
 def extended(
     old: Summary | None, groups: Iterable[Group], count: Callable[[str], int], tokens_max: int
 ) -> Summary | None:
-    """What a summary becomes as these are left out, too; None where there is nothing to say."""
+    """What a summary becomes as these are left out, too; None where there is nothing to say, or no
+    room to say it."""
     lines = list(old.lines) if old is not None else []
     seqs = [] if old is None else [old.first, old.last]
     for group in groups:
@@ -78,13 +79,15 @@ def extended(
     return fitted(whole, count, tokens_max)
 
 
-def fitted(whole: Summary, count: Callable[[str], int], tokens_max: int) -> Summary:
-    """With as many lines as fit, the head alone where none does."""
+def fitted(whole: Summary, count: Callable[[str], int], tokens_max: int) -> Summary | None:
+    """With as many lines as fit, the head alone where none does; None where not even that does."""
     costs = [count(line.text) + 1 for line in whole.lines]
     room = tokens_max - count(Summary(whole.first, whole.last, (), whole.written).text) - 4
     if room < 0 and whole.written:
         whole = Summary(whole.first, whole.last, whole.lines)
         room = tokens_max - count(Summary(whole.first, whole.last).text) - 4
+    if room < 0:
+        return None
     newest = max((line.seq for line in whole.lines), default=0)
     span = max(1, newest - whole.first)
     order = sorted(

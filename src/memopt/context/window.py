@@ -94,7 +94,7 @@ class Window:
         cut = self._cut(extra)
         if not cut and not self.head:
             return
-        groups = self.grouper.drop(cut)
+        groups = self.grouper.drop(cut, self.pins)
         user = self._newest_user([*self.head, *groups])
         remains = any(group.is_user for group in self.groups)
         kept = [] if remains or user is None else [user]
@@ -130,8 +130,9 @@ class Window:
         last = len(groups) - 1
         low = min(int(self._costs.limit * _LOW_SHARE) + extra, int(self._costs.limit * _HIGH_SHARE))
         cut = next((at for at in range(last) if self._after(at, after, extra) <= low), last)
-        for start in (self._turn_start(), self._exchange_start()):
-            if start < cut and self._after(start, after, extra) <= self._costs.limit:
+        # What is recalled never costs the newest exchange.
+        for start, besides in ((self._turn_start(), extra), (self._exchange_start(), 0)):
+            if start < cut and self._after(start, after, besides) <= self._costs.limit:
                 return start
         return cut
 
