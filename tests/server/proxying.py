@@ -1,8 +1,7 @@
 """A proxy between the official client and a scripted upstream, over real sockets."""
 
-import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,8 @@ class Proxy:
         self.memory = memory
         self.upstream = upstream
         self.settings = settings
-        self._keys = itertools.count()
+        self.stop: Callable[[], None] = lambda: None
+        """End it, while it is looked at from outside."""
 
     def script(self, answers: Script | Answer | Iterable[Answer] | None) -> None:
         """What the upstream says from now on."""
@@ -60,15 +60,21 @@ class Proxy:
 def running(path: Path, upstream: ScriptedUpstream, **settings: Any) -> Iterator[Proxy]:
     chosen = ServerSettings.load(None, **{"upstream": upstream.url, "port": 0, **settings})
     with memopt.open(path / "store", durability="os", budget="64MiB") as memory:
-        listening = listen(chosen)
         server = make_server(memory, chosen)
+        listening = listen(chosen)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
-        try:
-            yield Proxy(url_of(chosen, listening), memory, upstream, chosen)
-        finally:
+
+        def stop() -> None:
             server.should_exit = True
             thread.join(STOP_SECONDS)
             listening.close()
             assert not thread.is_alive()
+
+        proxy = Proxy(url_of(chosen, listening), memory, upstream, chosen)
+        proxy.stop = stop
+        try:
+            yield proxy
+        finally:
+            stop()
         assert memory.check().clean

@@ -25,6 +25,8 @@ from memopt.server.services import services_of
 from memopt.server.settings import ServerSettings
 
 _ROOT: Final = "/v1"
+_ENDING_SECONDS: Final = 30.0
+"""In which requests that were cancelled keep what they have."""
 
 
 class Front:
@@ -56,7 +58,9 @@ def make_app(memory: Memory, settings: ServerSettings) -> Front:
         try:
             async with services.upstream:
                 yield
+                await door.emptied(_ENDING_SECONDS)
         finally:
+            # Behind the last connection, and before the threads that keep what came over it.
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching

@@ -7,6 +7,7 @@ request (chat.py and its like).
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
@@ -41,6 +42,8 @@ class Door:
         self._numbers = itertools.count()
         self._hosts = _hosts_of(settings)
         self.open_requests = 0
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
 
     async def serve(self, scope: Any, receive: Receive, send: Send, path: str, work: Work) -> None:
         """Read a request and do `work` for it; `path` is the one to ask upstream for."""
@@ -50,6 +53,7 @@ class Door:
             await out.fail(error)
             return
         self.open_requests += 1
+        self._is_empty.clear()
         try:
             await self._serve(scope, receive, out, path, work)
         except MemoptError as error:
@@ -57,8 +61,19 @@ class Door:
         except Exception:
             log.exception("%s %s failed", scope["method"], path)
             await out.fail(ServerError(500, "an error of the server", code="internal"))
+        except asyncio.CancelledError:
+            # The server is stopping: what there was to keep is kept, and the task ends here.
+            log.info("%s %s was ended", scope["method"], path)
         finally:
             self.open_requests -= 1
+            if not self.open_requests:
+                self._is_empty.set()
+
+    async def emptied(self, seconds: float) -> None:
+        """Wait until every request has ended, those that were cancelled too."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._is_empty.wait()
 
     async def _serve(
         self, scope: Any, receive: Receive, out: Outgoing, path: str, work: Work

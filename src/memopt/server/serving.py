@@ -37,8 +37,8 @@ def serve(memory: Memory, settings: ServerSettings, *, on_ready: Any = None) -> 
     Raises UsageError where the address cannot be had."""
     _raise_files_limit(settings)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    listening = listen(settings)
     server = make_server(memory, settings)
+    listening = listen(settings)
     if on_ready is not None:
         on_ready(url_of(settings, listening))
     try:
