@@ -37,6 +37,8 @@ from memopt.server.upstream import Headers, Reply
 from memopt.server.window import Windowed, make_window
 from memopt.sessions.writer import MessageWriter
 
+_LARGE_CHARS: Final = 128 * 1024
+"""Longer texts are committed a few at a time."""
 _FLUSHED_BYTES: Final = 8 * 1024
 """Text of a stream that waits for a thread to write it away."""
 
@@ -210,11 +212,14 @@ class SpooledText:
         self._copy_left = copied_max
         self._pieces: list[str] = []
         self._size = 0
+        self.total = 0
+        """Characters so far."""
         self.digest = TextDigest()
 
     def add(self, text: str) -> None:
         self._pieces.append(text)
         self._size += len(text)
+        self.total += len(text)
         self.digest.add(text)
         if self._copy is not None:
             self._copy.append(text)
@@ -311,7 +316,11 @@ class _Stream:
     async def _keep(self, fields: dict[str, Any] | None = None) -> None:
         await self._text.flush()
         self._is_kept = True
-        await self._call.keep(self._services, self._said(fields or {}))
+        if self._text.total < _LARGE_CHARS:
+            await self._call.keep(self._services, self._said(fields or {}))
+        else:
+            async with self._services.large:
+                await self._call.keep(self._services, self._said(fields or {}))
         if self._call.exchange.options.answers and not fields:
             await self._cache()
 

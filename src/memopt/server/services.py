@@ -1,6 +1,7 @@
 """What the handlers of requests share. Not here: what they do with it."""
 
-from typing import NamedTuple
+import asyncio
+from typing import Final, NamedTuple
 
 from memopt import Memory
 from memopt.server.canonical import Digests
@@ -10,6 +11,8 @@ from memopt.server.matching import Matcher
 from memopt.server.settings import ServerSettings
 from memopt.server.threads import StoreThreads
 from memopt.server.upstream import Upstream
+
+_LARGE_MAX: Final = 2
 
 
 class Services(NamedTuple):
@@ -23,6 +26,8 @@ class Services(NamedTuple):
     lines: Lines
     keeper: Keeper
     matcher: Matcher
+    large: asyncio.Semaphore
+    """For commits of long texts, each of which takes several times its text for a moment."""
 
 
 def services_of(memory: Memory, settings: ServerSettings) -> Services:
@@ -39,4 +44,5 @@ def services_of(memory: Memory, settings: ServerSettings) -> Services:
         lines=lines,
         keeper=Keeper(memory, lines),
         matcher=Matcher(memory, lines),
+        large=asyncio.Semaphore(_LARGE_MAX),
     )

@@ -96,6 +96,8 @@ class ServerSettings:
     """Of what the upstream answers to one request."""
     event_bytes_max: int = 16 * MIB
     """Of one event of a stream."""
+    socket_bytes: int = 32 * KIB
+    """That the system takes in from the upstream on a connection before they are passed on."""
     request_bytes: int = 64 * KIB
     """What a request is expected to take beside four times its body: reserved in the budget."""
     admission_wait_seconds: float = 10.0

@@ -11,6 +11,7 @@ asked. Not here: what a reply means.
 import asyncio
 import math
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from email.utils import parsedate_to_datetime
@@ -53,6 +54,11 @@ class Upstream:
         self._transport = httpx.AsyncHTTPTransport(
             trust_env=False,
             retries=0,
+            # What a socket takes in is read at once, and held: 250 KB a stream where it may.
+            socket_options=[
+                (socket.SOL_SOCKET, socket.SO_RCVBUF, settings.socket_bytes),
+                (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+            ],
             limits=httpx.Limits(
                 max_connections=settings.requests_max,
                 max_keepalive_connections=_IDLE_CONNECTIONS_MAX,
