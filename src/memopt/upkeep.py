@@ -15,6 +15,8 @@ _M_ARENA_MAX: Final = -8
 """Of mallopt(3), in <malloc.h>."""
 _RESIDENTS_KEPT: Final = 0.75
 _TRIM_FREED_BYTES: Final = 4 * MIB
+_TRIM_SHARE: Final = 1 / 16
+"""Of the budget, where that is less."""
 _TRIM_FREED_BYTES_UNDER_PRESSURE: Final = 256 * KIB
 _RESIDENTS_UNDER_PRESSURE: Final = 0.25
 _CACHES_UNDER_PRESSURE: Final = 0.5
@@ -25,7 +27,7 @@ class Upkeep:
 
     def __init__(
         self, pager: Pager, residents: Residents, compressor: Zstd,
-        close_idle_readers: Callable[[], None],
+        close_idle_readers: Callable[[], None], budget_bytes: int,
     ) -> None:  # fmt: skip
         self._pager = pager
         self._close_idle_readers = close_idle_readers
@@ -36,7 +38,8 @@ class Upkeep:
         self._freed: list[Callable[[], int]] = []
         self._freed_bytes = 0
         """Freed by all when the heap was trimmed last."""
-        self._trim_bytes = _TRIM_FREED_BYTES
+        self._trim_bytes_calm = min(_TRIM_FREED_BYTES, int(budget_bytes * _TRIM_SHARE))
+        self._trim_bytes = self._trim_bytes_calm
         self._is_shrunk = False
 
     def ask_also(self, make_free: Callable[[int], None]) -> None:
@@ -64,7 +67,8 @@ class Upkeep:
 
     def trim(self) -> None:
         """On the maintenance thread: give back the holes that pages which went have left in the
-        heap. Half a millisecond a round; without it, a twentieth of a budget of 64 MiB."""
+        heap. Half a millisecond a round; without it, a twentieth of a budget of 64 MiB, and a
+        quarter of one of 16."""
         if self._is_shrunk:
             self._compressor.trim()
         if self._all_freed_bytes() - self._freed_bytes >= self._trim_bytes:
@@ -101,7 +105,7 @@ class Upkeep:
         self.trim_now()
 
     def collect_later(self) -> None:
-        self._trim_bytes = _TRIM_FREED_BYTES
+        self._trim_bytes = self._trim_bytes_calm
 
 
 def limit_heap_arenas(count: int) -> None:

@@ -110,7 +110,7 @@ def wire_storage(
         recent_seconds=config.l1_idle_seconds,
     )  # fmt: skip
     residents = Residents(budget, config.resident_sessions_max)
-    upkeep = Upkeep(pager, residents, compressor, home.close_idle_readers)
+    upkeep = Upkeep(pager, residents, compressor, home.close_idle_readers, budget.limit_bytes)
     budget.on_shortage(upkeep.make_free)
     pages = PageWriter(
         compressor, dictionaries.of, next_page=home.newest_page() + 1,
