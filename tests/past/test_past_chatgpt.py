@@ -89,6 +89,9 @@ OTHER = [
 ]  # fmt: skip
 
 
+HIDDEN = {"is_visually_hidden_from_conversation": True}
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "export" / "conversations.json"
@@ -258,6 +261,7 @@ def test_a_hidden_prompt_is_no_part(file: Path) -> None:
     talk = conversation(
         "c-9",
         node("a", None, ["b"], said("user", custom)),
-        node("b", "a", [], said("user", "Hello")),
+        node("b", "a", ["c"], said("user", "Hello")),
+        node("c", "b", [], said("user", "Be brief", metadata=HIDDEN)),
     )
     assert spoken(sessions_of(steps_of(write(file, [talk]), GPT))["c-9"]) == [("user", "Hello")]

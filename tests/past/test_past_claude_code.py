@@ -151,6 +151,22 @@ def test_a_fork_of_a_fork_shares_with_whom_it_has_it_from(file: Path) -> None:
     assert abouts_of(steps)[f"{SESSION}~u8"]["fork_of"] == SESSION
 
 
+def test_a_prompt_within_a_reply_does_not_part_it(file: Path) -> None:
+    records = [
+        record("user", "u1", None, "one"),
+        reply("a2", "u1", "m2", call("t1", "Bash", command="ls")),
+        record("user", "u3", "a2", "wait"),
+        reply("a4", "a2", "m2", call("t2", "Bash", command="pwd")),
+        record("user", "u5", "a2", result("t1", "zoo.txt")),
+        record("user", "u6", "a4", result("t2", "/work")),
+        reply("a7", "u6", "m7", *text("Done.")),
+    ]
+    (messages,) = sessions_of(steps_of(write(file, records), CLAUDE)).values()
+    assert [one.get("tool_call_id") or one["content"] for one in messages] == [
+        "one", None, "wait", None, "t1", "t2", "Done.",
+    ]  # fmt: skip
+
+
 def test_what_was_said_before_a_compaction_stays(file: Path) -> None:
     boundary = {
         "type": "system", "subtype": "compact_boundary", "uuid": "b12", "parentUuid": None,

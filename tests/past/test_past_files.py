@@ -58,7 +58,7 @@ def test_a_packed_bomb_ends(tmp_path: Path, pack: object, monkeypatch: pytest.Mo
     assert callable(pack)
     monkeypatch.setattr(files, "_UNPACKED_BYTES_FREE", 1 << 20)
     file = tmp_path / f"{SESSION}.jsonl"
-    file.write_bytes(pack(lines_of(TALK).encode() + b"\n" * (64 << 20)))
+    file.write_bytes(pack(lines_of(TALK).encode() + (b" " * 999 + b"\n") * (64 << 10)))
     report = Brought()
     ((_, messages),) = sessions_of(steps_of(file, CLAUDE, report)).items()
     assert len(messages) == 300

@@ -202,9 +202,10 @@ class _Tree:
         content = said.content if isinstance(said.content, dict) else {}
         kind = text_of(content.get("content_type"))
         metadata = said.metadata or _Metadata()
-        if kind in _HIDDEN or (
-            role == "system" and metadata.is_visually_hidden_from_conversation is not False
-        ):
+        hidden = metadata.is_visually_hidden_from_conversation
+        if kind in _HIDDEN or (role == "user" and hidden is True) or (
+            role == "system" and hidden is not False
+        ):  # fmt: skip
             self._report.skip("what the program said by itself")
             return None
         if kind == "reasoning_recap":

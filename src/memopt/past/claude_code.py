@@ -285,7 +285,8 @@ class _Reader:
             line = self._last or self._places.add(Line(self._name(record)))
         else:
             line = place.line
-            is_going_on = reply is not None and line.reply is not None and line.reply.name == reply
+            held = line.reply
+            is_going_on = line.has_replied(reply) or (held is not None and held.name == reply)
             if may_fork and not is_going_on and line.last_prompt > place.position:
                 line = self._fork(line, line.behind(place.position), record)
         self._last = line

@@ -5,6 +5,7 @@ Invariant: the places that are kept have a limit; of a log with more records the
 go, and what names one of those as its parent goes on where others go on.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -16,6 +17,8 @@ from memopt.past.replies import Reply
 PLACES_MAX: Final = 200_000
 LINES_MAX: Final = 20_000
 """Of one source: forks and subagents."""
+
+_REPLIES_KNOWN: Final = 16
 
 PROMPT: Final = ord("u")
 """A prompt of a person: what a fork begins with, mostly."""
@@ -38,6 +41,7 @@ class Line:
         self.is_agent = is_agent
         self.reply: Reply | None = None
         self.is_begun = False
+        self._replied: deque[Any] = deque(maxlen=_REPLIES_KNOWN)
         self._kinds: bytearray = bytearray() if parent is None else parent._kinds[:position]
 
     def __len__(self) -> int:
@@ -66,6 +70,10 @@ class Line:
             at = max(self._kinds.rfind(PROMPT, 0, at), 0)
         return at
 
+    def has_replied(self, name: Any) -> bool:
+        """Whether a part of that reply was said here lately."""
+        return name is not None and name in self._replied
+
     def say(
         self, kind: int, message: Message, at: datetime | None, where: str
     ) -> Iterator[Step]:  # fmt: skip
@@ -76,6 +84,7 @@ class Line:
         """Say what is held."""
         reply, self.reply = self.reply, None
         if reply is not None:
+            self._replied.append(reply.name)
             for step in reply.steps(self.session):
                 kind = RESULT if step.message.get("role") == "tool" else REPLY
                 yield from self._say(kind, step)
