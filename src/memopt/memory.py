@@ -363,6 +363,7 @@ class Memory(Recalling, Answering):
             last.callback(parts.subscriptions.close)
             last.callback(parts.prefetcher.close)
             last.callback(parts.recall.engine.stop)
+            last.callback(parts.contexts.stop)
             last.callback(parts.maintenance.close)
             last.callback(parts.dictionaries.stop_learning)
             last.callback(self._stop_serving)

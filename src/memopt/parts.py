@@ -9,6 +9,7 @@ from memopt.base.config import Config
 from memopt.base.events import Events
 from memopt.base.metrics import Metrics
 from memopt.base.protocols import Clock
+from memopt.context.engine import Contexts
 from memopt.directory import Directory
 from memopt.journal.commit import GroupCommitter
 from memopt.journal.history import History
@@ -62,6 +63,7 @@ class Parts(NamedTuple):
     forgetting: Forgetting
     recall: RecallParts
     answers: AnswerEngine
+    contexts: Contexts
     checking: Checking
     compaction: Compaction
     maintenance: Maintenance

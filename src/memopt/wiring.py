@@ -199,8 +199,8 @@ def _wire_parts(
             directory=directory, committer=committer, subscriptions=subscriptions,
             history=History(home, compressor), pager=pager, prefetcher=prefetcher,
             dictionaries=dictionaries, residents=residents, sessions=sessions,
-            forgetting=forgetting, recall=recall, answers=answers, checking=checking,
-            compaction=compaction,
+            forgetting=forgetting, recall=recall, answers=answers, contexts=contexts,
+            checking=checking, compaction=compaction,
             maintenance=Maintenance(config.maintenance_seconds, steps), pressure=monitor,
             serve=serve_owner,
             release=_releasing(

@@ -56,6 +56,7 @@ def wire_context(
             home=directory.home, committer=committer, reader=reader, compressor=compressor,
             budget=budget, config=config, clock=clock, events=events, listing=recall.listing,
             recall=recalling, keeper=keeper, tokenizers=plugs.tokenizers,
+            summarizer=plugs.summarizer,
         )
     )  # fmt: skip
     recall.items.watchers.append(keeper)

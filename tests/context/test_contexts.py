@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import memopt
+from waiting import until
 
 Message = dict[str, Any]
 
@@ -217,3 +218,51 @@ def test_pinned_memories_are_in_every_context(memory: memopt.Memory) -> None:
     context = session.context(max_tokens=2000)
     assert "before nine" in context.messages[0]["content"]
     assert context.report.section(memopt.Part.PINS).tokens
+
+
+def test_a_model_summarises_in_the_background_for_the_next_compaction(tmp_path: Path) -> None:
+    asked: list[tuple[str | None, int]] = []
+
+    def summarize(before: str | None, messages: Any, tokens: int) -> str:
+        asked.append((before, len(messages)))
+        return f"WRITTEN {len(asked)} about {len(messages)} messages"
+
+    with memopt.open(
+        tmp_path / "store", budget="16MiB", durability="os", summarizer=summarize
+    ) as memory:
+        session = memory.session("s")
+        session.append({"role": "user", "content": "Do it all."})
+        shown: list[str] = []
+        compactions = 0
+        for step in range(120):
+            session.extend([call(step), result(step, f"step {step} " * 30)])
+            before = compactions
+            context = session.context(max_tokens=1500)
+            compactions += context.report.is_compacted
+            text = str([m for m in context.messages if "<summary>" in str(m["content"])])
+            if compactions == before and shown:
+                assert text == shown[-1]
+            shown.append(text)
+            # It is given back once a summary is kept.
+            until(lambda: not memory._parts.budget.held_bytes("summaries"))
+        assert compactions > 2
+        assert asked[0][0] is None
+        assert "WRITTEN" in str(asked[2][0])
+        assert "WRITTEN" in shown[-1]
+        assert "WRITTEN 1 " not in shown[0]
+
+
+def test_a_summarizer_that_fails_costs_nothing(tmp_path: Path) -> None:
+    def summarize(before: str | None, messages: Any, tokens: int) -> str:
+        raise RuntimeError("no")
+
+    with memopt.open(
+        tmp_path / "store", budget="16MiB", durability="os", summarizer=summarize
+    ) as memory:
+        session = memory.session("s")
+        session.append({"role": "user", "content": "Do it all."})
+        grow(session, 80)
+        assert "<summary>" in str(session.context(max_tokens=1500).messages)
+    with pytest.raises(memopt.UsageError) as refused:
+        memopt.open(tmp_path / "store", summarizer="gpt")  # type: ignore[arg-type]
+    assert refused.value.field == "summarizer"

@@ -18,6 +18,7 @@ from memopt.context.making import Asked, ContextParts, Making, pins_on
 from memopt.context.outputs import outputs_in
 from memopt.context.tokens import Counts
 from memopt.context.windows import Windows
+from memopt.context.writing import SummaryWriter
 from memopt.journal.commit import CommitTransaction
 from memopt.recall.message_text import said_in
 from memopt.sessions.branches import place_of
@@ -38,6 +39,7 @@ class Contexts:
         self._parts = parts
         self.counts = Counts(parts.budget)
         self._windows = Windows(parts.committer, parts.compressor, parts.keeper)
+        self.writer = SummaryWriter(parts.summarizer, self._windows, parts.budget)
         parts.keeper.forget_ids = self.counts.clear
 
     # -- contexts ---------------------------------------------------------------------------------
@@ -50,7 +52,7 @@ class Contexts:
         asked = _asked(
             SessionKey(scope, id), max_tokens, model, tools, reserve_tokens, query, token_ids
         )
-        return Making(self._parts, self._windows, self.counts, asked).make()
+        return Making(self._parts, self._windows, self.counts, self.writer, asked).make()
 
     # -- outputs ----------------------------------------------------------------------------------
 
@@ -137,12 +139,17 @@ class Contexts:
 
     # -- life -------------------------------------------------------------------------------------
 
+    def stop(self) -> None:
+        """Begin nothing more, and wait for what was begun."""
+        self.writer.close()
+
     def close(self) -> None:
         self.counts.clear()
 
     def abandon(self) -> None:
         """In a forked child."""
         self.counts.abandon()
+        self.writer.abandon()
         self._parts.tokenizers.abandon()
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from memopt.base.budget import Budget
 from memopt.base.config import Config
+from memopt.base.context_protocols import Summarizer
 from memopt.base.context_records import Context, LeftOut, Omission
 from memopt.base.errors import CapacityError, ContextOverflowError, CorruptionError
 from memopt.base.events import Events
@@ -32,6 +33,7 @@ from memopt.context.shortening import shorten
 from memopt.context.tokens import Choice, Counts, Tokenizers
 from memopt.context.window import Costs, Window
 from memopt.context.windows import Block, Kept, Windows
+from memopt.context.writing import Job, SummaryWriter
 from memopt.journal.commit import GroupCommitter
 from memopt.recall.listing import Listing
 from memopt.recall.message_text import said_in
@@ -84,6 +86,8 @@ class Branch(NamedTuple):
     segments: list[Segment]
     length: int
     kept: Kept | None
+    written: str | None
+    """What a model wrote about all that is summarised."""
     pins: frozenset[int]
     items: list[int]
     seen: int
@@ -106,15 +110,20 @@ class ContextParts(NamedTuple):
     """Takes a query, its scope and a limit."""
     keeper: ContextKeeper
     tokenizers: Tokenizers
+    summarizer: Summarizer | None
 
 
 class Making:
     """One call's work."""
 
-    def __init__(self, parts: ContextParts, windows: Windows, counts: Counts, asked: Asked) -> None:
+    def __init__(
+        self, parts: ContextParts, windows: Windows, counts: Counts, writer: SummaryWriter,
+        asked: Asked,
+    ) -> None:  # fmt: skip
         self._parts = parts
         self._windows = windows
         self._counts = counts
+        self._writer = writer
         self._asked = asked
         self._choice: Choice = parts.tokenizers.of(asked.model)
         self._count = functools.partial(counts.of_text, choice=self._choice)
@@ -147,6 +156,7 @@ class Making:
             start=kept.start if kept is not None else len(system),
             head=[] if branch is None or kept is None else self._head(branch, kept.head),
             summary=kept.summary if kept is not None else None,
+            written=None if branch is None else branch.written,
             pins=frozenset() if branch is None else branch.pins,
             pinned=[] if branch is None or kept is None else self._pinned(branch, kept, system),
         )  # fmt: skip
@@ -295,9 +305,14 @@ class Making:
             return None
         line = line_as_of(tables, row, NOW)
         segments = segments_of(tables, line)
+        kept, written = self._windows.find(tables, segments, self._asked.name), None
+        if kept is not None and self._writer.is_on:
+            place = place_of(segments, kept.start - 1)
+            written = self._windows.find_written(tables, place.line, self._asked.name)
+        is_whole = written is not None and kept is not None and written.start == kept.start
         return Branch(
-            row=row, line=line, segments=segments, length=length_of(tables, line),
-            kept=self._windows.find(tables, segments, self._asked.name),
+            row=row, line=line, segments=segments, length=length_of(tables, line), kept=kept,
+            written=written.text if written is not None and is_whole else None,
             pins=pins_on(tables, segments, self._parts.clock.now_us()),
             items=tables.message_pins.items(row.scope_number, _PINNED_ITEMS_MAX),
             seen=self._parts.keeper.taken_count,
@@ -383,10 +398,21 @@ class Making:
     def _keep(self, branch: Branch, window: Window) -> None:
         head = tuple(group.first for group in window.head)
         place = place_of(branch.segments, window.start - 1)
-        self._windows.keep(
-            branch.row.scope_number, place.line, self._asked.name,
-            Kept(window.start, head, window.summary), branch.seen,
+        kept = Kept(window.start, head, window.summary)
+        row, name = branch.row.scope_number, self._asked.name
+        self._windows.keep(row, place.line, name, kept, branch.seen)
+        if not self._writer.is_on or not window.left_out:
+            return
+        before = branch.kept.summary if branch.kept is not None else None
+        messages = [held.raw for group in window.left_out for held in group.held]
+        job = Job(
+            scope_number=row, line=place.line, name=name, start=window.start,
+            before=branch.written or (before.body if before is not None else None),
+            messages=messages, tokens_max=window.summary_tokens_max, count=self._count,
+            size_bytes=self._held_bytes, seen=branch.seen,
         )  # fmt: skip
+        if not self._writer.hand_over(job):
+            self._notes.append("no model summarises what was left out: too many wait")
 
 
 def pins_on(tables: Tables, segments: Sequence[Segment], now_us: int) -> frozenset[int]:

@@ -52,9 +52,13 @@ class Summary(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def text(self) -> str:
-        body = [self.written] if self.written else []
-        body += [line.text for line in self.lines]
-        return block("summary", _HEAD.format(first=self.first, last=self.last), body)
+        return block("summary", _HEAD.format(first=self.first, last=self.last), [self.body])
+
+    @property
+    def body(self) -> str:
+        """What it says, without marks."""
+        written = [self.written] if self.written else []
+        return "\n".join([*written, *(line.text for line in self.lines)])
 
     def message(self) -> Message:
         """A user's: what it quotes may come from anywhere."""

@@ -38,7 +38,7 @@ class Window:
 
     def __init__(
         self, costs: Costs, count: Callable[[str], int], *, start: int, head: list[Group],
-        summary: Summary | None, pins: frozenset[int], pinned: list[Group],
+        summary: Summary | None, written: str | None, pins: frozenset[int], pinned: list[Group],
     ) -> None:  # fmt: skip
         self._costs = costs
         self._count = count
@@ -51,6 +51,8 @@ class Window:
         self.head = head
         """User messages from before it that are still shown."""
         self.summary = summary
+        self._written = written
+        """What a model wrote about everything that the summary is of: for the next compaction."""
         self.summary_tokens = self._cost_of(summary)
         self.grouper = Grouper()
         self.left_out: list[Group] = []
@@ -62,6 +64,10 @@ class Window:
     @property
     def groups(self) -> list[Group]:
         return self.grouper.groups
+
+    @property
+    def summary_tokens_max(self) -> int:
+        return int(self._costs.limit * _SUMMARY_SHARE)
 
     @property
     def newest_user(self) -> Group | None:
@@ -104,9 +110,10 @@ class Window:
             self.start = self.groups[0].first
         self.pinned += [group for group in gone if self._is_pinned(group)]
         gone = [group for group in gone if not self._is_pinned(group)]
-        self.summary = extended(
-            self.summary, gone, self._count, int(self._costs.limit * _SUMMARY_SHARE)
-        )
+        before = self.summary
+        if before is not None and self._written:
+            before, self._written = Summary(before.first, before.last, (), self._written), None
+        self.summary = extended(before, gone, self._count, self.summary_tokens_max)
         self.summary_tokens = self._cost_of(self.summary)
         self.left_out += gone
         self.compactions += 1
@@ -138,7 +145,7 @@ class Window:
 
     def _after(self, cut: int, after: list[int], extra: int) -> int:
         """What everything costs once groups before `cut` are left out."""
-        summary = int(self._costs.limit * _SUMMARY_SHARE)
+        summary = self.summary_tokens_max
         pinned = sum(g.tokens for g in self.groups[:cut] if self._is_pinned(g))
         pinned += sum(group.tokens for group in self.pinned)
         kept = 0

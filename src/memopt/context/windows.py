@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 WINDOW: Final = "w"
 RECALLED: Final = "r"
+WRITTEN: Final = "s"
 _ROWS_OF_LINE_MAX: Final = 32
 _VERSION: Final = 1
 
@@ -52,6 +53,14 @@ class Block(msgspec.Struct, frozen=True, array_like=True):
     version: int = _VERSION
 
 
+class Written(msgspec.Struct, frozen=True, array_like=True):
+    """What a model wrote about everything before `start`."""
+
+    start: int
+    text: str
+    version: int = _VERSION
+
+
 class Windows:
     """Thread-safe. Holds nothing between calls."""
 
@@ -69,6 +78,14 @@ class Windows:
             if kept is not None and segment.start < kept.start <= segment.stop:
                 return kept
         return None
+
+    def find_written(self, tables: Tables, line: int, name: str) -> Written | None:
+        return self._read(tables, line, WRITTEN + name, Written)
+
+    def keep_written(
+        self, scope_number: int, line: int, name: str, written: Written, seen: int
+    ) -> None:
+        self._write(scope_number, line, WRITTEN + name, written, seen)
 
     def find_block(self, tables: Tables, line: int, name: str) -> Block | None:
         return self._read(tables, line, RECALLED + name, Block)
@@ -89,7 +106,7 @@ class Windows:
         return None
 
     def _write(
-        self, scope_number: int, line: int, name: str, value: Kept | Block, seen: int
+        self, scope_number: int, line: int, name: str, value: Kept | Block | Written, seen: int
     ) -> None:
         if self._committer.refusing:
             return
