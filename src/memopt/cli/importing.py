@@ -47,13 +47,15 @@ class From(StrEnum):
     CLAUDE_CODE = "claude-code"
     CODEX = "codex"
     CHATGPT = "chatgpt"
+    OPEN_WEBUI = "open-webui"
     JSONL = "jsonl"
     MARKDOWN = "markdown"
 
 
 _SUFFIXES: Final = {
     From.CLAUDE_CODE: (".jsonl",), From.CODEX: (".jsonl",), From.JSONL: (".jsonl",),
-    From.CHATGPT: (".json", ".zip"), From.MARKDOWN: (".md", ".markdown"),
+    From.CHATGPT: (".json", ".zip"), From.OPEN_WEBUI: (".json",),
+    From.MARKDOWN: (".md", ".markdown"),
 }  # fmt: skip
 
 

@@ -30,33 +30,33 @@ _FORK_CHARS: Final = 8
 _HIDDEN: Final = frozenset({"user_editable_context", "model_editable_context"})
 
 
-class _Author(msgspec.Struct):
+class Author(msgspec.Struct):
     role: Any = None
     name: Any = None
 
 
-class _Metadata(msgspec.Struct):
+class Metadata(msgspec.Struct):
     model_slug: Any = None
     is_visually_hidden_from_conversation: Any = None
 
 
-class _Message(msgspec.Struct):
+class Said(msgspec.Struct):
     id: Any = None
-    author: _Author | None = None
+    author: Author | None = None
     create_time: Any = None
     content: Any = None
     recipient: Any = None
-    metadata: _Metadata | None = None
+    metadata: Metadata | None = None
 
 
-class _Node(msgspec.Struct):
+class Node(msgspec.Struct):
     parent: str | None = None
     children: list[str] | None = None
-    message: _Message | None = None
+    message: Said | None = None
 
 
-class _Conversation(msgspec.Struct):
-    mapping: dict[str, _Node | None]
+class Conversation(msgspec.Struct):
+    mapping: dict[str, Node | None]
     id: str | None = None
     conversation_id: str | None = None
     title: Any = None
@@ -65,7 +65,7 @@ class _Conversation(msgspec.Struct):
     is_archived: Any = None
 
 
-_CONVERSATIONS: Final = msgspec.json.Decoder(_Conversation)
+_CONVERSATIONS: Final = msgspec.json.Decoder(Conversation)
 
 
 def is_mine(head: bytes) -> bool:
@@ -76,29 +76,36 @@ def is_mine(head: bytes) -> bool:
 def read(source: Source, stream: IO[bytes], report: Brought) -> Iterator[Step]:
     """The conversations of one file."""
 
-    def where(number: int) -> str:
-        return f"{source.name}: conversation {number}"
+    for number, body in conversations(source, stream, report):
+        where = f"{source.name}: conversation {number}"
+        try:
+            conversation = parsed(body, _CONVERSATIONS)
+        except PARSE_ERRORS as error:
+            report.damage(where, reason_of(error))
+            continue
+        del body
+        name = conversation.conversation_id or conversation.id
+        if name is None:
+            report.damage(where, "it has no id")
+        else:
+            yield from Tree(conversation, name, where, report).steps()
 
-    def too_large(number: int) -> None:
-        report.damage(where(number), f"it has more than {CONVERSATION_BYTES_MAX} bytes")
 
-    def cut_off(number: int) -> None:
-        report.damage(where(number), "the file ends within it")
+def conversations(
+    source: Source, stream: IO[bytes], report: Brought
+) -> Iterator[tuple[int, bytes]]:  # fmt: skip
+    """The conversations of an array, by number, one at a time. What is damaged is noted."""
 
-    found = objects(stream, bytes_max=CONVERSATION_BYTES_MAX, too_large=too_large, cut_off=cut_off)
+    def note(number: int, reason: str) -> None:
+        report.damage(f"{source.name}: conversation {number}", reason)
+
+    found = objects(
+        stream, bytes_max=CONVERSATION_BYTES_MAX,
+        too_large=lambda number: note(number, f"it has more than {CONVERSATION_BYTES_MAX} bytes"),
+        cut_off=lambda number: note(number, "the file ends within it"),
+    )  # fmt: skip
     try:
-        for number, body in found:
-            try:
-                conversation = parsed(body, _CONVERSATIONS)
-            except PARSE_ERRORS as error:
-                report.damage(where(number), reason_of(error))
-                continue
-            del body
-            name = conversation.conversation_id or conversation.id
-            if name is None:
-                report.damage(where(number), "it has no id")
-                continue
-            yield from _Tree(conversation, name, where(number), report).steps()
+        yield from found
     except READ_ERRORS as error:
         report.damage(source.name, f"the file is damaged: {error}")
 
@@ -118,8 +125,14 @@ class _Branch:
             self.asked = {name: one for name, one in parent.asked.items() if one[1] < position}
 
 
-class _Tree:
-    def __init__(self, conversation: _Conversation, name: str, where: str, report: Brought) -> None:
+class Tree:
+    """The sessions of one conversation: what was said first, and forks of it."""
+
+    def __init__(
+        self, conversation: Conversation, name: str, where: str, report: Brought,
+        *, format: str = "chatgpt",
+    ) -> None:  # fmt: skip
+        self._format = format
         self._nodes = conversation.mapping
         self._conversation = conversation
         self._name = name
@@ -195,13 +208,13 @@ class _Tree:
         where = f"{self._where}, node {name}"
         yield Say(branch.session, message, time_of(said.create_time), where)
 
-    def _message(self, name: str, said: _Message, branch: _Branch) -> Message | None:
+    def _message(self, name: str, said: Said, branch: _Branch) -> Message | None:
         """None for what is no part of the conversation."""
-        author = said.author or _Author()
+        author = said.author or Author()
         role = text_of(author.role)
         content = said.content if isinstance(said.content, dict) else {}
         kind = text_of(content.get("content_type"))
-        metadata = said.metadata or _Metadata()
+        metadata = said.metadata or Metadata()
         hidden = metadata.is_visually_hidden_from_conversation
         if kind in _HIDDEN or (role == "user" and hidden is True) or (
             role == "system" and hidden is not False
@@ -243,7 +256,7 @@ class _Tree:
         for branch in self._branches:
             if not branch.is_begun:
                 continue
-            about: dict[str, Any] = {"format": "chatgpt", "title": conversation.title}
+            about: dict[str, Any] = {"format": self._format, "title": conversation.title}
             about["gpt"] = conversation.gizmo_id
             if branch.parent is not None:
                 about |= {"fork_of": branch.parent.session, "fork_at": branch.position}

@@ -11,7 +11,7 @@ from typing import IO, Any, Final
 import msgspec
 
 from memopt.base.units import MIB
-from memopt.past import chatgpt, claude_code, codex, markdown, plain
+from memopt.past import chatgpt, claude_code, codex, markdown, open_webui, plain
 from memopt.past.files import READ_ERRORS, Source, head_of, opened
 from memopt.past.parsing import PARSE_ERRORS, parsed
 from memopt.past.records import Brought, Step
@@ -25,6 +25,7 @@ class Format(StrEnum):
     CLAUDE_CODE = "claude-code"
     CODEX = "codex"
     CHATGPT = "chatgpt"
+    OPEN_WEBUI = "open-webui"
     JSONL = "jsonl"
     """What `memopt export` wrote, and lines of {"messages": […]}: read by the command itself."""
     MESSAGES = "messages"
@@ -36,6 +37,7 @@ _READERS: Final[dict[Format, Callable[[Source, IO[bytes], Brought], Iterator[Ste
     Format.CLAUDE_CODE: claude_code.read,
     Format.CODEX: codex.read,
     Format.CHATGPT: chatgpt.read,
+    Format.OPEN_WEBUI: open_webui.read,
     Format.MARKDOWN: markdown.read,
     Format.MESSAGES: plain.read,
 }
@@ -50,6 +52,8 @@ def detected(source: Source) -> Format | None:
     if name.endswith((".md", ".markdown")):
         return Format.MARKDOWN if markdown.is_mine(head) else None
     if name.endswith(".json"):
+        if open_webui.is_mine(head):
+            return Format.OPEN_WEBUI
         return Format.CHATGPT if chatgpt.is_mine(head) else None
     return _of_lines(head)
 
