@@ -27,6 +27,7 @@ NAMES: Final = (
     "capacity",
     "context",
     "context_questions",
+    "context_windows",
     "arena",
     "density",
     "embedding",

@@ -51,7 +51,9 @@ _QUERY_SHARE: Final = 0.65
 """... or for a query that somebody gave."""
 _FULL_SHARE: Final = 0.96
 _CHARS_A_TOKEN: Final = 4
-_CHARS_MIN: Final = 256
+_OUTPUT_CHARS_MIN: Final = 256
+_CHARS_MIN: Final = 128
+"""Where even the newest exchange does not fit, its outputs have so many characters at least."""
 _SYSTEM_MAX: Final = 16
 """Messages that a session begins with."""
 _SYSTEM_ROLES: Final = frozenset({"system", "developer"})
@@ -127,7 +129,8 @@ class Making:
         self._asked = asked
         self._choice: Choice = parts.tokenizers.of(asked.model)
         self._count = functools.partial(counts.of_text, choice=self._choice)
-        self._chars_max = int(asked.max_tokens * _OUTPUT_SHARE * _CHARS_A_TOKEN)
+        chars = int(asked.max_tokens * _OUTPUT_SHARE * _CHARS_A_TOKEN)
+        self._chars_max = max(chars, _OUTPUT_CHARS_MIN)
         self._cuts: dict[int, list[Cut]] = {}
         self._encoded = 0
         self._notes: list[str] = []
@@ -163,7 +166,8 @@ class Making:
         if branch is not None:
             for held in self._read(branch, window.start, branch.length):
                 window.add(held)
-                if window.is_full():
+                # Results that are still to come are charged as if they were missing.
+                if window.is_settled and window.is_full():
                     window.compact()
         self._fit(window, limit)
         found = NOTHING

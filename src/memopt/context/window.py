@@ -82,6 +82,11 @@ class Window:
         self.grouper.add(held)
         self._tokens_max += held.tokens + INTERRUPTED_TOKENS * len(calls_in(held.raw))
 
+    @property
+    def is_settled(self) -> bool:
+        """No call of the last group waits for its result."""
+        return not self.groups or not self.groups[-1].interrupted
+
     def tokens(self, extra: int = 0) -> int:
         return (
             self._costs.fixed + self.summary_tokens + extra
