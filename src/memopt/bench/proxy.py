@@ -37,7 +37,14 @@ from memopt.bench import data
 from memopt.bench.command import BenchOptions, main, say, scratch
 from memopt.bench.measure import machine
 from memopt.bench.proxy_load import Connection, Talk, Target, milliseconds, talk
-from memopt.bench.proxy_parts import litellm_command, litellm_proxy, piece_of, proxy, upstream
+from memopt.bench.proxy_parts import (
+    LITELLM_KEY,
+    litellm_command,
+    litellm_proxy,
+    piece_of,
+    proxy,
+    upstream,
+)
 
 _CLIENTS: Final = 32
 _DELAY_SECONDS: Final = 0.5
@@ -162,7 +169,7 @@ def _throughput(
         else:
             try:
                 url = stack.enter_context(litellm_proxy(command, model.url, home))
-                targets["litellm"] = Target(url, (("authorization", "Bearer k"),))
+                targets["litellm"] = Target(url, (("authorization", f"Bearer {LITELLM_KEY}"),))
             except MemoptError as error:
                 say(f"{error}: no ratio")
         for turn in range(1 if options.quick else 3):

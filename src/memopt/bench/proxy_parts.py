@@ -26,6 +26,8 @@ from memopt.bench.proxy_load import REPLY
 
 _START_SECONDS: Final = 120.0
 _URL: Final = re.compile(rb"http://[\w.]+:\d+/v1")
+LITELLM_KEY: Final = "sk-of-this-benchmark-alone"
+"""Without a key of its own, it does not start."""
 LITELLM: Final = "MEMOPT_LITELLM"
 """The variable that names the `litellm` command, where it is not on the path."""
 
@@ -109,7 +111,8 @@ def litellm_proxy(command: list[str], upstream: str, directory: Path) -> Iterato
         [*command, "--config", str(config), "--host", "127.0.0.1", "--port", str(port),
          "--num_workers", "1"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        env={**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": LITELLM_KEY,
+              "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
     )  # fmt: skip
     try:
         _wait_for(process, f"http://127.0.0.1:{port}/health/liveliness")
