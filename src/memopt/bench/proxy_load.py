@@ -131,6 +131,8 @@ class Times(NamedTuple):
     whole: list[int]
     first: list[int]
     """Nanoseconds, each of them: a bucket of a histogram is wider than what is looked for."""
+    opening: list[int]
+    """Of requests that begin a session, and bring all its messages at once: not in `whole`."""
     seconds: float
 
 
@@ -144,7 +146,7 @@ async def talk(
     targets: Sequence[Target], conversations: Sequence[Sequence[Message]], plan: Talk
 ) -> list[Times]:
     """Each client asks the targets in turn, so that all of them see the same machine."""
-    times = [Times([], [], 0.0) for _ in targets]
+    times = [Times([], [], [], 0.0) for _ in targets]
     began = time.perf_counter()
     await asyncio.gather(
         *(_client(number, targets, conversations, plan, times) for number in range(plan.clients))
@@ -172,12 +174,16 @@ async def _client(
             order.reverse()
         for place in order:
             history = histories[place]
+            opens = history.is_new
             reply = await connections[place].ask(
                 history.body(), ("x-memopt-session", history.session)
             )
             history.answered()
-            times[place].whole.append(reply.whole_ns)
-            times[place].first.append(reply.first_ns)
+            if opens:
+                times[place].opening.append(reply.whole_ns)
+            else:
+                times[place].whole.append(reply.whole_ns)
+                times[place].first.append(reply.first_ns)
     for connection in connections:
         connection.close()
 
@@ -201,10 +207,13 @@ class _Conversation:
         self._number = number
         self._place = place
         self._turn = 0
-        self._begin()
+        # Each begins at another length, or all of them would begin the next one together.
+        self._begin(2 * number % max(1, plan.stop_messages - plan.start_messages - 2))
 
-    def _begin(self) -> None:
+    def _begin(self, more: int = 0) -> None:
         plan = self._plan
+        self.is_new = True
+        count = plan.start_messages + more
         self.session = f"{plan.name}-{self._place}-{self._number}-{self._turn}"
         source = self._conversations[(self._number * 7 + self._turn) % len(self._conversations)]
         usable = [message for message in source if message.get("role") in ("user", "assistant")]
@@ -212,7 +221,7 @@ class _Conversation:
             {"role": ("user", "assistant")[at % 2], "content": str(each.get("content") or "Yes.")}
             for at, each in enumerate(usable or source)
         ]
-        messages = (said * (plan.start_messages // len(said) + 1))[: plan.start_messages]
+        messages = (said * (count // len(said) + 1))[:count]
         # No two conversations are the same one.
         messages[0] = {"role": "user", "content": f"{self.session}: {messages[0]['content']}"}
         if messages[-1]["role"] != "user":
@@ -227,6 +236,7 @@ class _Conversation:
         reply: dict[str, Any] = {"role": "assistant", "content": REPLY}
         self._raw.append(_encode(reply))
         self._turn += 1
+        self.is_new = False
         if len(self._raw) + 1 >= self._plan.stop_messages:
             self._begin()
         else:

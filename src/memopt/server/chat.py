@@ -34,7 +34,7 @@ from memopt.server.services import Services
 from memopt.server.storing import keep, place_of, read
 from memopt.server.threads import StoreThreads
 from memopt.server.upstream import Headers, Reply
-from memopt.server.window import Windowed, make_window
+from memopt.server.window import Windowed, begin_window, make_window
 from memopt.sessions.writer import MessageWriter
 
 _LARGE_CHARS: Final = 128 * 1024
@@ -84,9 +84,10 @@ class Call(msgspec.Struct):
         asked, options = self.asked, self.exchange.options
         if options.window_tokens is not None and not asked.is_upstreams:
             self.windowed = Windowed()
-            await services.threads.finish(
-                make_window, services.keeper, asked, self.place, options, self.windowed
-            )
+            arguments = (services.keeper, asked, self.place)
+            await services.threads.finish(begin_window, *arguments, self.windowed)
+            async with services.windows:
+                await services.threads.finish(make_window, *arguments, options, self.windowed)
             self.body = self.windowed.body
             if asked.history is History.DELTA:
                 # What it says is there already: only the reply is to be appended.

@@ -13,6 +13,8 @@ from memopt.server.threads import StoreThreads
 from memopt.server.upstream import Upstream
 
 _LARGE_MAX: Final = 2
+_WINDOWS_MAX: Final = 1
+"""Contexts are computed, and two of them at a time only keep each other from it."""
 
 
 class Services(NamedTuple):
@@ -28,6 +30,8 @@ class Services(NamedTuple):
     matcher: Matcher
     large: asyncio.Semaphore
     """For commits of long texts, each of which takes several times its text for a moment."""
+    windows: asyncio.Semaphore
+    """For making contexts."""
 
 
 def services_of(memory: Memory, settings: ServerSettings) -> Services:
@@ -45,4 +49,5 @@ def services_of(memory: Memory, settings: ServerSettings) -> Services:
         keeper=Keeper(memory, lines),
         matcher=Matcher(memory, lines),
         large=asyncio.Semaphore(_LARGE_MAX),
+        windows=asyncio.Semaphore(_WINDOWS_MAX),
     )

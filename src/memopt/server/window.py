@@ -37,13 +37,16 @@ class Windowed(msgspec.Struct):
     """Ids of what was recalled."""
 
 
+def begin_window(keeper: Keeper, asked: Asked, place: Place, windowed: Windowed) -> None:
+    """Commit what is new. On one of the store's threads. Raises what appending raises."""
+    windowed.begun = keeper.begin(asked, place)
+
+
 def make_window(
     keeper: Keeper, asked: Asked, place: Place, options: Options, windowed: Windowed
 ) -> None:
-    """Commit what is new, and make the body to send. On one of the store's threads. Raises what
-    appending and contexts raise."""
+    """Make the body to send, behind `begin_window`. Raises what contexts raise."""
     assert options.window_tokens is not None
-    windowed.begun = keeper.begin(asked, place)
     prompt = keeper.prompt_of(place) if not asked.prompts else {}
     prompts: list[Any] = [raw for _, raw in asked.prompts]
     prompts += [message for _, message in prompt.get("prompts", ())]
