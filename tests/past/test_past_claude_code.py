@@ -23,7 +23,7 @@ from histories import (
     text,
     write,
 )
-from memopt.past import Brought, Format
+from memopt.past import Brought, Format, claude_code, places
 
 CLAUDE = Format.CLAUDE_CODE
 
@@ -378,3 +378,18 @@ def test_a_history_that_grew_within_a_reply_is_as_if_it_had_come_whole(
             older = bring(memory, write(file, TALK[:count]), CLAUDE)
             assert (older.messages, older.messages_rewritten, older.conflicts) == (0, 0, [])
             assert held(memory) == whole
+
+
+def test_places_and_forks_have_limits(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "PLACES_MAX", 20)
+    monkeypatch.setattr(claude_code, "LINES_MAX", 3)
+    records = [record("user", f"u{n:03}", f"u{n - 1:03}" if n else None, f"{n}") for n in range(90)]
+    # One from long ago, of which nothing is known any more; and more forks than are allowed.
+    records.append(record("user", "u100", "u000", "late"))
+    records += [record("user", f"u2{n:02}", "u085", f"fork {n}") for n in range(4)]
+    report = Brought()
+    found = sessions_of(steps_of(write(file, records), CLAUDE, report))
+    said = [message["content"] for message in found[SESSION]]
+    assert said == [*map(str, range(90)), "late", "fork 2", "fork 3"]
+    assert sorted(found) == [SESSION, f"{SESSION}~u200", f"{SESSION}~u201"]
+    assert report.skipped == {"forks that are too many": 2}

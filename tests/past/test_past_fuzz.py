@@ -10,6 +10,7 @@ import test_past_chatgpt
 import test_past_claude_code
 import test_past_codex
 import test_past_markdown
+import test_past_open_webui
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,9 +29,11 @@ WHOLE: dict[Format, list[Any]] = {
     Format.CLAUDE_CODE: test_past_claude_code.TALK,
     Format.CODEX: test_past_codex.TALK,
     Format.CHATGPT: [test_past_chatgpt.TALK],
+    Format.OPEN_WEBUI: [test_past_open_webui.STANDARD],
     Format.MESSAGES: [{"role": "user", "content": "x", "session": "s", "at": "2020-01-01"}] * 3,
 }
 NAMES = {
+    Format.OPEN_WEBUI: "chat-export.json",
     Format.CLAUDE_CODE: f"{SESSION}.jsonl", Format.CODEX: "rollout.jsonl",
     Format.CHATGPT: "conversations.json", Format.MESSAGES: "messages.jsonl",
 }  # fmt: skip
@@ -56,7 +59,7 @@ def spoilt(draw: Any) -> tuple[Format, bytes]:
             holder.insert(draw(st.integers(0, len(holder))), copy.deepcopy(holder[key]))
         else:
             holder[key] = copy.deepcopy(draw(ODD))
-    text = json.dumps(value) if format is Format.CHATGPT else lines_of(value)
+    text = json.dumps(value) if NAMES[format].endswith(".json") else lines_of(value)
     raw = text.encode()
     if draw(st.integers(0, 4)) == 0:
         at = draw(st.integers(0, len(raw)))

@@ -14,8 +14,8 @@ from memopt.base.records import Message
 from memopt.past.records import Begin, Say, Step
 from memopt.past.replies import Reply
 
-PLACES_MAX: Final = 200_000
-LINES_MAX: Final = 20_000
+PLACES_MAX: Final = 100_000
+LINES_MAX: Final = 2_000
 """Of one source: forks and subagents."""
 
 _REPLIES_KNOWN: Final = 16
