@@ -19,6 +19,7 @@ import Stemmer
 
 from memopt.answers.verification import CHECKS, Traits, compared, traits_of
 from memopt.base.recall_protocols import PieceEmbedder
+from memopt.embedding.vectors import products
 
 BUCKETS: Final = 1 << 16
 """Of hashes."""
@@ -148,7 +149,7 @@ def _alignment(one: Question, other: Question, mine: Any, theirs: Any) -> list[f
     (pieces, d), their directions."""
     if not len(mine) or not len(theirs):
         return [0.0] * 7
-    likeness = mine @ theirs.T
+    likeness = products(mine, theirs)
     found, lefts = [], []
     for best, weights, vectors in (
         (likeness.max(axis=1), one.weights, mine), (likeness.max(axis=0), other.weights, theirs),

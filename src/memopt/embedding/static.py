@@ -23,7 +23,7 @@ import numpy as np
 
 from memopt.base.errors import CorruptionError, StoreVersionError, UsageError
 from memopt.embedding.pieces import WordPieces
-from memopt.embedding.vectors import texts_of
+from memopt.embedding.vectors import products, texts_of
 
 SHIPPED: Final = Path(__file__).with_name("static-minilm-256.bin")
 TAG: Final = b"mSte"
@@ -135,7 +135,7 @@ class StaticEmbedder:
         found = np.empty((len(places), len(vectors)), np.float32)
         for at in range(0, len(places), _ROWS_AT_ONCE):
             some = rows.take(places[at : at + _ROWS_AT_ONCE], 0).astype(np.float32)
-            np.matmul(some, vectors.T, out=found[at : at + len(some)])
+            found[at : at + len(some)] = products(some, vectors)
         found /= self._row_lengths(places)[:, None]
         return found
 

@@ -17,6 +17,9 @@ DIMENSIONS_MAX: Final = 4096
 SPACE_BYTES_MAX: Final = 200
 TEXTS_MAX: Final = 4096
 """Of one call of somebody else's embedder."""
+_ALONE: Final = 1 << 18
+"""Multiplications from which on OpenBLAS starts threads: those wait for each other, and where
+another program has a core, they wait for that: a recall took five times as long."""
 
 
 def texts_of(texts: Sequence[str]) -> list[str]:
@@ -52,6 +55,15 @@ def unit(vectors: Any, *, count: int, dimensions: int) -> Any:
     values = values / np.where(largest > 0, largest, 1)
     lengths = np.sqrt(np.einsum("ij,ij->i", values, values))[:, None]
     return (values / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def products(one: Any, other: Any) -> Any:
+    """float32 (len(one), len(other)): one @ other.T, on this thread alone."""
+    rows = max(1, _ALONE // max(1, other.size))
+    found = np.empty((len(one), len(other)), np.float32)
+    for at in range(0, len(one), rows):
+        np.matmul(one[at : at + rows], other.T, out=found[at : at + rows])
+    return found
 
 
 def checked_space(space: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from memopt.embedding.vectors import products
 from memopt.recall.entries import Role
 from memopt.recall.ragged import among, incidence, ragged
 from memopt.recall.scan import TINY, Scan
@@ -76,13 +77,13 @@ def _winner_features(
     weight = np.exp(scores[best] - scores[best[0]])[:, None]
     other = best[:, None] != chosen
     vectors = entries.vectors[chosen] * entries.scales[chosen].astype(np.float32)[:, None]
-    alike = (vectors[: len(best)] @ vectors.T) * other
+    alike = products(vectors[: len(best)], vectors) * other
     f["like_best"] = (alike * weight).sum(axis=0) / weight.sum()
     owners, terms = ragged(entries.terms_start, entries.terms, chosen)
     theirs = terms[owners < len(best)]
     new = np.unique(theirs[~among(theirs, np.array(scan.query.terms, np.uint32))])
     has = incidence(terms, owners, new, len(chosen))
-    shared = ((has[: len(best)] * index.idf(new)) @ has.T) * other * weight
+    shared = products(has[: len(best)] * index.idf(new), has) * other * weight
     f["shares_best"] = np.log1p(shared.max(axis=0))
     f["shares_mean"] = np.log1p(shared.sum(axis=0) / weight.sum())
     few = len(weight)
