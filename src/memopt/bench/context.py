@@ -24,6 +24,7 @@ from memopt.base.records import Message
 from memopt.bench.command import BenchOptions, main, progress_bar, scratch
 from memopt.bench.data import Conversation, load, trajectories
 from memopt.context.calls import results_in
+from memopt.context.estimating import Estimate
 from memopt.context.handles import handle_in
 from memopt.context.payload import payload_of
 from memopt.memory import Memory
@@ -36,21 +37,19 @@ _WORD: Final = re.compile(r"\w+")
 _HANDLE: Final = re.compile(r"\bm\d+(?:\.\d+)?\b")
 _PIN_EVERY: Final = 25
 _PIN_CHARS: Final = 800
-_PIECE: Final = re.compile(r" ?[^\W\d_]{1,7}| ?\d{1,3}| ?[^\w\s]{1,3}|\s+|_")
+_COUNT: Final = Estimate().count
 
 
-class PieceTokenizer:
-    """Counts what it encodes: up to seven letters, three digits or three marks are a token, a
-    space before them included, and so is a run of spaces. About as many as tokenizers of today
-    make."""
+class CountingTokenizer:
+    """As many tokens as are estimated, and how many that were in all."""
 
-    name: Final = "pieces"
+    name: Final = "counting"
 
     def __init__(self) -> None:
         self.encoded = 0
 
     def encode(self, text: str) -> Sequence[int]:
-        found = len(_PIECE.findall(text))
+        found = _COUNT(text)
         self.encoded += found
         return range(found)
 
@@ -92,7 +91,7 @@ class Costs(dict[bytes, int]):
 
     def __missing__(self, key: bytes) -> int:
         payload = payload_of(msgspec.msgpack.decode(key), "openai")
-        self[key] = count = len(_PIECE.findall(payload.text)) + payload.extra
+        self[key] = count = _COUNT(payload.text) + payload.extra
         return count
 
 
@@ -129,7 +128,7 @@ def run(options: BenchOptions) -> dict[str, Any]:
     ours, clipped, whole = Sums(), Sums(), Sums()
     played = _Played()
     with scratch(options) as directory, progress_bar("trajectories") as report:
-        tokenizer = PieceTokenizer()
+        tokenizer = CountingTokenizer()
         with open_memory(
             directory / "store", budget="256MiB", durability="os", tokenizer=tokenizer
         ) as memory:
