@@ -1,4 +1,4 @@
-"""Is the evidence in the window? Questions of LoCoMo, asked at the end of each dialogue.
+"""Questions of LoCoMo, asked at the end of each dialogue: is their evidence in the window?
 
 A dialogue is one session, its turns are messages at their times. Each question is asked by
 `session.context(max_tokens=4_000, query=question)`, and of the turns that hold its evidence the
