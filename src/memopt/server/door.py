@@ -97,7 +97,7 @@ class Door:
             exchange = Exchange(
                 scope["method"], path, scope["query_string"], headers, named, body, caller, options
             )
-            await _until_gone(work(exchange, out), receive, self._settings.request_seconds)
+            await _until_gone(work(exchange, out), receive, out, self._settings.request_seconds)
         finally:
             turn.end()
 
@@ -186,7 +186,7 @@ async def _enter(turn: Turn) -> None:
         raise
 
 
-async def _until_gone(work: Any, receive: Receive, seconds: float) -> None:
+async def _until_gone(work: Any, receive: Receive, out: Outgoing, seconds: float) -> None:
     """Do the work, unless the client goes away or the time is over: then it is cancelled, and ends
     what it has to end."""
     doing = asyncio.ensure_future(work)
@@ -197,7 +197,10 @@ async def _until_gone(work: Any, receive: Receive, seconds: float) -> None:
         was_gone = watching.done()
         watching.cancel()
         if not doing.done():
-            doing.cancel()
+            # A response that has ended is reported as a client that went away, too: then there is
+            # only tidying up left, which must not be cut short.
+            if not out.is_ended:
+                doing.cancel()
             await asyncio.wait({doing})
     if not doing.cancelled():
         doing.result()

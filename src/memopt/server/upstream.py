@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
+import anyio
 import httpx
 
 from memopt.base.errors import UsageError
@@ -99,7 +100,7 @@ class Upstream:
                 method, url, headers=sent, content=body, extensions=self._timeout
             )
             try:
-                response = await self._transport.handle_async_request(request)
+                response = await _unharmed(self._transport, request)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if is_last:
                     raise _failed(error) from None
@@ -136,6 +137,31 @@ class Upstream:
         if seconds is None or seconds > self._settings.retry_after_seconds_max:
             return None
         return seconds
+
+
+async def _unharmed(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+    """The response. Cancelled, it is ended by a scope, as the transport expects: a task's own
+    cancelling goes through what it shields, and leaves connections that it was closing open."""
+    scope = anyio.CancelScope()
+
+    async def send() -> httpx.Response | None:
+        with scope:
+            return await transport.handle_async_request(request)
+        return None
+
+    sending = asyncio.ensure_future(send())
+    try:
+        response = await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        scope.cancel()
+        await asyncio.wait({sending})
+        if not sending.cancelled() and sending.exception() is None:
+            late = sending.result()
+            if late is not None:
+                await late.aclose()
+        raise
+    assert response is not None
+    return response
 
 
 class Reply:
