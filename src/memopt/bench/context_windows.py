@@ -1,4 +1,4 @@
-"""Is what is sent always something that a provider takes? Every trajectory, in fifty windows.
+"""Every trajectory, in fifty windows: is what is sent always something that a provider takes?
 
 Each trajectory is written down in two parts, and behind each part its context is asked for, in
 windows from 300 to 64,000 tokens. Counted: calls that are sent without exactly one result behind
