@@ -16,6 +16,7 @@ from memopt.base.records import Message
 from memopt.bench.command import BenchOptions, main, progress_bar, scratch
 from memopt.bench.context_questions import FourthsTokenizer
 from memopt.bench.data import Conversation, load, trajectories
+from memopt.context.groups import INTERRUPTED_TOKENS
 from memopt.context.payload import payload_of
 from memopt.memory import Memory
 from memopt.wiring import open_memory
@@ -27,7 +28,7 @@ _SUMMARY_SHARE: Final = 0.08
 _OUTPUT_SHARE: Final = 1 / 16
 _OUTPUT_TOKENS_MIN: Final = 64
 _SLACK: Final = 40
-"""Tokens that no message accounts for: what begins a reply, and results that are missing."""
+"""Tokens that no message accounts for, such as what begins a reply."""
 _NOTHING: Final = " "
 """As a query: recall nothing."""
 
@@ -112,7 +113,10 @@ def _fitting(said: Sequence[Message], window: int) -> Message | None:
     if not any(message.get("role") == "user" for message in rest):
         rest += users[-1:]
     system = said[:1] if said[0].get("role") == "system" else ()
+    waiting = sum(len(message.get("tool_calls") or ()) for message in rest)
+    waiting -= sum(message.get("role") == "tool" for message in rest)
     room = window - int(window * _SUMMARY_SHARE) - _SLACK
+    room -= INTERRUPTED_TOKENS * max(0, waiting)
     return said[at] if sum(_costs((*system, *rest), window)) <= room else None
 
 
