@@ -236,6 +236,17 @@ def test_two_keys_never_see_each_other(proxy: Proxy, key: str) -> None:
     assert proxy.scope_of(key + "one") != proxy.scope_of(key + "two")
 
 
+def test_a_sessions_name_is_the_same_in_a_header_and_in_a_body(
+    proxy: Proxy, http: httpx.Client, key: str
+) -> None:
+    header = {"x-memopt-session": "né 会話".encode()}
+    first = http.post("/chat/completions", json={"messages": HI}, headers=header)
+    metadata = {"session_id": "né 会話"}
+    http.post("/chat/completions", json={"messages": HI, "metadata": metadata})
+    assert proxy.sessions(key) == ["né 会話"]
+    assert (b"x-memopt-session", "né 会話".encode()) in first.headers.raw
+
+
 @pytest.mark.parametrize(
     "named",
     [

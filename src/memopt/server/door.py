@@ -106,7 +106,7 @@ class Door:
         size = sum(len(name) + len(value) for name, value in headers)
         if len(headers) > settings.headers_max or size > settings.header_bytes_max:
             raise ServerError(431, "the headers are too large", code="header_bytes_max")
-        return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+        return {name.decode("latin-1"): _text_of(value) for name, value in headers}
 
     def _check_origin(self, named: dict[str, str]) -> None:
         """A page in a browser must not reach a server that trusts whoever reaches it."""
@@ -147,6 +147,14 @@ class Door:
                 return await _read(receive, limit)
         except TimeoutError:
             raise ServerError(408, "the body did not come in time", code="body_seconds") from None
+
+
+def _text_of(value: bytes) -> str:
+    """A session's name in a header is the same as in a body, where it is UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 async def _read(receive: Receive, limit: int) -> bytes:
