@@ -16,6 +16,10 @@ from memopt.context.quoting import block
 QUERY_CHARS_MAX: Final = 4_000
 _HITS_MAX: Final = 400
 _HITS_MIN: Final = 16
+_HITS_FIRST: Final = 48
+"""Asked for before more are, for each is read: four times as many whenever all were taken in."""
+_FULL: Final = 4
+"""After so many hits that did not fit, a block is as good as full."""
 _HIT_TOKENS: Final = 20
 """Of a short message."""
 _TOOL_ROLES: Final = frozenset({"tool", "function"})
@@ -62,11 +66,31 @@ def choose(
     if tokens_max <= frame:
         return NOTHING
     # By count, and not by tokens: then as many are ranked as may be taken.
-    likely = (tokens_max + tokens_shown) // _HIT_TOKENS
-    found = recall(query, scope=scope, limit=min(max(likely, _HITS_MIN), _HITS_MAX))
-    room = tokens_max - frame
+    likely = min(max((tokens_max + tokens_shown) // _HIT_TOKENS, _HITS_MIN), _HITS_MAX)
+    limit = min(likely, _HITS_FIRST)
+    while True:
+        found = recall(query, scope=scope, limit=limit)
+        taken, is_full = _fitting(found, shown, count, tokens_max - frame)
+        if is_full or len(found) < limit or limit == likely:
+            break
+        limit = min(likely, 4 * limit)
+    while taken:
+        text = _rendered(taken, shown.session)
+        tokens = count(text) + 4
+        if tokens <= tokens_max:
+            return Chosen(text, tuple(hit.item_id for hit in taken), tokens)
+        # Line by line it was counted without what separates them.
+        del taken[-max(1, len(taken) // 32) :]
+    return NOTHING
+
+
+def _fitting(
+    found: Iterable[Hit], shown: Shown, count: Callable[[str], int], room: int
+) -> tuple[list[Hit], bool]:
+    """(those that are not shown and fit one after the other, whether no more would)."""
     taken: list[Hit] = []
     headed: set[str] = set()
+    too_long = 0
     for hit in found:
         if shown.has(hit):
             continue
@@ -76,14 +100,9 @@ def choose(
             room -= cost
             headed.add(head)
             taken.append(hit)
-    while taken:
-        text = _rendered(taken, shown.session)
-        tokens = count(text) + 4
-        if tokens <= tokens_max:
-            return Chosen(text, tuple(hit.item_id for hit in taken), tokens)
-        # Line by line it was counted without what separates them.
-        del taken[-max(1, len(taken) // 32) :]
-    return NOTHING
+        else:
+            too_long += 1
+    return taken, too_long >= _FULL or room < _HIT_TOKENS
 
 
 def _rendered(hits: Iterable[Hit], session: str) -> str:
