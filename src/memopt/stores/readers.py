@@ -91,12 +91,13 @@ class Readers:
         return [reader.connection for reader in self._all if reader.connection is not None]
 
     def close_idle(self) -> None:
-        """Give back what the connections that nobody reads on occupy; one is made in less than a
-        millisecond."""
+        """Give back what the connections that nobody reads on occupy, but for the first: where all
+        room is taken by then, no other could be made."""
         with self._lock:
             if self._closed:
                 return
-            idle = [one for one in self._all if one.owner is None or one.owner() is None]
+            rest = self._all[1:]
+            idle = [one for one in rest if one.owner is None or one.owner() is None]
             self._all = [one for one in self._all if one not in idle]
         for reader in idle:
             if reader.connection is not None:
