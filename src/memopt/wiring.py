@@ -179,7 +179,7 @@ def _wire_parts(
     )
     checking, forgetting = _wire_care(
         directory, config, clock, events, storage, branches, reader, states,
-        (collections.keeper, recall.keeper, kept.keeper),
+        (collections.keeper, recall.keeper, kept.keeper), derived,
     )  # fmt: skip
     contexts = wire_context(
         directory, committer, compressor, reader, storage.upkeep, config, clock, budget, events,
@@ -236,7 +236,7 @@ def _wire_memories(
 def _wire_care(
     directory: Directory, config: Config, clock: Clock, events: Events, storage: Storage,
     branches: Branches, reader: LineReader, states: States,
-    keepers: tuple[CollectionKeeper, ItemKeeper, AnswerKeeper],
+    keepers: tuple[CollectionKeeper, ItemKeeper, AnswerKeeper], derived: ContextKeeper,
 ) -> tuple[Checking, Forgetting]:  # fmt: skip
     home, committer, compressor = directory.home, storage.committer, storage.compressor
     checking = Checking(
@@ -245,7 +245,7 @@ def _wire_care(
     )  # fmt: skip
     forgetting = Forgetting(
         home, committer, branches, reader, states, compressor, *keepers,
-        config.state_keyframe_versions,
+        derived.all_taken, config.state_keyframe_versions,
     )  # fmt: skip
     return checking, forgetting
 

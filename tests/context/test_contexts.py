@@ -266,3 +266,33 @@ def test_a_summarizer_that_fails_costs_nothing(tmp_path: Path) -> None:
     with pytest.raises(memopt.UsageError) as refused:
         memopt.open(tmp_path / "store", summarizer="gpt")  # type: ignore[arg-type]
     assert refused.value.field == "summarizer"
+
+
+def test_forgetting_takes_what_a_model_wrote_where_no_message_holds_it(tmp_path: Path) -> None:
+    with memopt.open(
+        tmp_path / "store", budget="16MiB", durability="os",
+        summarizer=lambda *_: "It may be a xylophone.",
+    ) as memory:  # fmt: skip
+        session = memory.session("s")
+        session.append({"role": "user", "content": "Do it all."})
+        for step in range(120):
+            session.extend([call(step), result(step, f"step {step} " * 30)])
+            session.context(max_tokens=1500)
+            until(lambda: not memory._parts.budget.held_bytes("summaries"))
+        assert "xylophone" in str(session.context(max_tokens=1500).messages)
+        memory.forget(memopt.Selector(scope="default", containing="xylophone"))
+        with memory._parts.directory.home.snapshot() as tables:
+            row = tables.sessions.find("default", "s")
+            assert row is not None
+            assert tables.contexts.names(row.line) == []
+        assert "xylophone" not in str(session.context(max_tokens=1500).messages)
+
+
+def test_a_pinned_output_is_shortened_again_wherever_it_was_once(memory: memopt.Memory) -> None:
+    session = memory.session("s")
+    session.extend([{"role": "user", "content": "Go."}, call(0), result(0, "some words " * 2000)])
+    session.pin(2)
+    session.extend([call(1), result(1, "more words " * 100)])
+    session.extend([call(2), result(2, "last words " * 100)])
+    for _ in range(3):
+        assert session.context(max_tokens=900).report.tokens <= 900

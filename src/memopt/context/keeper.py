@@ -9,7 +9,7 @@ Owns: that rule. Invariant: after a commit that takes something away nothing der
 and nothing that was begun before is kept after it. Not here: forgetting itself (sessions/).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from memopt.base.recall_protocols import Indexer
@@ -35,6 +35,14 @@ class ContextKeeper:
         tables.contexts.delete_scope(scope_number, "")
         if seq is not None or not tables.lines.children(line):
             tables.message_pins.delete(line, seq)
+        transaction.after_commit(self.forget_ids)
+
+    def all_taken(self, transaction: CommitTransaction, scope_numbers: Sequence[int]) -> None:
+        """Something was to be forgotten in these scopes: a model that wrote a summary may have said
+        in it what no message says."""
+        self.taken_count += 1
+        for scope_number in scope_numbers:
+            transaction.tables.contexts.delete_scope(scope_number, "")
         transaction.after_commit(self.forget_ids)
 
     def stated(

@@ -249,7 +249,7 @@ class Making:
             window.drop_summary()
         chars = self._chars_max // 2
         while window.is_full() and chars >= _CHARS_MIN:
-            for group in window.groups:
+            for group in (*window.pinned, *window.head, *window.groups):
                 for held in group.results:
                     self._shorten_more(held, chars)
             chars //= 2

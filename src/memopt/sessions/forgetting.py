@@ -6,7 +6,7 @@ of a state, every version up to the last one that holds the string goes; memorie
 versions. Hidden at once; erased from dictionaries, free pages and the log by compact().
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from memopt.base.answer_protocols import AnswerKeeper
@@ -71,6 +71,7 @@ class Forgetting:
         keeper: CollectionKeeper,
         items: ItemKeeper,
         answers: AnswerKeeper,
+        forget_contexts: Callable[[CommitTransaction, Sequence[int]], None],
         keyframe: int,
     ) -> None:
         self._home = home
@@ -82,6 +83,7 @@ class Forgetting:
         self._keeper = keeper
         self._items = items
         self._answers = answers
+        self._forget_contexts = forget_contexts
         self._keyframe = keyframe
 
     def plan(self, selector: Selector) -> ForgetPlan:
@@ -94,6 +96,9 @@ class Forgetting:
     def forget(self, selector: Selector) -> ForgetReceipt:
         """Take away what `plan` finds now."""
         found = self._find(_checked(selector))
+        scopes = self._scopes(selector)
+        # Whatever was found: what a model wrote may hold it where no message does any more.
+        self._committer.commit(lambda t: self._forget_contexts(t, scopes))
         for one in found:
             self._forget(one, selector)
         targets = [one.target for one in found]
