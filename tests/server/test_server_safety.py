@@ -128,6 +128,25 @@ def test_keys_map_to_scopes_and_their_own_upstream_keys(
         assert secret not in said.split()
 
 
+def test_the_servers_key_goes_to_no_other_upstream(
+    tmp_path: Path, upstream: ScriptedUpstream, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPSTREAM_KEY", "sk-upstream-secret")
+    with ScriptedUpstream() as other:
+        keys = [
+            {"name": "one", "sha256": digest("sk-one"), "scope": "one", "upstream": other.url},
+            {"name": "two", "sha256": digest("sk-two"), "scope": "two"},
+        ]
+        with running(tmp_path, upstream, keys=keys, upstream_key_env="UPSTREAM_KEY") as proxy:
+            for key in ("sk-one", "sk-two"):
+                headers = {"authorization": f"Bearer {key}"}
+                got = http.post(proxy.url + "/chat/completions", json=BODY, headers=headers)
+                assert got.status_code == 200
+            assert [asked.header("authorization") for asked in other.requests] == ["Bearer sk-one"]
+            sent = [asked.header("authorization") for asked in proxy.asked]
+            assert sent == ["Bearer sk-upstream-secret"]
+
+
 def test_a_redirect_is_not_followed(proxy: Proxy, client: openai.OpenAI) -> None:
     with ScriptedUpstream() as inside:
         proxy.script(

@@ -27,6 +27,18 @@ HI: list[Any] = [{"role": "user", "content": "Hi"}]
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
+# -- digests --------------------------------------------------------------------------------------
+
+
+def test_what_one_says_as_a_prompt_is_a_message_where_another_says_it_as_one() -> None:
+    digests = Digests(bytes_max=1 << 20, depth_max=8)
+    raw = b'{"role":"user","content":"yes please"}'
+    digests.check(raw, "instructions")
+    assert digests.of(raw, "messages[0]") == digest_of(json.loads(raw))
+    digests.check(raw, "instructions")
+    assert digests.of(raw, "messages[0]") == digest_of(json.loads(raw))
+
+
 # -- the form -------------------------------------------------------------------------------------
 
 

@@ -128,6 +128,8 @@ class Digests:
         self._bytes_max = bytes_max
         self._depth_max = depth_max
         self._known: dict[bytes, bytes] = {}
+        self._checked: set[bytes] = set()
+        """Values that are no messages. Apart from those: of equal bytes, one may be both."""
 
     def of(self, raw: bytes | memoryview, field: str) -> bytes:
         """Raises UsageError naming `field` for what is no JSON object."""
@@ -147,9 +149,11 @@ class Digests:
     def check(self, raw: bytes | memoryview, field: str) -> None:
         """Raises UsageError naming `field` for what could not be stored."""
         key = hashlib.blake2b(raw, digest_size=DIGEST_BYTES).digest()
-        if key not in self._known:
+        if key not in self._checked:
             self._read(raw, field)
-            self._known[key] = OUTSIDE
+            if len(self._checked) >= _KNOWN_MAX:
+                self._checked.clear()
+            self._checked.add(key)
 
     def _read(self, raw: bytes | memoryview, field: str) -> Any:
         try:

@@ -37,7 +37,8 @@ class KeySettings:
     upstream: str | None = None
     """Another base URL than the server's."""
     upstream_key_env: str | None = None
-    """The variable that holds the key to send to it; None sends the client's own."""
+    """The variable that holds the key to send to it; None sends the server's to the server's
+    upstream, and the client's own to another."""
     window_tokens: int | None = None
     """Requests are cut down to so many tokens; None sends them as they are."""
     recall: bool = False

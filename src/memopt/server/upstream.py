@@ -24,7 +24,7 @@ import httpx
 
 from memopt.base.errors import UsageError
 from memopt.server.errors import ServerError
-from memopt.server.settings import Caller, ServerSettings
+from memopt.server.settings import Caller, KeySettings, ServerSettings
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -235,7 +235,7 @@ def _keys_of(settings: ServerSettings) -> dict[str | None, bytes]:
     keys: dict[str | None, bytes] = {}
     named: Sequence[tuple[str | None, str | None]] = [
         (None, settings.upstream_key_env),
-        *((key.name, key.upstream_key_env or settings.upstream_key_env) for key in settings.keys),
+        *((key.name, _variable_of(key, settings)) for key in settings.keys),
     ]
     for name, variable in named:
         if variable is None:
@@ -245,6 +245,13 @@ def _keys_of(settings: ServerSettings) -> dict[str | None, bytes]:
             raise UsageError(f"{variable} is not set", field="upstream_key_env")
         keys[name] = value.encode()
     return keys
+
+
+def _variable_of(key: KeySettings, settings: ServerSettings) -> str | None:
+    """The server's key is for the server's upstream: no other host gets it."""
+    if key.upstream_key_env is None and key.upstream is None:
+        return settings.upstream_key_env
+    return key.upstream_key_env
 
 
 def path_below(base: str, path: str) -> bool:
