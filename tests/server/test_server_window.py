@@ -126,3 +126,33 @@ def test_an_answer_made_of_what_is_remembered_goes_when_that_does(
     ask(client, question, headers | NAMED)
     assert b"is in Oslo" in proxy.asked[0].body
     assert proxy.memory.answers.invalidate(scope=scope, uses=[item.item_id]) == 1
+
+
+def test_a_windowed_call_that_fails_gives_back_what_it_replaced(
+    proxy: Proxy, client: openai.OpenAI, key: str
+) -> None:
+    ask(client, ASKED, NAMED)
+    before = proxy.messages("s", key)
+    edited = [*ASKED[:3], {"role": "user", "content": "Something else."}]
+    proxy.script(Answer(status=500, body=b"{}"))
+    with pytest.raises(openai.InternalServerError):
+        ask(client, edited, WINDOW)
+    assert proxy.messages("s", key) == before
+    proxy.script(None)
+    ask(client, edited, WINDOW)
+    assert said(proxy.messages("s", key)) == [*said(edited), "ok"]
+
+
+def test_a_fork_is_gone_when_its_first_windowed_call_fails(
+    proxy: Proxy, client: openai.OpenAI, key: str
+) -> None:
+    ask(client, ASKED, {})
+    (base,) = proxy.sessions(key)
+    proxy.script(Answer(status=500, body=b"{}"))
+    with pytest.raises(openai.InternalServerError):
+        ask(client, [*ASKED[:-1], {"role": "user", "content": "No."}], {"X-Memopt-Window": "600"})
+    assert proxy.sessions(key) == [base]
+
+
+def said(messages: list[Any]) -> list[Any]:
+    return [message["content"] for message in messages]

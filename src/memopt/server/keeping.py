@@ -22,6 +22,7 @@ from memopt.base.errors import ConflictError, NotFoundError, UsageError
 from memopt.server.asked import Asked, History
 from memopt.server.canonical import START, chained, common_length, digest_of
 from memopt.server.lines import Line, Lines, SessionKey
+from memopt.sessions.session import return_to
 from memopt.sessions.writer import MessageWriter
 
 CHOICES: Final = "choices"
@@ -49,11 +50,9 @@ class Place(msgspec.Struct, frozen=True):
 class Begun(NamedTuple):
     """A request was committed before its reply."""
 
-    known: int
-    """Messages that the session had and keeps."""
+    before: int
+    """The head of the session's line before it; 0: there was no session."""
     head: int
-    was_new: bool
-    """There was no session."""
 
 
 class Reply(msgspec.Struct):
@@ -84,10 +83,17 @@ class Keeper:
     def keep(self, asked: Asked, place: Place, reply: Reply, key: str | None = None) -> Receipt:
         """Commit a request and its reply; `key` is an idempotency key. Raises what appending
         raises, and ConflictError where others keep writing to the session."""
+        return self._kept(asked, place, reply, key)[1]
+
+    def _kept(
+        self, asked: Asked, place: Place, reply: Reply, key: str | None
+    ) -> tuple[int, Receipt]:
+        """With the head that the session had before."""
         session = self.session(place)
         for _ in range(_ATTEMPTS_MAX):
             with contextlib.suppress(ConflictError):
-                return self._keep(asked, place, session, reply, key)
+                before = self._lines.get(place.key, session).head
+                return before, self._keep(asked, place, session, reply, key)
             self._lines.drop(place.key)
         raise ConflictError(
             "others keep writing to the session", expected="its head", actual="others"
@@ -173,23 +179,18 @@ class Keeper:
 
     def begin(self, asked: Asked, place: Place) -> Begun:
         """Commit what is new in a request. Raises what `keep` raises."""
-        session = self.session(place)
-        was_new = not self._lines.get(place.key, session).head and place.fork_of is None
-        known = 0
-        if asked.history is History.FULL and not was_new:
-            known = common_length(asked.chain, self._begin(asked, place, session).chain)
-        elif not was_new:
-            known = len(self._lines.get(place.key, session).chain)
-        receipt = self.keep(asked, place, Reply())
-        return Begun(known, receipt.head, was_new)
+        before, receipt = self._kept(asked, place, Reply(), None)
+        return Begun(before, receipt.head)
 
     def undo(self, place: Place, begun: Begun) -> None:
         """Take back what was begun, where nobody has gone on with it."""
         session = self.session(place)
         self._lines.drop(place.key)
         with contextlib.suppress(ConflictError, NotFoundError):
-            if not begun.was_new:
-                session.truncate(begun.known, if_head=begun.head)
+            if begun.before:
+                # Not by cutting: what differed from the line took its place.
+                if begun.before != begun.head:
+                    return_to(session, begun.before, if_head=begun.head)
             elif session.head == begun.head:
                 session.delete()
 

@@ -23,6 +23,7 @@ from memopt.base.protocols import CollectionKeeper, Tables
 from memopt.base.recall_protocols import Indexer
 from memopt.base.records import (
     SEQ_BITS,
+    SEQ_MASK,
     EventRow,
     LineRow,
     Message,
@@ -117,6 +118,21 @@ class Branches:
             row, _ = _find(transaction.tables, key)
             origin = line or LineRow(0, row.session, 0, 0, 0, 0)
             return self._move(transaction, key, row, origin, stop)
+
+        return self._with_sealed_tail(key, member)
+
+    def return_to(self, key: SessionKey, head: int, if_head: int) -> Receipt:
+        """Make the head one that the session had before. Raises ConflictError where others went on,
+        and NotFoundError where there is no such line of it."""
+
+        def member(transaction: CommitTransaction) -> Receipt:
+            tables = transaction.tables
+            row, line = _find(tables, key)
+            _checked_head(tables, line, if_head)
+            earlier = tables.lines.get(head >> SEQ_BITS)
+            if earlier is None or earlier.session != row.session:
+                raise NotFoundError(f"session {key.id!r} never had the head {head}")
+            return self._move(transaction, key, row, earlier, head & SEQ_MASK)
 
         return self._with_sealed_tail(key, member)
 

@@ -305,6 +305,12 @@ class Session:
         return self._sessions.states.versions(self._key, name)
 
 
+def return_to(session: Session, head: int, *, if_head: int) -> Receipt:
+    """Undo what was cut off and added since the session had that head, if its head is `if_head`.
+    Raises ConflictError, and NotFoundError where it never had it."""
+    return session._sessions.branches.return_to(session._key, head, if_head)
+
+
 class SessionView:
     """A session as it was: read-only, over the same code."""
 
