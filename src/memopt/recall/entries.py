@@ -130,7 +130,8 @@ class Entries:
     """u32 hashes of stems, in order."""
     pieces_start: Array
     pieces: Array
-    """u16 word pieces, at most PIECES_MAX an entry; none where the embedder has none."""
+    """u16 word pieces: the different ones among the first PIECES_MAX of an entry, rising; none
+    where the embedder has none."""
     vectors: Array
     """i8 (n, dimensions)."""
     scales: Array
@@ -464,6 +465,7 @@ def _batch(texts: Sequence[str], embedder: Embedder, has_pieces: bool) -> _Embed
         pieces, starts = by_pieces.pieces(texts)
         counts = np.minimum(np.diff(starts), PIECES_MAX).astype(np.int64)
         first = _spans(pieces, np.asarray(starts[:-1], np.int64), counts)
+        counts, first = _each_once(counts, first)
         vectors = np.asarray(by_pieces.pooled(pieces, starts), np.float32)
     else:
         vectors = np.asarray(embedder.embed(texts), np.float32)
@@ -474,6 +476,13 @@ def _batch(texts: Sequence[str], embedder: Embedder, has_pieces: bool) -> _Embed
         )
     quantised = quantise(vectors)
     return _Embedded(counts, first, quantised.codes, quantised.scales)
+
+
+def _each_once(counts: Array, pieces: Array) -> tuple[Array, Array]:
+    """The different pieces of each text: only the nearest one is asked for."""
+    owners = np.repeat(np.arange(len(counts), dtype=np.uint32), counts)
+    keys = np.unique(owners << np.uint32(16) | pieces)
+    return np.bincount(keys >> np.uint32(16), minlength=len(counts)), keys.astype(np.uint16)
 
 
 def _spans(values: Array, begins: Array, counts: Array) -> Array:
