@@ -349,10 +349,12 @@ class RemoteSession(_SessionVerbs):
 
     @_as(Session.writer)
     def writer(self, message: Any, *, key: str | None = None) -> MessageWriter:
+        def append(messages: Any, if_head: int | None, later: str | None) -> Any:
+            return self.extend(messages, if_head=if_head, key=key if later is None else later)
+
         # It is collected on this side, and travels when it is whole.
         return MessageWriter(
-            dict(message),
-            lambda messages, if_head: self.extend(messages, if_head=if_head, key=key),
+            dict(message), append,
             bytes_max=self._pool.config.message_bytes_max,
             spool_bytes=self._pool.config.spool_bytes,
         )  # fmt: skip

@@ -31,7 +31,7 @@ from memopt.server.keeping import PARTIAL, Place
 from memopt.server.keeping import Reply as Said
 from memopt.server.rewriting import with_history
 from memopt.server.services import Services
-from memopt.server.storing import keep, place_of, read
+from memopt.server.storing import keep, place_of, read, refuse_repeated
 from memopt.server.threads import StoreThreads
 from memopt.server.upstream import Headers, Reply
 from memopt.server.window import Windowed, begin_window, make_window
@@ -82,6 +82,7 @@ class Call(msgspec.Struct):
     async def prepare(self, services: Services) -> None:
         """Make the body to send, where it is not the client's. Raises what the store raises."""
         asked, options = self.asked, self.exchange.options
+        await refuse_repeated(services, self.exchange, asked, self.place)
         if options.window_tokens is not None and not asked.is_upstreams:
             self.windowed = Windowed()
             arguments = (services.keeper, asked, self.place)
@@ -341,7 +342,8 @@ class _Stream:
 
     def _said(self, fields: dict[str, Any]) -> Said:
         messages = {
-            index: choice.message() | fields
+            # One that came to its end is whole: its calls may be answered.
+            index: choice.message() | (fields if choice.finish_reason is None else {})
             for index, choice in sorted(self._assembler.choices.items())
         }
         if self._call.asked.choices > 1:

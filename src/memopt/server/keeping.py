@@ -22,7 +22,7 @@ from memopt.base.errors import ConflictError, NotFoundError, UsageError
 from memopt.server.asked import Asked, History
 from memopt.server.canonical import START, chained, common_length, digest_of
 from memopt.server.lines import Line, Lines, SessionKey
-from memopt.sessions.session import return_to
+from memopt.sessions.session import has_repeated, return_to
 from memopt.sessions.writer import MessageWriter
 
 CHOICES: Final = "choices"
@@ -69,6 +69,10 @@ class Reply(msgspec.Struct):
     fields: Message = {}
     text_digest: bytes | None = None
 
+    @property
+    def is_partial(self) -> bool:
+        return any(each.get(PARTIAL) for each in (self.fields, *self.messages, *self.candidates))
+
 
 class Keeper:
     """Thread-safe."""
@@ -79,6 +83,10 @@ class Keeper:
 
     def session(self, place: Place) -> Session:
         return self._memory.session(place.key.id, scope=place.key.scope, agent=place.agent)
+
+    def has_repeated(self, place: Place, key: str) -> bool:
+        """Whether a request with that idempotency key was answered, and kept with its answer."""
+        return has_repeated(self.session(place), key)
 
     def keep(self, asked: Asked, place: Place, reply: Reply, key: str | None = None) -> Receipt:
         """Commit a request and its reply; `key` is an idempotency key. Raises what appending
@@ -150,7 +158,7 @@ class Keeper:
         if_head = None if key is not None else line.head
         if reply.writer is not None:
             before = [*new, *reply.before]
-            return reply.writer.commit(fields=reply.fields, before=before, if_head=if_head)
+            return reply.writer.commit(fields=reply.fields, before=before, if_head=if_head, key=key)
         messages = [*new, *reply.messages]
         return session.extend(messages, if_head=if_head, key=key) if messages else None
 

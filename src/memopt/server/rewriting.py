@@ -8,10 +8,13 @@ from typing import Any, Final
 
 import msgspec
 
+from memopt.context.calls import results_in
+from memopt.context.groups import Grouper, Held
 from memopt.server.asked import Asked, Form
 from memopt.server.errors import ServerError
 from memopt.server.keeping import PARTIAL, Keeper, Place
 
+_REFERENCE: Final = "item_reference"
 _fields_of: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -28,14 +31,34 @@ def with_history(keeper: Keeper, asked: Asked, place: Place) -> bytes:
             may_retry=False,
         )  # fmt: skip
     known: list[Any] = [message for each in stored if (message := resent(each)) is not None]
+    known, raws = _grouped(known, asked.raws)
     if asked.prompts:
         known[:0] = [raw for _, raw in asked.prompts]
     else:
         for at, message in reversed(prompt.get("prompts", [])):
-            known.insert(min(at, len(known)), message)
+            before = min(at, len(known))
+            while before < len(known) and results_in(known[before]):
+                before += 1
+            known.insert(before, message)
     more = {name: value for name, value in prompt.items() if name != "prompts"}
     name = "messages" if asked.form is Form.CHAT else "input"
-    return encode_body(asked.body, name, [*known, *asked.raws], more)
+    return encode_body(asked.body, name, [*known, *raws], more)
+
+
+def _grouped(known: list[Any], raws: list[msgspec.Raw]) -> tuple[list[Any], list[Any]]:
+    """What is known and what is new, with one result behind each call and none without a call. What
+    is new and needs no change stays the bytes it was."""
+    new = [_decode(raw) for raw in raws]
+    if any(message.get("type") == _REFERENCE for message in (*known, *new)):
+        # What it stands for is the upstream's to know, and may be a call.
+        return known, list(raws)
+    grouper = Grouper()
+    for at, message in enumerate([*known, *new]):
+        grouper.add(Held(at, message, message, 0))
+    bytes_of = {id(message): raw for message, raw in zip(new, raws, strict=True)}
+    sent = [message for group in grouper.groups for message in group.messages()]
+    first = next((at for at, one in enumerate(sent) if id(one) in bytes_of), len(sent))
+    return sent[:first], [bytes_of.get(id(message), message) for message in sent[first:]]
 
 
 def encode_body(
@@ -65,6 +88,9 @@ def resent(message: dict[str, Any]) -> dict[str, Any] | None:
     if not message.get(PARTIAL):
         return message
     whole = {name: value for name, value in message.items() if name != PARTIAL}
+    if message.get("role") is None:
+        # An item is kept once it came to its end: only text is ever cut.
+        return whole
     calls = whole.pop("tool_calls", None)
     if isinstance(calls, list):
         # An interrupted message has no results: a call of it would be one without an answer.

@@ -43,14 +43,33 @@ async def place_of(services: Services, asked: Asked, exchange: Exchange) -> Plac
     return place
 
 
+def key_of(asked: Asked, exchange: Exchange) -> str | None:
+    """The idempotency key, where it matters to the store: only where every message is appended
+    could one call be taken for another."""
+    return exchange.options.idempotency_key if asked.history is History.DELTA else None
+
+
+async def refuse_repeated(
+    services: Services, exchange: Exchange, asked: Asked, place: Place
+) -> None:
+    """Raises ServerError for a request that was answered before: its reply is in the session, and
+    another one would not be."""
+    key = key_of(asked, exchange)
+    if key is not None and await services.threads.run(services.keeper.has_repeated, place, key):
+        raise ServerError(
+            409, "a request with this key was answered before: its reply is in the session",
+            code="idempotency_key_used", param="Idempotency-Key", may_retry=False,
+        )  # fmt: skip
+
+
 async def keep(
     services: Services, exchange: Exchange, asked: Asked, place: Place, reply: Reply
 ) -> None:
     """Commit a request and its reply. Cancelled, it ends what it began. Raises what the store
     raises."""
     threads, keeper, lines = services.threads, services.keeper, services.lines
-    # Only where every message is appended could one call be taken for another.
-    key = exchange.options.idempotency_key if asked.history is History.DELTA else None
+    # One that was cut short may be asked for again.
+    key = None if reply.is_partial else key_of(asked, exchange)
     has_prompt = (not asked.prompts and not asked.attributes) or lines.has_prompt(
         place.key, asked.prompt_digest
     )

@@ -70,16 +70,19 @@ def _reserved(prompts: list[Any]) -> int:
 
 
 def _whole(messages: Any) -> list[dict[str, Any]]:
-    """Messages without calls that never became whole, and without the results made up for them."""
-    broken = {
-        call.get("id")
-        for message in messages
-        if message.get(PARTIAL)
-        for call in message.get("tool_calls") or ()
-    }
-    kept = (
-        resent(message)
-        for message in messages
-        if not (message.get("role") == "tool" and message.get("tool_call_id") in broken)
-    )
-    return [message for message in kept if message is not None]
+    """Messages without calls that never became whole, and without what answers them: that is right
+    behind them, and the same id may be another call's elsewhere."""
+    broken: set[Any] = set()
+    kept: list[dict[str, Any]] = []
+    for message in messages:
+        if message.get("role") == "tool":
+            if message.get("tool_call_id") in broken:
+                continue
+        elif message.get(PARTIAL):
+            broken = {call.get("id") for call in message.get("tool_calls") or ()}
+        else:
+            broken = set()
+        whole = resent(message)
+        if whole is not None:
+            kept.append(whole)
+    return kept

@@ -138,10 +138,13 @@ class Session:
         if not isinstance(message, Mapping):
             raise UsageError(f"expected a dict, got {type(message).__name__}", field="message")
 
-        def append(messages: list[Mapping[str, Any]], if_head: int | None) -> Receipt:
+        def append(
+            messages: list[Mapping[str, Any]], if_head: int | None, later: str | None
+        ) -> Receipt:
+            chosen = key if later is None else later
             if len(messages) == 1 and if_head is None:
-                return self.append(messages[0], key=key)
-            return self.extend(messages, if_head=if_head, key=key)
+                return self.append(messages[0], key=chosen)
+            return self.extend(messages, if_head=if_head, key=chosen)
 
         return MessageWriter(
             dict(message),
@@ -303,6 +306,11 @@ class Session:
     def states(self, name: str | None = None) -> list[StateVersion]:
         """Versions by name, oldest first."""
         return self._sessions.states.versions(self._key, name)
+
+
+def has_repeated(session: Session, key: str) -> bool:
+    """Whether something was added with that idempotency key."""
+    return session._sessions.transcripts.has_repeated(session._key, key)
 
 
 def return_to(session: Session, head: int, *, if_head: int) -> Receipt:

@@ -101,6 +101,12 @@ class Transcripts:
         self._touches_written = clock.monotonic()
         self._page_target_bytes = 1 if config.seal is Seal.ALWAYS else config.page_target_bytes
 
+    def has_repeated(self, key: SessionKey, idempotency_key: str) -> bool:
+        """Whether a call with that key was carried out."""
+        with self._home.snapshot() as tables:
+            row = tables.sessions.find(*key)
+            return row is not None and tables.keys.find(row.session, idempotency_key) is not None
+
     def append(self, key: SessionKey, agent: str | None, said: Said) -> Receipt:
         """Commit messages to the end of a session, which is made if it is not there."""
         started = time.perf_counter()

@@ -17,10 +17,10 @@ class MessageWriter:
 
     def __init__(
         self, message: dict[str, Any],
-        append: Callable[[list[Mapping[str, Any]], int | None], Receipt],
+        append: Callable[[list[Mapping[str, Any]], int | None, str | None], Receipt],
         *, bytes_max: int, spool_bytes: int,
     ) -> None:  # fmt: skip
-        """`append(messages, if_head)` is what commit does with it and with what goes before it."""
+        """`append(messages, if_head, key)` is what commit does with it and what goes before."""
         content = message.get("content")
         if not isinstance(content, str | None):
             raise UsageError("expected text or nothing to begin with", field="message.content")
@@ -51,17 +51,18 @@ class MessageWriter:
 
     def commit(
         self, *, fields: Mapping[str, Any] | None = None, before: Sequence[Mapping[str, Any]] = (),
-        if_head: int | None = None,
+        if_head: int | None = None, key: str | None = None,
     ) -> Receipt:  # fmt: skip
         """Append the whole message with `fields` besides its content, which are known only now,
-        behind the messages `before` it: all in one commit. Raises ConflictError unless `if_head` is
-        the session's head. May be called again when it raised that or a CapacityError."""
+        behind the messages `before` it: all in one commit, and once for an idempotency `key`.
+        Raises ConflictError unless `if_head` is the session's head. May be called again when it
+        raised that or a CapacityError."""
         if self._spool is None:
             raise UsageError("the message was committed or abandoned", field="writer")
         self._spool.seek(0)
         content = self._spool.read().decode()
         whole = {**self._message, "content": content, **(fields or {})}
-        receipt = self._append([*before, whole], if_head)
+        receipt = self._append([*before, whole], if_head, key)
         self.abandon()
         return receipt
 

@@ -1,0 +1,122 @@
+"""Calls and results after a client that left, and requests that come twice: what is sent."""
+
+import json
+import threading
+from typing import Any
+
+import httpx
+import pytest
+from proxying import Proxy
+
+from memopt.testing.upstream import Answer
+from waiting import until
+
+NAMED = {"X-Memopt-Session": "s"}
+DELTA = NAMED | {"X-Memopt-History": "delta"}
+WINDOW = {"X-Memopt-Window": "4000"}
+HI = {"role": "user", "content": "Hi"}
+CALL = {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+RESULT = {"role": "tool", "tool_call_id": "call_0", "content": "result"}
+ITEM = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}", "id": "fc"}
+OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "result"}
+
+
+def event(value: Any) -> bytes:
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+def chunk(delta: Any, reason: str | None = None) -> bytes:
+    return event({"id": "x", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+
+
+def leave(proxy: Proxy, http: httpx.Client, path: str, body: Any, said: bytes, key: str) -> None:
+    """Go away once everything was heard that was said so far."""
+    held = threading.Event()
+    before = len(proxy.messages("s", key))
+    proxy.script(Answer(raw_stream=iter([said, b": more\n\n"]), wait_in_stream=held))
+    with http.stream("POST", path, json=body | {"stream": True}, headers=NAMED) as reply:
+        heard = b""
+        for piece in reply.iter_raw():
+            heard += piece
+            if said in heard:
+                break
+    until(lambda: len(proxy.messages("s", key)) > before)
+    held.set()
+    proxy.script(None)
+
+
+def sent(proxy: Proxy, name: str) -> list[Any]:
+    messages: list[Any] = proxy.asked[-1].json()[name]
+    return messages
+
+
+@pytest.mark.parametrize("window", [{}, WINDOW])
+def test_an_item_that_ended_is_whole_though_its_client_left(
+    proxy: Proxy, http: httpx.Client, key: str, window: dict[str, str]
+) -> None:
+    done = event({"type": "response.output_item.done", "output_index": 0, "item": ITEM})
+    leave(proxy, http, "/responses", {"input": [HI]}, done, key)
+    http.post("/responses", json={"input": [OUTPUT]}, headers=DELTA | window)
+    assert sent(proxy, "input") == [HI, ITEM, OUTPUT]
+
+
+@pytest.mark.parametrize("window", [{}, WINDOW])
+def test_a_choice_that_ended_is_whole_though_its_client_left(
+    proxy: Proxy, http: httpx.Client, key: str, window: dict[str, str]
+) -> None:
+    calls = [CALL | {"index": 0}]
+    said = chunk({"role": "assistant", "tool_calls": calls}) + chunk({}, "tool_calls")
+    leave(proxy, http, "/chat/completions", {"messages": [HI]}, said, key)
+    http.post("/chat/completions", json={"messages": [RESULT]}, headers=DELTA | window)
+    assert sent(proxy, "messages") == [HI, CALLING, RESULT]
+
+
+@pytest.mark.parametrize("window", [{}, WINDOW])
+def test_a_broken_call_costs_another_of_its_id_no_result(
+    proxy: Proxy, http: httpx.Client, key: str, window: dict[str, str]
+) -> None:
+    history = [HI, CALLING, RESULT]
+    said = chunk({"role": "assistant", "content": "Let me", "tool_calls": [CALL | {"index": 0}]})
+    leave(proxy, http, "/chat/completions", {"messages": history}, said, key)
+    http.post("/chat/completions", json={"messages": [HI]}, headers=DELTA | window)
+    left = {"role": "assistant", "content": "Let me"}
+    assert sent(proxy, "messages") == [*history, left, HI]
+
+
+def test_a_call_that_nobody_answered_is_sent_with_a_result(
+    proxy: Proxy, http: httpx.Client, key: str
+) -> None:
+    proxy.script(Answer(tool_calls=[CALL]))
+    http.post("/chat/completions", json={"messages": [HI]}, headers=NAMED)
+    proxy.script(None)
+    http.post("/chat/completions", json={"messages": [HI]}, headers=DELTA)
+    messages = sent(proxy, "messages")
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool", "user"]
+    assert "interrupted" in messages[2]["content"]
+
+
+@pytest.mark.parametrize("window", [{}, WINDOW])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_delta_that_comes_twice_is_answered_and_kept_once(
+    proxy: Proxy, http: httpx.Client, key: str, window: dict[str, str], stream: bool
+) -> None:
+    proxy.script([Answer(text="A"), Answer(text="B")])
+    headers = DELTA | window | {"Idempotency-Key": "k"}
+    request = {"messages": [HI], "stream": stream}
+    replies = [http.post("/chat/completions", json=request, headers=headers) for _ in range(2)]
+    assert [reply.status_code for reply in replies] == [200, 409]
+    assert replies[1].json()["error"]["code"] == "idempotency_key_used"
+    assert len(proxy.asked) == 1
+    assert [message["content"] for message in proxy.messages("s", key)] == ["Hi", "A"]
+
+
+@pytest.mark.parametrize("window", [{}, WINDOW])
+def test_a_delta_that_failed_may_come_again(
+    proxy: Proxy, http: httpx.Client, key: str, window: dict[str, str]
+) -> None:
+    proxy.script([Answer(status=500, body=b"{}"), Answer(text="B")])
+    headers = DELTA | window | {"Idempotency-Key": "k"}
+    for _ in range(2):
+        http.post("/chat/completions", json={"messages": [HI]}, headers=headers)
+    assert [message["content"] for message in proxy.messages("s", key)] == ["Hi", "B"]
