@@ -19,6 +19,9 @@ CALL = {
 }
 
 
+NAMED = {"X-Memopt-Session": "s"}
+
+
 def ask(client: openai.OpenAI, messages: list[Any], session: str | None = None, **more: Any) -> Any:
     headers = {"X-Memopt-Session": session} if session else {}
     return client.chat.completions.create(
@@ -326,6 +329,48 @@ def test_a_reply_that_breaks_off_adds_nothing(
     with pytest.raises(openai.InternalServerError):
         ask(client, HI, "s")
     assert proxy.sessions(key) == []
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b'\xef\xbb\xbfdata: {"choices":[{"delta":{"content":"x\\ud83d"},"logprobs":-Infinity}]}\n\n'
+        b'data: {"choices":[{"delta":{"content":"\\ude00"}}]}\n\ndata: [DONE]\n\n',
+        b'data: {"choices":[{"delta":{"content":"x\\ud83d\\ude00"}}]}\n\ndata: [DONE]',
+    ],
+)
+def test_what_a_client_gets_of_an_odd_stream_is_kept(
+    proxy: Proxy, http: httpx.Client, key: str, stream: bytes
+) -> None:
+    proxy.script(Answer(raw_stream=[stream]))
+    got = http.post("/chat/completions", json={"messages": HI, "stream": True}, headers=NAMED)
+    assert got.content == stream
+    assert proxy.messages("s", key)[-1]["content"] == "x\U0001f600"
+
+
+def test_what_a_client_gets_of_an_odd_reply_is_kept(
+    proxy: Proxy, http: httpx.Client, key: str
+) -> None:
+    message = b'{"role":"assistant","content":"x","n":1180591620717411303424}'
+    body = b'{"choices":[{"logprobs":[-Infinity],"message":%b}]}' % message
+    proxy.script(Answer(body=body))
+    got = http.post("/chat/completions", json={"messages": HI}, headers=NAMED)
+    assert (got.status_code, got.content) == (200, body)
+    assert proxy.messages("s", key)[-1] == {"role": "assistant", "content": "x", "n": 2.0**70}
+
+
+def test_what_nobody_can_read_is_not_acknowledged(
+    proxy: Proxy, http: httpx.Client, key: str
+) -> None:
+    proxy.script([
+        Answer(body=b'{"choices":['),
+        Answer(raw_stream=[b'data: {"choices":[\n\n', b"data: [DONE]\n\n"]),
+    ])  # fmt: skip
+    whole = http.post("/chat/completions", json={"messages": HI}, headers=NAMED)
+    assert whole.status_code == 502
+    streamed = http.post("/chat/completions", json={"messages": HI, "stream": True}, headers=NAMED)
+    assert b"upstream_unreadable" in streamed.content
+    assert "s" not in proxy.sessions(key)
 
 
 def test_the_mark_of_what_is_partial_is_a_field() -> None:

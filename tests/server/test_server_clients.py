@@ -1,6 +1,7 @@
 """What the official client does of its own: streams, cancels, waits, retries, sync and async."""
 
 import asyncio
+import json
 import threading
 from typing import Any
 
@@ -9,7 +10,11 @@ import openai
 import pytest
 from proxying import Proxy
 
+from memopt.server.errors import ServerError
+from memopt.server.exchange import Exchange, Options, Outgoing
+from memopt.server.joining import Joining
 from memopt.server.keeping import PARTIAL
+from memopt.server.settings import Caller
 from memopt.testing.upstream import Answer, Asked
 from waiting import until
 
@@ -241,6 +246,77 @@ def test_a_joined_request_goes_on_when_the_first_client_leaves(
     assert len(proxy.asked) == 1
 
 
+def test_who_retries_behind_one_that_left_never_gets_its_half(
+    proxy: Proxy, http: httpx.Client, key: str
+) -> None:
+    go_on = threading.Event()
+    proxy.script([
+        Answer(text="one two three", wait_in_stream=go_on), Answer(text="one two three"),
+    ])  # fmt: skip
+    headers = NAMED | {"Idempotency-Key": "k"}
+    request = {"messages": HI, "stream": True}
+    with http.stream("POST", "/chat/completions", json=request, headers=headers) as left:
+        assert next(left.iter_bytes())
+    got = http.post("/chat/completions", json=request, headers=headers)
+    go_on.set()
+    assert got.content.endswith(b"data: [DONE]\n\n")
+    assert b"three" in got.content
+
+
+def test_requests_that_name_other_sessions_do_not_join(
+    proxy: Proxy, http: httpx.Client, key: str
+) -> None:
+    answered = threading.Event()
+    proxy.script(Answer(text="one", wait=answered))
+    headers = {"Idempotency-Key": "k"}
+    first = threading.Thread(
+        target=lambda: http.post(
+            "/chat/completions", json={"messages": HI}, headers=headers | NAMED
+        )
+    )
+    first.start()
+    until(lambda: len(proxy.asked) == 1)
+    others = [
+        http.post("/chat/completions", json={"messages": HI}, headers=headers | other)
+        for other in ({"X-Memopt-Session": "t"}, NAMED | {"X-Memopt-Window": "900"})
+    ]
+    by_query = http.post("/chat/completions?v=2", json={"messages": HI}, headers=headers | NAMED)
+    answered.set()
+    first.join()
+    assert [got.status_code for got in (*others, by_query)] == [409] * 3
+    assert said(proxy.messages("s", key)) == ["Hi", "one"]
+
+
+def test_a_flight_that_was_ended_is_not_whole_for_who_watches() -> None:
+    begun = asyncio.Event()
+
+    async def work(_: Exchange, out: Outgoing) -> None:
+        await out.start(200, [])
+        await out.send(b"half")
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def fly() -> list[Any]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        joining = Joining(work, 1 << 20)
+        options = Options(idempotency_key="k")
+        exchange = Exchange("POST", "/x", b"", [], {}, b"", Caller("s", None), options)
+        watching = asyncio.create_task(joining(exchange, Outgoing(send)))
+        await begun.wait()
+        for task in asyncio.all_tasks() - {asyncio.current_task(), watching}:
+            task.cancel()
+        with pytest.raises(ServerError, match="was ended"):
+            await watching
+        return sent
+
+    sent = asyncio.run(fly())
+    assert not any(message.get("more_body") is False for message in sent)
+
+
 def _ignoring_timeouts(client: httpx.Client, body: bytes, headers: Any, key: str) -> None:
     with pytest.raises(httpx.TimeoutException):
         client.post(
@@ -319,6 +395,18 @@ def test_nothing_is_cached_unless_asked_for_and_nothing_that_was_cut_off(
     proxy.script(Answer(text="The scaphoid, the", finish_reason="length"))
     ask(model="m", messages=two, extra_headers=ANSWERS)
     ask(model="m", messages=two, extra_headers=ANSWERS)
+    assert len(proxy.asked) == 2
+
+
+def test_a_request_with_a_number_beyond_all_is_answered_and_not_cached(
+    proxy: Proxy, http: httpx.Client, key: str
+) -> None:
+    body = b'{"messages":[{"role":"user","content":"Hi"}],"seed":1e400}'
+    message = {"role": "assistant", "content": "x"}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    proxy.script(Answer(body=json.dumps({"choices": [choice]}).encode()))
+    for _ in range(2):
+        assert http.post("/chat/completions", content=body, headers=ANSWERS).status_code == 200
     assert len(proxy.asked) == 2
 
 

@@ -12,16 +12,14 @@ Not here: where an event ends (events.py), and what becomes of the message.
 from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
-
 from memopt.base.errors import UsageError
+from memopt.server.reading import is_cut, read_reply, storable, whole_text
 
 Message = dict[str, Any]
 
 _ONCE: Final = frozenset({"id", "type", "role", "name", "index", "object", "format"})
 _INDEX_MAX: Final = 1024
 """Choices of a reply, and calls of a message."""
-_decode: Final = msgspec.json.Decoder().decode
 
 
 class Choice:
@@ -34,6 +32,8 @@ class Choice:
         self.has_text = False
         self._texts: dict[str, list[str]] = {}
         self._calls: dict[int, _Call] = {}
+        self._cut = ""
+        """The first half of a character, until the other has come."""
 
     def add(self, delta: Message, write: Callable[[str], None] | None) -> int:
         """Take up a delta; how many bytes more are held for it."""
@@ -43,10 +43,14 @@ class Choice:
                 self.fields.setdefault(name, None)
                 continue
             if name == "content" and isinstance(value, str):
-                self.has_text = True
-                if write is not None:
-                    write(value)
+                if isinstance(self.fields.get(name), list):
+                    value = [{"type": "text", "text": value}]
+                elif write is not None:
+                    self.has_text = True
+                    self._write(value, write)
                     continue
+            elif name == "content" and isinstance(value, list):
+                held += self._begin_parts()
             if name == "tool_calls" and isinstance(value, list):
                 held += sum(self._add_call(call) for call in value)
             elif isinstance(value, str) and name not in _ONCE:
@@ -57,10 +61,44 @@ class Choice:
                 self.fields[name] = merged(self.fields.get(name), value, name)
         return held
 
+    def _write(self, text: str, write: Callable[[str], None]) -> None:
+        text, self._cut = self._cut + text, ""
+        if text.isascii():
+            write(text)
+            return
+        if is_cut(text):
+            text, self._cut = text[:-1], text[-1]
+        write(whole_text(text))
+
+    def end(self, write: Callable[[str], None] | None) -> None:
+        """No delta follows."""
+        if self._cut and write is not None:
+            text, self._cut = self._cut, ""
+            write(whole_text(text))
+
+    def _begin_parts(self) -> int:
+        """The content is a list from now on: text that came before is its first part."""
+        if self.has_text:
+            raise UsageError("parts behind a text", field="content")
+        texts = self._texts.pop("content", None)
+        if texts:
+            self.fields["content"] = [{"type": "text", "text": "".join(texts)}]
+        return _PIECE_BYTES
+
+    def _place_of(self, delta: Message) -> Any:
+        """Which call a fragment is of. Some servers do not say: then it goes on with the last one,
+        unless it begins another."""
+        index = delta.get("index")
+        if index is not None:
+            return index
+        last = max(self._calls, default=-1)
+        begins = last < 0 or self._calls[last].is_other(delta)
+        return last + 1 if begins else last
+
     def _add_call(self, delta: Any) -> int:
         if not isinstance(delta, dict):
             return 0
-        index = delta.get("index", len(self._calls))
+        index = self._place_of(delta)
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < _INDEX_MAX:
             raise UsageError(f"expected the place of a call, got {index!r}", field="tool_calls")
         call = self._calls.get(index)
@@ -74,11 +112,13 @@ class Choice:
         message |= {name: "".join(texts) for name, texts in self._texts.items()}
         if self._calls:
             message["tool_calls"] = [self._calls[index].whole() for index in sorted(self._calls)]
-        return message
+        joined: Message = storable(message)
+        return joined
 
     @property
     def is_empty(self) -> bool:
-        return not (self.has_text or self._texts or self._calls)
+        has_parts = bool(self.fields.get("content"))
+        return not (self.has_text or self._texts or self._calls or has_parts)
 
 
 class _Call:
@@ -106,6 +146,13 @@ class _Call:
                 held += _PIECE_BYTES
         return held
 
+    def is_other(self, delta: Message) -> bool:
+        """Whether a fragment without a place begins another call."""
+        id, function = delta.get("id"), delta.get("function")
+        if id is not None:
+            return bool(id != self._fields.get("id"))
+        return isinstance(function, dict) and bool(function.get("name")) and bool(self._function)
+
     def whole(self) -> Message:
         call = dict(self._fields)
         if self._function or self._arguments:
@@ -128,12 +175,10 @@ class ChatAssembler:
         self.held_bytes = 0
 
     def add(self, data: bytes) -> Message | None:
-        """Take up what an event says; the chunk, where it is one: comments, and whatever else is no
-        JSON object, say nothing. Raises UsageError beyond a limit."""
-        try:
-            chunk = _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
+        """Take up what an event says; the chunk, where it is one: whatever else is no JSON object
+        says nothing. Raises UsageError beyond a limit, ServerError for what nobody can read: what
+        it said would be missing."""
+        chunk = read_reply(data)
         if type(chunk) is not dict:
             return None
         if not self.head:
@@ -150,7 +195,8 @@ class ChatAssembler:
         return chunk
 
     def _add(self, delta: Message) -> None:
-        index = delta.get("index", 0)
+        index = delta.get("index")
+        index = 0 if index is None else index
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < _INDEX_MAX:
             raise UsageError(f"expected the place of a choice, got {index!r}", field="choices")
         choice = self.choices.get(index)
@@ -164,6 +210,11 @@ class ChatAssembler:
         reason = delta.get("finish_reason")
         if isinstance(reason, str):
             choice.finish_reason = reason
+
+    def end(self) -> None:
+        """No chunk follows."""
+        if 0 in self.choices:
+            self.choices[0].end(self._write)
 
     @property
     def is_finished(self) -> bool:

@@ -62,7 +62,12 @@ async def look_up(services: Services, exchange: Exchange, asked: Asked, body: by
 
 
 def _look_up(services: Services, scope: str, body: bytes) -> Answer | None:
-    found = services.memory.answers.lookup(_decode(body), scope=scope)
+    try:
+        request = _decode(body)
+    except msgspec.DecodeError:
+        # A number that no store holds: what asks with it is never found again.
+        return None
+    found = services.memory.answers.lookup(request, scope=scope)
     return found if isinstance(found, Answer) else None
 
 
@@ -114,7 +119,10 @@ async def store(
 def _store(
     services: Services, scope: str, body: bytes, reply: dict[str, Any], uses: tuple[str, ...]
 ) -> None:
-    request = _decode(body)
+    try:
+        request = _decode(body)
+    except msgspec.DecodeError:
+        return
     services.memory.answers.store(request, reply, scope=scope, uses=uses)
 
 

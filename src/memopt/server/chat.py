@@ -29,6 +29,7 @@ from memopt.server.exchange import (
 )
 from memopt.server.keeping import PARTIAL, Place
 from memopt.server.keeping import Reply as Said
+from memopt.server.reading import read_loosely, read_reply, storable
 from memopt.server.rewriting import with_history
 from memopt.server.services import Services
 from memopt.server.storing import keep, place_of, read, refuse_repeated
@@ -158,7 +159,7 @@ class Chat:
             await call.keep(self._services, said)
             headers += call.headers()
             if call.exchange.options.answers:
-                whole = msgspec.json.decode(body)
+                whole = storable(read_reply(body))
                 await store(self._services, call.exchange, call.body, whole, call.uses)
         await out.answer(200, headers, body)
 
@@ -179,15 +180,28 @@ class Chat:
 
 
 def said_of(body: bytes) -> Said | None:
-    """The messages of a reply; None where it is none that we can read."""
+    """The messages of a reply; None where there are none. Raises ServerError for what nobody can
+    read."""
+    messages: list[dict[str, Any]]
     try:
         read = _read_completion(body)
+        messages = [choice.message for choice in read.choices if choice.message is not None]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    messages = [choice.message for choice in read.choices if choice.message is not None]
+        messages = _messages_of(read_loosely(body))
+    messages = storable(messages)
     if not messages:
         return None
     return Said(messages=messages) if len(messages) == 1 else Said(candidates=messages)
+
+
+def _messages_of(value: Any) -> list[dict[str, Any]]:
+    choices = value.get("choices") if isinstance(value, dict) else None
+    found = [
+        choice.get("message")
+        for choice in (choices if isinstance(choices, list) else ())
+        if isinstance(choice, dict)
+    ]
+    return [message for message in found if isinstance(message, dict)]
 
 
 async def pass_on(reply: Reply, out: Outgoing) -> None:
@@ -287,7 +301,7 @@ class _Stream:
             ready: list[bytes] = []
             for event in self._cutter.feed(piece):
                 data = data_of(event)
-                if data == DONE:
+                if data.strip() == DONE:
                     if ready:
                         await out.send(b"".join(ready))
                         ready = []
@@ -304,7 +318,10 @@ class _Stream:
         rest = self._cutter.rest()
         if not self._is_done:
             # Some end without a mark, and some break off.
-            if data_of(rest) != DONE and not self._assembler.is_finished:
+            data = data_of(rest)
+            if data and data.strip() != DONE:
+                self._assembler.add(data)
+            if data.strip() != DONE and not self._assembler.is_finished:
                 raise ServerError(502, "the upstream broke off", code="upstream_failed")
             await self._end()
         await out.end(rest)
@@ -316,12 +333,15 @@ class _Stream:
                 await self._keep()
 
     async def _keep(self, fields: dict[str, Any] | None = None) -> None:
+        self._assembler.end()
         await self._text.flush()
-        self._is_kept = True
         if self._text.total < _LARGE_CHARS:
+            self._is_kept = True
             await self._call.keep(self._services, self._said(fields or {}))
         else:
+            # Whoever leaves while this waits has kept nothing yet.
             async with self._services.large:
+                self._is_kept = True
                 await self._call.keep(self._services, self._said(fields or {}))
         if self._call.exchange.options.answers and not fields:
             await self._cache()
@@ -331,13 +351,15 @@ class _Stream:
         choice, text = self._assembler.choices.get(0), self._text.copied()
         if choice is None or len(self._assembler.choices) > 1 or text is None:
             return
-        message = choice.message() | {"content": text}
-        whole = self._assembler.head | {
+        message = choice.message()
+        if choice.has_text:
+            message["content"] = text
+        whole = storable(self._assembler.head) | {
             "object": "chat.completion",
             "choices": [{"index": 0, "message": message, "finish_reason": choice.finish_reason}],
         }
         if self._assembler.usage is not None:
-            whole["usage"] = self._assembler.usage
+            whole["usage"] = storable(self._assembler.usage)
         await store(self._services, self._call.exchange, self._call.body, whole, self._call.uses)
 
     def _said(self, fields: dict[str, Any]) -> Said:

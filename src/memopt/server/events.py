@@ -14,6 +14,8 @@ DONE: Final = b"[DONE]"
 _END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _LINE: Final = re.compile(rb"\r\n|\n|\r")
 _END_BYTES_MAX: Final = 4
+_BOM: Final = b"\xef\xbb\xbf"
+"""A stream may begin with it."""
 
 
 class EventCutter:
@@ -61,10 +63,10 @@ class EventCutter:
 
 def data_of(event: bytes) -> bytes:
     """What an event says; b"" for a comment."""
-    if event.startswith(b"data: ") and b"\n" not in event[:-2] and b"\r" not in event:
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return event[6:-2]
     lines = []
-    for line in _LINE.split(event):
+    for line in _LINE.split(event.removeprefix(_BOM)):
         if line.startswith(b"data:"):
             value = line[5:]
             lines.append(value.removeprefix(b" "))

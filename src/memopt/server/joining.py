@@ -4,25 +4,33 @@ Only requests that say so join, by one `Idempotency-Key` within one scope, and o
 is under way. What comes back is spooled, so who joins late gets it from its beginning. It goes on
 while one of its clients is there.
 
-Owns: that. Invariant: two requests with one key and different bodies never share a reply.
+Owns: that. Invariant: two requests with one key never share a reply where they differ in anything
+that decides it: body, query, session, options. A reply that was cut off does not look whole.
 Not here: what a request does.
 """
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import logging
 import tempfile
+from collections.abc import Callable
 from typing import Any, Final
 
 from memopt.base.errors import MemoptError
 from memopt.server.door import Work
 from memopt.server.errors import ServerError, server_error
 from memopt.server.exchange import Exchange, Outgoing
+from memopt.server.upstream import OURS
 
 _SPOOL_BYTES: Final = 64 * 1024
 _PIECE_BYTES: Final = 64 * 1024
 _DIGEST_BYTES: Final = 16
+_ASKERS: Final = frozenset(
+    {b"authorization", b"api-key", b"x-api-key", b"openai-organization", b"openai-project"}
+)
+"""Headers that say who asks the upstream."""
 
 log = logging.getLogger("memopt.server")
 
@@ -43,10 +51,11 @@ class Joining:
             await self._work(exchange, out)
             return
         key = (exchange.caller.scope, exchange.path, named)
-        digest = hashlib.blake2b(exchange.body, digest_size=_DIGEST_BYTES).digest()
+        digest = _digest_of(exchange)
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight(digest, self._bytes_max)
+            flight.forget = functools.partial(self._forget, key, flight)
             flight.task = asyncio.create_task(self._fly(key, flight, exchange))
         elif flight.digest != digest:
             raise ServerError(
@@ -65,9 +74,27 @@ class Joining:
             log.exception("%s failed", exchange.path)
             await out.fail(ServerError(500, "an error of the server", code="internal"))
         finally:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
-            flight.land()
+            flight.forget()
+            flight.land(is_whole=out.is_ended)
+
+    def _forget(self, key: Key, flight: "_Flight") -> None:
+        """Nobody joins it any more."""
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+
+def _digest_of(exchange: Exchange) -> bytes:
+    """Of all that decides what is done: body, query, who asks and with which of our headers."""
+    caller = exchange.caller
+    asked = sorted(
+        (name, value)
+        for name, value in exchange.headers
+        if name.startswith(OURS) or name in _ASKERS
+    )
+    said = repr((caller.scope, caller.settings, exchange.query, exchange.options, asked))
+    hashed = hashlib.blake2b(exchange.body, digest_size=_DIGEST_BYTES)
+    hashed.update(hashlib.blake2b(said.encode("utf-8", "surrogatepass")).digest())
+    return hashed.digest()
 
 
 class _Flight:
@@ -79,7 +106,10 @@ class _Flight:
         self._bytes_max = bytes_max
         self._start: Any = None
         self._size = 0
+        self.forget: Callable[[], None] = lambda: None
+        """Let nobody join any more."""
         self._is_over = False
+        self._is_whole = False
         self._watchers = 0
         self._changed = asyncio.Event()
         # Closed when the last watcher leaves.
@@ -98,8 +128,9 @@ class _Flight:
             self._size += len(body)
         self._tell()
 
-    def land(self) -> None:
-        self._is_over = True
+    def land(self, *, is_whole: bool) -> None:
+        """Nothing more comes; not whole: the work was ended before it was done."""
+        self._is_over, self._is_whole = True, is_whole
         self._tell()
 
     def _tell(self) -> None:
@@ -123,8 +154,10 @@ class _Flight:
                 if self._is_over and place == self._size:
                     break
                 await changed.wait()
-            if out.is_started:
-                await out.end()
+            if not self._is_whole:
+                # A reply that is not whole must not look as if it were.
+                raise ServerError(503, "the request was ended", code="ended")
+            await out.end()
         finally:
             await self._leave()
 
@@ -132,6 +165,7 @@ class _Flight:
         self._watchers -= 1
         if self._watchers:
             return
+        self.forget()
         if self.task is not None and not self.task.done():
             self.task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -35,7 +35,7 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )  # fmt: skip
 _NOT_SENT: Final = _HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"expect"}
-_OURS: Final = b"x-memopt-"
+OURS: Final = b"x-memopt-"
 _RETRIED: Final = frozenset({429, 503})
 _IDLE_CONNECTIONS_MAX: Final = 256
 _IDLE_SECONDS: Final = 4.0
@@ -119,7 +119,7 @@ class Upstream:
         sent = [
             (name, value)
             for name, value in headers
-            if name not in _NOT_SENT and not name.startswith(_OURS)
+            if name not in _NOT_SENT and not name.startswith(OURS)
         ]
         key = self._keys.get(caller.settings.name if caller.settings is not None else None)
         if key is not None:
