@@ -1,5 +1,6 @@
 """Chat Completions through the proxy, by the official client."""
 
+import gzip
 import json
 from typing import Any
 
@@ -357,6 +358,28 @@ def test_what_a_client_gets_of_an_odd_reply_is_kept(
     got = http.post("/chat/completions", json={"messages": HI}, headers=NAMED)
     assert (got.status_code, got.content) == (200, body)
     assert proxy.messages("s", key)[-1] == {"role": "assistant", "content": "x", "n": 2.0**70}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("encoding", "is_kept"), [("gzip", True), ("br", False)])
+def test_what_comes_packed_is_unpacked_or_passed_on(
+    proxy: Proxy, http: httpx.Client, key: str, stream: bool, encoding: str, is_kept: bool
+) -> None:
+    body = b'{"choices":[{"message":{"role":"assistant","content":"x"}}]}'
+    if stream:
+        body = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\ndata: [DONE]\n\n'
+    packed = gzip.compress(body)
+    headers = [("content-encoding", encoding)]
+    if stream:
+        proxy.script(Answer(raw_stream=[packed[:20], packed[20:]], headers=headers))
+    else:
+        proxy.script(Answer(body=packed, headers=headers))
+    request = {"messages": HI, "stream": stream}
+    with http.stream("POST", "/chat/completions", json=request, headers=NAMED) as got:
+        raw = b"".join(got.iter_raw())
+    assert raw == (body if is_kept else packed)
+    assert got.headers.get("content-encoding") == (None if is_kept else encoding)
+    assert ("s" in proxy.sessions(key)) == is_kept
 
 
 def test_what_nobody_can_read_is_not_acknowledged(

@@ -128,6 +128,26 @@ def test_keys_map_to_scopes_and_their_own_upstream_keys(
         assert secret not in said.split()
 
 
+def test_a_key_of_another_header_is_one(
+    tmp_path: Path, upstream: ScriptedUpstream, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path / "open", upstream) as proxy:
+        for header in ("api-key", "x-api-key"):
+            headers = {header: header, "x-memopt-session": "s"}
+            http.post(proxy.url + "/chat/completions", json=BODY, headers=headers)
+            assert proxy.sessions(header) == ["s"]
+            assert proxy.asked[-1].header(header) == header
+    monkeypatch.setenv("UPSTREAM_KEY", "sk-upstream-secret")
+    keys = [{"name": "one", "sha256": digest("sk-one"), "scope": "one"}]
+    with running(tmp_path, upstream, keys=keys, upstream_key_env="UPSTREAM_KEY") as proxy:
+        proxy.asked.clear()
+        url = proxy.url + "/chat/completions"
+        assert http.post(url, json=BODY, headers={"api-key": "sk-two"}).status_code == 401
+        assert http.post(url, json=BODY, headers={"api-key": "sk-one"}).status_code == 200
+        assert proxy.asked[0].header("api-key") is None
+        assert proxy.asked[0].header("authorization") == "Bearer sk-upstream-secret"
+
+
 def test_the_servers_key_goes_to_no_other_upstream(
     tmp_path: Path, upstream: ScriptedUpstream, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ Owns: that order. Not here: reading a request (asked.py), what is stored (keepin
 """
 
 import asyncio
+import logging
 from typing import Any, Final
 
 import msgspec
@@ -53,6 +54,8 @@ class _Completion(msgspec.Struct):
 
 
 _read_completion: Final = msgspec.json.Decoder(_Completion).decode
+
+log = logging.getLogger("memopt.server")
 
 
 class Call(msgspec.Struct):
@@ -144,6 +147,9 @@ class Chat:
                 # Before the client knows: it may look.
                 await call.undo(services)
                 await pass_on(reply, out)
+            elif reply.is_stream and not reply.is_plain:
+                log.warning("a stream cannot be read, and is not kept: its encoding is not known")
+                await pass_on(reply, out)
             elif reply.is_stream:
                 await _Stream(services, call).run(reply, out)
             else:
@@ -155,6 +161,8 @@ class Chat:
         body = await reply.body(self._services.settings.reply_bytes_max)
         headers = reply.headers(keep_length=False)
         said = said_of(body) if reply.is_plain else None
+        if not reply.is_plain:
+            log.warning("a reply cannot be read, and is not kept: its encoding is not known")
         if said is not None:
             await call.keep(self._services, said)
             headers += call.headers()

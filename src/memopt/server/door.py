@@ -81,7 +81,8 @@ class Door:
         headers: Headers = scope["headers"]
         named = self._names_of(headers)
         self._check_origin(named)
-        caller = self._callers.of(named.get("authorization"))
+        key = named.get("api-key") or named.get("x-api-key")
+        caller = self._callers.of(named.get("authorization"), key)
         if caller is None:
             raise ServerError(401, "the key is not known", code="invalid_api_key")
         options = options_of(named, caller)

@@ -189,10 +189,10 @@ class Callers:
         self._scope = settings.scope
         self._by_digest = {key.sha256.lower(): key for key in settings.keys}
 
-    def of(self, authorization: str | None) -> Caller | None:
-        """None where the key is not known. What is looked up is a digest, so that the time it takes
-        says nothing about a key."""
-        token = bearer_of(authorization)
+    def of(self, authorization: str | None, key: str | None = None) -> Caller | None:
+        """None where the key is not known; `key`: of a header that holds nothing else. What is
+        looked up is a digest, so that the time it takes says nothing about a key."""
+        token = bearer_of(authorization) or (key or "").strip()
         if not self._by_digest:
             if not token:
                 return Caller(self._scope, None)

@@ -13,6 +13,7 @@ import math
 import os
 import socket
 import time
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -36,11 +37,15 @@ _HOP_BY_HOP: Final = frozenset(
 )  # fmt: skip
 _NOT_SENT: Final = _HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding", b"expect"}
 OURS: Final = b"x-memopt-"
+_KEY_HEADERS: Final = frozenset({b"authorization", b"api-key", b"x-api-key"})
 _RETRIED: Final = frozenset({429, 503})
 _IDLE_CONNECTIONS_MAX: Final = 256
 _IDLE_SECONDS: Final = 4.0
 """Shorter than what servers usually allow: a connection that they close as it is used again would
 fail a request that cannot be repeated."""
+_PACKED: Final = frozenset({"gzip", "x-gzip", "deflate"})
+_ANY_HEADER: Final = zlib.MAX_WBITS | 32
+_UNPACKED_BYTES: Final = 64 * 1024
 _BACKOFF_SECONDS: Final = 0.25
 
 
@@ -123,7 +128,7 @@ class Upstream:
         ]
         key = self._keys.get(caller.settings.name if caller.settings is not None else None)
         if key is not None:
-            sent = [(name, value) for name, value in sent if name != b"authorization"]
+            sent = [(name, value) for name, value in sent if name not in _KEY_HEADERS]
             sent.append((b"authorization", b"Bearer " + key))
         # What is stored has to be read, and what is read is passed on as it came.
         sent.append((b"accept-encoding", b"identity"))
@@ -171,7 +176,9 @@ class Reply:
         self._response = response
         self.status = response.status_code
         encoding = response.headers.get("content-encoding", "identity").lower()
-        self.is_plain = encoding in ("", "identity")
+        self._is_packed = encoding in _PACKED
+        self.is_plain = self._is_packed or encoding in ("", "identity")
+        """Whether `pieces` can be read: some pack what they were asked not to."""
         self.is_stream = "text/event-stream" in response.headers.get("content-type", "")
 
     def headers(self, *, keep_length: bool) -> Headers:
@@ -180,16 +187,21 @@ class Reply:
             (name.lower(), value)
             for name, value in self._response.headers.raw
             if name.lower() not in _HOP_BY_HOP
-            and (keep_length or name.lower() != b"content-length")
+            and (name.lower() != b"content-length" or (keep_length and not self._is_packed))
+            and (name.lower() != b"content-encoding" or not self._is_packed)
         ]
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it comes. Raises ServerError where it breaks off."""
         assert isinstance(self._response.stream, httpx.AsyncByteStream)
         try:
+            if self._is_packed:
+                async for piece in _unpacked(self._response.stream):
+                    yield piece
+                return
             async for piece in self._response.stream:
                 yield piece
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, zlib.error) as error:
             raise _failed(error) from None
 
     async def body(self, bytes_max: int) -> bytes:
@@ -209,6 +221,22 @@ class Reply:
     async def close(self) -> None:
         """Let go of it: what has not come yet is not wanted."""
         await self._response.aclose()
+
+
+async def _unpacked(packed: AsyncIterator[bytes] | httpx.AsyncByteStream) -> AsyncIterator[bytes]:
+    """In pieces that are not large, however small they were packed."""
+    unpacking = zlib.decompressobj(_ANY_HEADER)
+    async for data in packed:
+        while data and not unpacking.eof:
+            piece = unpacking.decompress(data, _UNPACKED_BYTES)
+            data = unpacking.unconsumed_tail
+            if piece:
+                yield piece
+    rest = unpacking.flush()
+    if rest:
+        yield rest
+    if not unpacking.eof:
+        raise zlib.error("it breaks off")
 
 
 def seconds_of(retry_after: str | None) -> float | None:
