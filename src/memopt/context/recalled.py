@@ -75,20 +75,23 @@ def choose(
             break
         limit = min(likely, 4 * limit)
     while taken:
-        text = _rendered(taken, shown.session)
+        text = _rendered([hit for hit, _ in taken], shown.session)
         tokens = count(text) + 4
         if tokens <= tokens_max:
-            return Chosen(text, tuple(hit.item_id for hit in taken), tokens)
+            return Chosen(text, tuple(hit.item_id for hit, _ in taken), tokens)
         # Line by line it was counted without what separates them.
-        del taken[-max(1, len(taken) // 32) :]
+        over = tokens - tokens_max
+        while taken and over > 0:
+            over -= taken.pop()[1]
     return NOTHING
 
 
 def _fitting(
     found: Iterable[Hit], shown: Shown, count: Callable[[str], int], room: int
-) -> tuple[list[Hit], bool]:
-    """(those that are not shown and fit one after the other, whether no more would)."""
-    taken: list[Hit] = []
+) -> tuple[list[tuple[Hit, int]], bool]:
+    """(those that are not shown and fit one after the other, with their tokens; whether no more
+    would)."""
+    taken: list[tuple[Hit, int]] = []
     headed: set[str] = set()
     too_long = 0
     for hit in found:
@@ -99,7 +102,7 @@ def _fitting(
         if cost <= room:
             room -= cost
             headed.add(head)
-            taken.append(hit)
+            taken.append((hit, cost))
         else:
             too_long += 1
     return taken, too_long >= _FULL or room < _HIT_TOKENS
