@@ -6,6 +6,7 @@ import openai
 import pytest
 from proxying import Proxy
 
+import memopt
 from memopt.testing.upstream import Answer
 
 NAMED = {"X-Memopt-Session": "s"}
@@ -156,3 +157,63 @@ def test_a_fork_is_gone_when_its_first_windowed_call_fails(
 
 def said(messages: list[Any]) -> list[Any]:
     return [message["content"] for message in messages]
+
+
+def test_only_a_delta_gets_the_prompts_and_tools_that_are_known(
+    proxy: Proxy, client: openai.OpenAI, key: str
+) -> None:
+    prompt = {"role": "system", "content": "Be kind."}
+    tools: Any = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    ask(client, [prompt, *ASKED], NAMED, tools=tools)
+    ask(client, [{"role": "user", "content": "More?"}], WINDOW | {"X-Memopt-History": "delta"})
+    sent = proxy.asked[-1].json()
+    assert (sent["messages"][0], sent["tools"]) == (prompt, tools)
+    ask(client, [*ASKED, {"role": "user", "content": "And?"}], WINDOW)
+    sent = proxy.asked[-1].json()
+    assert prompt not in sent["messages"]
+    assert "tools" not in sent
+
+
+def test_prompts_are_counted(proxy: Proxy, client: openai.OpenAI, key: str) -> None:
+    tokens = []
+    for content in ("Be kind.", "Be kind. " + "0123456789abcdef" * 60):
+        prompt: Any = {"role": "system", "content": content}
+        reply = client.chat.completions.with_raw_response.create(
+            model="m", messages=[prompt, *ASKED[-3:]], extra_headers=NAMED | {
+                "X-Memopt-Window": "2000"
+            },
+        )  # fmt: skip
+        tokens.append(int(reply.headers["x-memopt-tokens"]))
+    assert tokens[1] - tokens[0] > 960 // 3
+
+
+@pytest.mark.parametrize("way", ["delete", "redact", "forget"])
+def test_an_answer_goes_with_the_reply_it_came_from(
+    proxy: Proxy, client: openai.OpenAI, key: str, way: str
+) -> None:
+    question: Any = [{"role": "user", "content": f"What is a {way}?"}]
+    answered = NAMED | {"X-Memopt-Answers": "on"}
+    ask(client, question, answered)
+    ask(client, question, answered | {"X-Memopt-Session": "t"})
+    assert len(proxy.asked) == 1
+    session = proxy.memory.session("s", scope=proxy.scope_of(key))
+    if way == "delete":
+        session.delete()
+    elif way == "redact":
+        session.redact(1)
+    else:
+        proxy.memory.forget(memopt.Selector(scope=session.scope, session="s"))
+    ask(client, question, answered | {"X-Memopt-Session": "u"})
+    assert len(proxy.asked) == 2
+
+
+def test_choices_wait_no_longer_once_one_has_joined(
+    proxy: Proxy, client: openai.OpenAI, key: str
+) -> None:
+    question: Any = [{"role": "user", "content": "Which?"}]
+    reply = ask(client, question, NAMED, n=2)
+    chosen = {"role": "assistant", "content": reply.choices[1].message.content}
+    waiting = proxy.memory.session("s", scope=proxy.scope_of(key)).sequence("choices")
+    assert len(waiting) == 1
+    ask(client, [*question, chosen, {"role": "user", "content": "Why?"}], NAMED)
+    assert len(waiting) == 0

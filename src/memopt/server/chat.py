@@ -68,6 +68,8 @@ class Call(msgspec.Struct):
     """What a model is asked with."""
     windowed: Windowed | None = None
     is_kept: bool = False
+    reply_id: str | None = None
+    """What its reply is called as an item, where that is cached."""
 
     def headers(self, cached: bytes = b"miss") -> Headers:
         """What a reply tells besides."""
@@ -80,8 +82,9 @@ class Call(msgspec.Struct):
 
     @property
     def uses(self) -> tuple[str, ...]:
-        """What an answer was made of, besides the request."""
-        return self.windowed.uses if self.windowed is not None else ()
+        """What an answer was made of, besides the request; and where it is kept."""
+        uses = self.windowed.uses if self.windowed is not None else ()
+        return uses if self.reply_id is None else (*uses, self.reply_id)
 
     async def prepare(self, services: Services) -> None:
         """Make the body to send, where it is not the client's. Raises what the store raises."""
@@ -109,7 +112,10 @@ class Call(msgspec.Struct):
 
     async def keep(self, services: Services, said: Said) -> None:
         """Commit it with what was said."""
-        await keep(services, self.exchange, self.asked, self.place, said)
+        receipt = await keep(services, self.exchange, self.asked, self.place, said)
+        if self.exchange.options.answers:
+            find = services.keeper.item_of
+            self.reply_id = await services.threads.run(find, self.place, receipt)
         self.is_kept = True
 
 

@@ -19,10 +19,13 @@ import msgspec
 
 from memopt import Memory, Receipt, Session
 from memopt.base.errors import ConflictError, NotFoundError, UsageError
+from memopt.base.records import SEQ_BITS
+from memopt.recall.places import Place as MessagePlace
+from memopt.recall.places import id_of
 from memopt.server.asked import Asked, History
 from memopt.server.canonical import START, chained, common_length, digest_of
 from memopt.server.lines import Line, Lines, SessionKey
-from memopt.sessions.session import has_repeated, return_to
+from memopt.sessions.session import has_repeated, return_to, scope_number_of
 from memopt.sessions.writer import MessageWriter
 
 CHOICES: Final = "choices"
@@ -88,6 +91,13 @@ class Keeper:
         """Whether a request with that idempotency key was answered, and kept with its answer."""
         return has_repeated(self.session(place), key)
 
+    def item_of(self, place: Place, receipt: Receipt) -> str | None:
+        """What the last message that was kept is called as an item."""
+        number = scope_number_of(self.session(place))
+        if number is None or receipt.seq < 0:
+            return None
+        return id_of(number, MessagePlace(receipt.head >> SEQ_BITS, receipt.seq))
+
     def keep(self, asked: Asked, place: Place, reply: Reply, key: str | None = None) -> Receipt:
         """Commit a request and its reply; `key` is an idempotency key. Raises what appending
         raises, and ConflictError where others keep writing to the session."""
@@ -119,6 +129,8 @@ class Keeper:
                 receipt = session.truncate(known, if_head=line.head)
                 line = Line(receipt.head, line.chain[:known])
         new = asked.new(known)
+        if new and new[0].get("role") == "assistant":
+            _drop_choices(session, known - 1)
         receipt = self._append(session, new, reply, line, key) or Receipt(
             lsn=0, seq=len(line.chain) - 1, head=line.head
         )
@@ -216,6 +228,14 @@ class Keeper:
         """The newest ones that were kept."""
         state = self.session(place).load_state(name=PROMPT)
         return state.value if state is not None and isinstance(state.value, dict) else {}
+
+
+def _drop_choices(session: Session, after: int) -> None:
+    """One of them joins the line: the others wait no longer, and it is in one place alone."""
+    waiting = session.sequence(CHOICES)
+    for index in reversed(range(len(waiting))):
+        if waiting[index].get("after") == after:
+            del waiting[index]
 
 
 def _chain_behind(chain: Sequence[bytes], messages: Sequence[Message]) -> list[bytes]:

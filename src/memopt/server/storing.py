@@ -6,6 +6,7 @@ Not here: what is written (keeping.py), and which session it is (matching.py).
 import asyncio
 from typing import Final
 
+from memopt import Receipt
 from memopt.server.asked import Asked, History
 from memopt.server.errors import ServerError
 from memopt.server.exchange import Exchange
@@ -64,7 +65,7 @@ async def refuse_repeated(
 
 async def keep(
     services: Services, exchange: Exchange, asked: Asked, place: Place, reply: Reply
-) -> None:
+) -> Receipt:
     """Commit a request and its reply. Cancelled, it ends what it began. Raises what the store
     raises."""
     threads, keeper, lines = services.threads, services.keeper, services.lines
@@ -75,10 +76,11 @@ async def keep(
     )
     keeping = threads.finish(keeper.keep, asked, place, reply, key)
     if has_prompt:
-        await keeping
-    elif lines.knows(place.key):
+        return await keeping
+    if lines.knows(place.key):
         # One sync for both.
-        await asyncio.gather(keeping, threads.finish(keeper.keep_prompt, asked, place))
-    else:
-        await keeping
-        await threads.finish(keeper.keep_prompt, asked, place)
+        receipt, _ = await asyncio.gather(keeping, threads.finish(keeper.keep_prompt, asked, place))
+        return receipt
+    receipt = await keeping
+    await threads.finish(keeper.keep_prompt, asked, place)
+    return receipt

@@ -13,15 +13,10 @@ from typing import Any, Final
 
 import msgspec
 
-from memopt.server.asked import Asked, Form
+from memopt.server.asked import Asked, Form, History
 from memopt.server.exchange import Options
 from memopt.server.keeping import PARTIAL, Begun, Keeper, Place
 from memopt.server.rewriting import encode_body, resent
-
-_BYTES_A_TOKEN: Final = 3
-"""Of a prompt, at least, so that what is reserved for it is enough."""
-_RESERVED_STEP: Final = 256
-"""A clock in a prompt must not make another window of it."""
 
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -47,26 +42,29 @@ def make_window(
 ) -> None:
     """Make the body to send, behind `begin_window`. Raises what contexts raise."""
     assert options.window_tokens is not None
-    prompt = keeper.prompt_of(place) if not asked.prompts else {}
+    # A history that says no prompt has none; a delta leaves out what is known.
+    stored = keeper.prompt_of(place) if asked.history is History.DELTA else {}
+    more = {name: value for name, value in stored.items() if name != "prompts"}
     prompts: list[Any] = [raw for _, raw in asked.prompts]
-    prompts += [message for _, message in prompt.get("prompts", ())]
-    tools = asked.attributes.get("tools")
+    if not prompts:
+        prompts = [message for _, message in stored.get("prompts", ())]
+    said = more | {name: _decode(raw) for name, raw in asked.attributes.items()}
+    tools = said.get("tools")
     context = keeper.session(place).context(
         max_tokens=options.window_tokens,
         model=asked.model,
-        tools=_decode(tools) if tools is not None else (),
-        reserve_tokens=_reserved(prompts),
+        # Prompts are counted as tools are: what changes in them makes no other window.
+        tools=[
+            *(tools if isinstance(tools, list) else ()),
+            *({name: value} for name, value in said.items() if name != "tools"),
+            *(_decode(msgspec.json.encode(prompt)) for prompt in prompts),
+        ],
         query=None if options.recall and asked.session is not None else "",
     )
     windowed.tokens = context.report.tokens
     windowed.uses = context.report.recalled
     name = "messages" if asked.form is Form.CHAT else "input"
-    windowed.body = encode_body(asked.body, name, [*prompts, *_whole(context.messages)])
-
-
-def _reserved(prompts: list[Any]) -> int:
-    size = sum(len(msgspec.json.encode(prompt)) for prompt in prompts) // _BYTES_A_TOKEN
-    return -(-size // _RESERVED_STEP) * _RESERVED_STEP
+    windowed.body = encode_body(asked.body, name, [*prompts, *_whole(context.messages)], more)
 
 
 def _whole(messages: Any) -> list[dict[str, Any]]:

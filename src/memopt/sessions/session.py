@@ -313,6 +313,11 @@ def has_repeated(session: Session, key: str) -> bool:
     return session._sessions.transcripts.has_repeated(session._key, key)
 
 
+def scope_number_of(session: Session) -> int | None:
+    """What its scope is called in ids of items; None where nothing is in it."""
+    return session._sessions.transcripts.scope_number_of(session.scope)
+
+
 def return_to(session: Session, head: int, *, if_head: int) -> Receipt:
     """Undo what was cut off and added since the session had that head, if its head is `if_head`.
     Raises ConflictError, and NotFoundError where it never had it."""

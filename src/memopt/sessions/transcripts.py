@@ -107,6 +107,10 @@ class Transcripts:
             row = tables.sessions.find(*key)
             return row is not None and tables.keys.find(row.session, idempotency_key) is not None
 
+    def scope_number_of(self, scope: str) -> int | None:
+        with self._home.snapshot() as tables:
+            return tables.scopes.number(scope)
+
     def append(self, key: SessionKey, agent: str | None, said: Said) -> Receipt:
         """Commit messages to the end of a session, which is made if it is not there."""
         started = time.perf_counter()
