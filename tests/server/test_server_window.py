@@ -149,9 +149,10 @@ def test_a_fork_is_gone_when_its_first_windowed_call_fails(
 ) -> None:
     ask(client, ASKED, {})
     (base,) = proxy.sessions(key)
+    other = [*ASKED, {"role": "assistant", "content": "No."}, {"role": "user", "content": "So?"}]
     proxy.script(Answer(status=500, body=b"{}"))
     with pytest.raises(openai.InternalServerError):
-        ask(client, [*ASKED[:-1], {"role": "user", "content": "No."}], {"X-Memopt-Window": "600"})
+        ask(client, other, {"X-Memopt-Window": "600"})
     assert proxy.sessions(key) == [base]
 
 
