@@ -459,6 +459,18 @@ def test_streamed_responses_are_kept_before_their_last_event(
     assert lengths == [2]
 
 
+def test_an_odd_response_is_kept(proxy: Proxy, http: httpx.Client, key: str) -> None:
+    body = (
+        b'{"id":"r","status":"completed","temperature":-Infinity,"output":[{"type":"message",'
+        b'"role":"assistant","content":[{"type":"output_text","text":"\\ud83d\\ude00\\ud83d"}]}]}'
+    )
+    proxy.script(Answer(body=body))
+    got = http.post("/responses", json={"input": "Hi"}, headers=NAMED)
+    assert got.content == body
+    content = proxy.messages("s", key)[-1]["content"]
+    assert content[0]["text"] == "\U0001f600\ufffd"
+
+
 def test_encrypted_reasoning_comes_back_as_it_was(
     proxy: Proxy, client: openai.OpenAI, key: str
 ) -> None:

@@ -10,6 +10,7 @@ Not here: what is stored (keeping.py).
 """
 
 import asyncio
+import logging
 import secrets
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from memopt.server.keeping import PARTIAL, Place
 from memopt.server.keeping import Reply as Said
 from memopt.server.lines import SessionKey
 from memopt.server.matching import PREFIX
+from memopt.server.reading import read_loosely, storable
 from memopt.server.services import Services
 from memopt.server.storing import place_of, read
 from memopt.server.upstream import Reply
@@ -38,7 +40,7 @@ _ITEM_DONE: Final = "response.output_item.done"
 _SALT_BYTES: Final = 4
 _TEXT: Final = "response.output_text.delta"
 
-_decode: Final = msgspec.json.Decoder().decode
+log = logging.getLogger("memopt.server")
 
 
 class _Response(msgspec.Struct):
@@ -85,6 +87,9 @@ class Responses:
             if reply.status != 200:
                 await call.undo(services)
                 await pass_on(reply, out)
+            elif reply.is_stream and not reply.is_plain:
+                log.warning("a stream cannot be read, and is not kept: its encoding is not known")
+                await pass_on(reply, out)
             elif reply.is_stream:
                 await _Stream(services, call).run(reply, out)
             else:
@@ -111,11 +116,20 @@ class Responses:
 
 
 def response_of(data: bytes | msgspec.Raw) -> _Response | None:
-    """None where it is none that we can read."""
+    """None where it is none. Raises ServerError for what nobody can read."""
     try:
-        return _read_response(data)
+        return _storable(_read_response(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return msgspec.convert(storable(read_loosely(memoryview(data))), _Response)
+    except msgspec.ValidationError:
         return None
+
+
+def _storable(response: _Response) -> _Response:
+    response.output = storable(response.output)
+    return response
 
 
 async def keep_response(services: Services, call: Call, response: _Response) -> None:
