@@ -30,7 +30,7 @@ from memopt.collections.engine import TurnsTold
 from memopt.collections.maker import Collections
 from memopt.collections.turns import ScratchCommitter, TurnOwners, Turns
 from memopt.context.engine import Contexts
-from memopt.context.keeper import ContextKeeper, TakenFromContextsToo
+from memopt.context.keeper import ContextKeeper
 from memopt.context.tokens import Tokenizers
 from memopt.directory import Directory
 from memopt.embedding.choose import embedder_maker
@@ -51,6 +51,7 @@ from memopt.pressure.outside import Outside
 from memopt.pressure.probe import Start, SystemProbe, read_start
 from memopt.pressure.triggers import make_trigger
 from memopt.recall.engine import RecallEngine
+from memopt.recall.indexing import TakenToo
 from memopt.sessions.branches import Branches
 from memopt.sessions.checking import Checking
 from memopt.sessions.compaction import Compaction, install_learnt
@@ -63,7 +64,7 @@ from memopt.sessions.transcripts import Transcripts
 from memopt.sessions.turns import collecting
 from memopt.stores.scratch import Scratch
 from memopt.upkeep import limit_heap_arenas, trim_heap
-from memopt.wiring_answers import Kept, TakenFromAnswersToo, wire_answers, wire_kept
+from memopt.wiring_answers import Kept, wire_answers, wire_kept
 from memopt.wiring_context import Plugs, check_summarizer, wire_context
 from memopt.wiring_recall import wire_engine, wire_recall
 from memopt.wiring_storage import WORKING_SETS, Storage, log_failure, wire_storage
@@ -153,7 +154,7 @@ def _wire_parts(
     admit = admission_of(directory, config, events, monitor.governor, read_only=read_only)
     kept = wire_kept(directory, committer, compressor, storage.upkeep, budget)
     derived = ContextKeeper()
-    indexer = TakenFromContextsToo(TakenFromAnswersToo(engine.indexer, kept.keeper), derived)
+    indexer = TakenToo(TakenToo(engine.indexer, kept.keeper.taken), derived.taken)
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
         events=events, admit=admit, budget=budget, indexer=indexer,

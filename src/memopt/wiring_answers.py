@@ -1,7 +1,7 @@
 """Puts the answer cache together: the half of wiring.py that is about answers."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from memopt.answers.engine import AnswerEngine
 from memopt.answers.keeper import Keeper
@@ -16,7 +16,7 @@ from memopt.base.events import Events
 from memopt.base.item_records import FOREVER, item_number
 from memopt.base.moments import NOW
 from memopt.base.protocols import Clock, CollectionOwners, Compressor, Reader, Tables
-from memopt.base.recall_protocols import Embedder, Indexer, PieceEmbedder
+from memopt.base.recall_protocols import Embedder, PieceEmbedder
 from memopt.directory import Directory
 from memopt.journal.commit import GroupCommitter
 from memopt.recall.places import ColdPages, PlaceReader, place_in
@@ -100,19 +100,3 @@ class UsedItems:
         said = [statement_of(one, marks.of_item(one.item), NOW) for one in rows]
         span = standing(said)[0].span
         return None if span.is_empty or span.stop <= at_us else span.stop
-
-
-class TakenFromAnswersToo:
-    """An Indexer: what is taken from the index of recall is taken from the answers that used it."""
-
-    def __init__(self, indexer: Indexer, keeper: Keeper) -> None:
-        self._indexer = indexer
-        self._keeper = keeper
-        self.prepare = indexer.prepare
-        self.write = indexer.write
-        self.appended = indexer.appended
-        self.changed = indexer.changed
-
-    def taken(self, transaction: Any, scope_number: int, line: int, seq: int | None) -> None:
-        self._indexer.taken(transaction, scope_number, line, seq)
-        self._keeper.taken(transaction, scope_number, line, seq)

@@ -10,9 +10,7 @@ and nothing that was begun before is kept after it. Not here: forgetting itself 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from memopt.base.recall_protocols import Indexer
 from memopt.journal.commit import CommitTransaction
 
 
@@ -58,19 +56,3 @@ class ContextKeeper:
     ) -> None:
         self.taken_count += 1
         transaction.tables.contexts.delete_scope(scope_number, "r")
-
-
-class TakenFromContextsToo:
-    """An Indexer: what is taken from the index of recall is taken from contexts."""
-
-    def __init__(self, indexer: Indexer, keeper: ContextKeeper) -> None:
-        self._indexer = indexer
-        self._keeper = keeper
-        self.prepare = indexer.prepare
-        self.write = indexer.write
-        self.appended = indexer.appended
-        self.changed = indexer.changed
-
-    def taken(self, transaction: Any, scope_number: int, line: int, seq: int | None) -> None:
-        self._indexer.taken(transaction, scope_number, line, seq)
-        self._keeper.taken(transaction, scope_number, line, seq)

@@ -19,7 +19,7 @@ from memopt.base.budget import Budget
 from memopt.base.config import Config
 from memopt.base.errors import BudgetError, MemoptError
 from memopt.base.protocols import Transaction
-from memopt.base.recall_protocols import Embedder
+from memopt.base.recall_protocols import Embedder, Indexer
 from memopt.base.recall_records import GONE, Indexing, SegmentRow, UnindexedRow
 from memopt.base.records import Message
 from memopt.codecs.message import decode_json
@@ -281,3 +281,22 @@ class MessageIndexer:
         """Changes whenever something of a scope is taken away, within that commit; so whoever has
         read before it can see in a commit that what he has may be too much."""
         return self._takings[scope_number % _TAKINGS]
+
+
+class TakenToo:
+    """An Indexer: what is taken from the index of recall is told to somebody else, too."""
+
+    def __init__(self, indexer: Indexer, taken: Callable[..., None]) -> None:
+        """`taken`: with the arguments of `Indexer.taken`, in its commit and after it."""
+        self._indexer = indexer
+        self._told = taken
+        self.prepare = indexer.prepare
+        self.write = indexer.write
+        self.appended = indexer.appended
+        self.changed = indexer.changed
+
+    def taken(
+        self, transaction: Transaction, scope_number: int, line: int, seq: int | None
+    ) -> None:
+        self._indexer.taken(transaction, scope_number, line, seq)
+        self._told(transaction, scope_number, line, seq)
