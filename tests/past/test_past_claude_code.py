@@ -275,6 +275,22 @@ def test_a_stream_that_is_written_again_with_more_is_one_text(file: Path) -> Non
     assert [c["function"]["arguments"] for c in messages[1]["tool_calls"]] == ['{"command": "ls"}']
 
 
+def test_what_is_said_again_or_shorter_is_a_part_of_its_own(file: Path) -> None:
+    records = [
+        record("user", "u1", None, "Go."),
+        reply("a2", "u1", "m1", *text("Working on it.")),
+        reply("a3", "a2", "m1", *text("Working")),
+        reply("a4", "a3", "m1", call("t1", "Bash", command="ls")),
+        record("user", "u5", "a4", result("t1", "a.py")),
+        reply("a6", "u5", "m1", *text("Working")),
+        reply("a7", "a6", "m1", call("t2", "Bash", command="cat a.py")),
+        reply("a8", "a7", "m1", *text("Working on the rest.")),
+    ]
+    (messages,) = sessions_of(steps_of(write(file, records), CLAUDE)).values()
+    parts = ("Working on it.", "Working", "Working", "Working on the rest.")
+    assert messages[1]["content"] == "\n\n".join(parts)
+
+
 def test_what_the_program_says_by_itself_is_left_out(file: Path) -> None:
     report = Brought()
     records = [

@@ -34,6 +34,8 @@ class Reply:
         self._call_ids: dict[str, int] = {}
         self._results: list[tuple[Message, datetime | None, str]] = []
         self._held_bytes = 0
+        self._may_grow: set[int] = set()
+        """Which lists end in what a stream may write again with more of it."""
 
     @property
     def is_full(self) -> bool:
@@ -74,6 +76,7 @@ class Reply:
         else:
             self._call_ids[id] = len(self._calls)
             self._calls.append(told)
+            self._may_grow.clear()
 
     def called(self, id: str) -> bool:
         return id in self._call_ids
@@ -81,6 +84,7 @@ class Reply:
     def result(self, message: Message, at: datetime | None, where: str, size: int) -> None:
         self._held_bytes += size
         self._results.append((message, at, where))
+        self._may_grow.clear()
 
     def steps(self, session: str) -> list[Say]:
         """What was said, in the order of Chat messages."""
@@ -104,11 +108,13 @@ class Reply:
         if not text:
             return
         self._held_bytes += len(text)
-        # A stream may be written several times, each time with more of it.
-        if texts and text.startswith(texts[-1]):
+        # A stream may be written several times, each time with more of it. What is said behind a
+        # call is said anew, be it the same.
+        if id(texts) in self._may_grow and text.startswith(texts[-1]):
             texts[-1] = text
-        elif not texts or not texts[-1].startswith(text):
+        else:
             texts.append(text)
+        self._may_grow.add(id(texts))
 
 
 def arguments_of(value: Any) -> str:
