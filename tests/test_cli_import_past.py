@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from histories import SESSION, held, lines_of, opened, record, text, write
 from memopt.cli.app import app
-from memopt.cli.importing import From, Imported
+from memopt.cli.importing import From
+from memopt.cli.line_import import Imported
 
 TALK = [
     record("user", "u1", None, "Where did the walrus go?"),

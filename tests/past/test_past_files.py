@@ -73,11 +73,11 @@ def test_links_within_a_folder_are_not_followed(tmp_path: Path) -> None:
     (folder / "linked").symlink_to(outside.parent)
     (folder / "broken.jsonl").symlink_to(tmp_path / "nowhere")
     report = Brought()
-    assert [source.place for source in sources(folder, report)] == ["mine"]
+    assert [source.stem for source in sources(folder, report)] == ["mine"]
     assert report.skipped == {"links, which are not followed": 3}
     # A link that was named is meant.
     (tmp_path / "named").symlink_to(folder)
-    assert [source.place for source in sources(tmp_path / "named", Brought())] == ["mine"]
+    assert [source.stem for source in sources(tmp_path / "named", Brought())] == ["mine"]
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_format_is_told_by_what_is_in_a_file(
     tmp_path: Path, name: str, body: str, format: Format | None
 ) -> None:
     (tmp_path / name).write_text(body)
-    assert detected(Source(tmp_path / name, "a")) is format
+    assert detected(Source(tmp_path / name)) is format
 
 
 def test_a_store_is_no_worse_for_a_session_with_an_impossible_name(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_page_without_turns_is_counted(tmp_path: Path) -> None:
     assert report.skipped == {"Markdown without a conversation": 1}
 
 
-def test_a_page_that_grew_adds_and_one_that_was_edited_is_left(tmp_path: Path) -> None:
+def test_a_page_that_grew_adds_and_one_that_was_edited_is_another(tmp_path: Path) -> None:
     path = tmp_path / "talk.md"
     with opened(tmp_path / "store") as memory:
         lines = BOLD.splitlines(keepends=True)
@@ -159,5 +159,8 @@ def test_a_page_that_grew_adds_and_one_that_was_edited_is_left(tmp_path: Path) -
         assert grown == ["Where is it?", "There.\n\nIt is **User** friendly.", "Thanks."]
         path.write_text(BOLD.replace("There", "Elsewhere"))
         report = bring(memory, path, Format.MARKDOWN)
-        assert (report.messages, report.messages_changed) == (0, 1)
+        assert (report.messages, report.messages_changed) == (3, 0)
+        assert bring(memory, path, Format.MARKDOWN).messages == 0
         assert [message["content"] for message, _ in held(memory)["talk"]] == grown
+        edited = [message["content"] for message, _ in held(memory)["talk~2"]]
+        assert edited == [grown[0], grown[1].replace("There", "Elsewhere"), grown[2]]

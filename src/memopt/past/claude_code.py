@@ -15,7 +15,6 @@ that a record holds a second time (`toolUseResult`), progress, snapshots of file
 """
 
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from re import Pattern
 from re import compile as regex
 from typing import IO, Any, Final
@@ -114,7 +113,7 @@ def is_mine(record: dict[str, Any]) -> bool:
 
 def read(source: Source, stream: IO[bytes], report: Brought) -> Iterator[Step]:
     """The sessions of one file."""
-    if PurePosixPath(source.place).name.startswith(_COMPACTING_FILE):
+    if source.stem.startswith(_COMPACTING_FILE):
         report.skip("a compaction's own file")
         return
     yield from _Reader(source, report).steps(stream)
@@ -133,8 +132,9 @@ class _Reader:
         self._about: dict[str, Any] = {}
         self._titles: dict[str, str] = {}
         """By the record that is the last one it is of: some are of other sessions."""
-        name = PurePosixPath(source.place).name
+        name = source.stem
         self._session = name if _UUID.fullmatch(name) else None
+        self._is_named = True
         self._agent = name.removeprefix(_AGENT_FILE) if name.startswith(_AGENT_FILE) else None
 
     def steps(self, stream: IO[bytes]) -> Iterator[Step]:
@@ -282,7 +282,7 @@ class _Reader:
         parent = record.parentUuid or record.logicalParentUuid
         place = None if parent is None else self._places.find(parent)
         if place is None or place.line.is_agent:
-            line = self._last or self._places.add(Line(self._name(record)))
+            line = self._last or self._places.add(self._first_line(record))
         else:
             line = place.line
             held = line.reply
@@ -318,13 +318,18 @@ class _Reader:
             line = self._agents[name] = self._places.add(Line(session, is_agent=True))
         return line
 
+    def _first_line(self, record: _Record) -> Line:
+        name = self._name(record)
+        return Line(name, names=() if self._is_named else self._source.names)
+
     def _name(self, record: _Record) -> str:
         if self._agent is not None:
-            parts = PurePosixPath(self._source.place).parts
-            beside = parts[-3] if len(parts) >= 3 and parts[-2] == "subagents" else None
+            folder = self._source.path.absolute().parent
+            beside = folder.parent.name if folder.name == "subagents" else None
             return record.sessionId or beside or "session"
         if self._session is None:
-            self._session = record.sessionId or self._source.place
+            self._is_named = record.sessionId is not None
+            self._session = record.sessionId or self._source.stem
         return self._session
 
     def _pass_by(self, record: _Record, reason: str) -> None:

@@ -13,7 +13,6 @@ encrypted, instructions that the program puts before each conversation.
 
 import re
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import IO, Any, Final
 
 import msgspec
@@ -237,10 +236,10 @@ class _Reader:
 
     def _current(self) -> Line:
         if self._line is None:
-            name = PurePosixPath(self._source.place).name
-            found = _THREAD.search(name)
-            self._thread = self._thread or (found[0] if found else self._source.place)
-            self._line = self._places.add(Line(self._thread))
+            found = _THREAD.search(self._source.stem)
+            self._thread = self._thread or (found[0] if found else None)
+            names = () if self._thread is not None else self._source.names
+            self._line = self._places.add(Line(self._thread or self._source.stem, names=names))
         return self._line
 
     def _roll_back(self, turns: Any, number: int) -> Iterator[Step]:

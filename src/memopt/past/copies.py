@@ -12,9 +12,10 @@ from typing import Any, Final
 from memopt.base.errors import MemoptError
 from memopt.base.records import Entry, Message
 from memopt.memory import Memory
+from memopt.past.comparing import grew, ids_of, is_said
 from memopt.past.records import ORIGIN, Say
 
-_SESSIONS_MAX: Final = 20_000
+SESSIONS_MAX: Final = 20_000
 """Of a scope, that are looked at."""
 _LISTED_AT_ONCE: Final = 500
 _ALIKE_MAX: Final = 8
@@ -38,25 +39,17 @@ class Copies:
             self._names = self._listed()
         names = self._names.setdefault(record, [])
         alike = [Twin(self._memory, self._scope, other) for other in names if other != name]
-        if len(names) < _ALIKE_MAX and name not in names and len(self._names) < _SESSIONS_MAX:
+        if len(names) < _ALIKE_MAX and name not in names and len(self._names) < SESSIONS_MAX:
             names.append(name)
         return alike
 
     def _listed(self) -> dict[str, list[str]]:
         names: dict[str, list[str]] = {}
-        after: tuple[str, str] | None = None
-        count = 0
-        while count < _SESSIONS_MAX:
-            infos = self._memory.sessions(self._scope, after=after, limit=_LISTED_AT_ONCE)
-            for info in infos:
-                record = self._record_of(info.id)
-                alike = names.setdefault(record, []) if record is not None else []
-                if len(alike) < _ALIKE_MAX:
-                    alike.append(info.id)
-            count += len(infos)
-            if len(infos) < _LISTED_AT_ONCE:
-                break
-            after = (infos[-1].scope, infos[-1].id)
+        for name in session_names(self._memory, self._scope):
+            record = self._record_of(name)
+            alike = names.setdefault(record, []) if record is not None else []
+            if len(alike) < _ALIKE_MAX:
+                alike.append(name)
         return names
 
     def _record_of(self, name: str) -> str | None:
@@ -72,8 +65,12 @@ class Twin:
     """A session that is read beside another one, as long as they are the same."""
 
     def __init__(self, memory: Memory, scope: str, name: str) -> None:
+        self.name = name
         self.session = memory.session(name, scope=scope)
         self._entries: Iterator[Entry] = self.session.entries()
+        self._other: Entry | None = None
+        """What it says instead of what was asked for last."""
+        self.has_ended = False
 
     def says(self, step: Say) -> bool:
         """Whether it goes on with that."""
@@ -81,14 +78,34 @@ class Twin:
             entry = next(self._entries, None)
         except MemoptError:
             return False
-        if entry is None or (step.at is not None and entry.at != step.at):
+        if entry is None:
+            self.has_ended = True
             return False
-        return entry.message == step.message or is_gone(entry.message)
+        is_same = (step.at is None or entry.at == step.at) and is_said(entry.message, step.message)
+        self._other = None if is_same else entry
+        return is_same
+
+    def may_be(self, step: Say, *, is_last: bool) -> bool:
+        """Whether it may say that, or be made to, where it did not just now: it ends there, or with
+        half of it; or it has more of what is said last."""
+        if self._other is None:
+            return self.has_ended
+        there = self._other.message
+        if ids_of(there) is None or ids_of(there) != ids_of(step.message):
+            return False
+        ends = self._other.seq == len(self.session) - 1
+        return (is_last and grew(step.message, there)) or (ends and grew(there, step.message))
 
 
-def is_gone(message: Message) -> bool:
-    """Whether it was redacted here: it does not come back."""
-    return message.get("redacted") is True and message.get("content") == "[redacted]"
+def session_names(memory: Memory, scope: str) -> Iterator[str]:
+    """The sessions of a scope, as many as are looked at."""
+    after: tuple[str, str] | None = None
+    for _ in range(0, SESSIONS_MAX, _LISTED_AT_ONCE):
+        infos = memory.sessions(scope, after=after, limit=_LISTED_AT_ONCE)
+        yield from (info.id for info in infos)
+        if len(infos) < _LISTED_AT_ONCE:
+            break
+        after = (infos[-1].scope, infos[-1].id)
 
 
 def _first_record(message: Message) -> str | None:

@@ -41,6 +41,8 @@ _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 _ZIP_END: Final = b"PK\x05\x06"
 _ZIP_END_BYTES_MAX: Final = 22 + 65_535
+_NAMES_MAX: Final = 16
+"""Parts of a path that a name may have."""
 _PACKED: Final = (".gz", ".zst")
 SUFFIXES: Final = (".jsonl", ".json", ".md", ".markdown", ".zip")
 """What of a folder is looked at, packed or not."""
@@ -58,13 +60,24 @@ class Source(NamedTuple):
     """One file, or one file of an archive."""
 
     path: Path
-    place: str
-    """Within the folder that was named, without suffixes; of a file that was named, its name."""
     member: str | None = None
 
     @property
     def name(self) -> str:
         return str(self.path) if self.member is None else f"{self.path}!{self.member}"
+
+    @property
+    def stem(self) -> str:
+        """What the file is called, without the suffixes that say what it is."""
+        return self.names[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a conversation in it may be called: as the file; and, as earlier versions had it
+        where a folder was named, as more and more of its path."""
+        parts = [*self.path.absolute().parent.parts[1:], _bare(self.path.name)][-_NAMES_MAX:]
+        printable = [os.fsencode(part).decode("utf-8", "replace") for part in parts]
+        return tuple("/".join(printable[at:]) for at in reversed(range(len(parts))))
 
 
 def sources(path: Path, report: Brought) -> Iterator[Source]:
@@ -76,14 +89,13 @@ def sources(path: Path, report: Brought) -> Iterator[Source]:
             count += 1
             if count > FILES_MAX:
                 raise UsageError(f"more than {FILES_MAX} files", field="PATH")
-            place = file.relative_to(path).as_posix()
-            yield from _members(file, _bare(place), report)
+            yield from _members(file, report)
         if not count:
             raise UsageError(f"no history in {path}, of {' '.join(SUFFIXES)}", field="PATH")
     elif not stat.S_ISREG(path.stat().st_mode):
         raise UsageError("is no file", field=str(path))
     else:
-        yield from _members(path, _bare(path.name), report)
+        yield from _members(path, report)
 
 
 def size_of(source: Source) -> int:
@@ -193,9 +205,9 @@ def _walk(folder: Path, report: Brought) -> Iterator[Path]:
             report.skip("links, which are not followed", report_links)
 
 
-def _members(path: Path, place: str, report: Brought) -> Iterator[Source]:
+def _members(path: Path, report: Brought) -> Iterator[Source]:
     if not is_archive(path):
-        yield Source(path, place)
+        yield Source(path)
         return
     _check_archive(path)
     try:
@@ -213,7 +225,7 @@ def _members(path: Path, place: str, report: Brought) -> Iterator[Source]:
     if not names:
         report.damage(str(path), "there is no conversations.json in the archive")
     for name in sorted(names):
-        yield Source(path, place, name)
+        yield Source(path, name)
 
 
 def _check_archive(path: Path) -> None:
@@ -233,13 +245,13 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def _bare(place: str) -> str:
+def _bare(name: str) -> str:
     """Without the suffixes that say what it is."""
-    place = _unpacked(place)
+    name = _unpacked(name)
     for suffix in SUFFIXES:
-        if place.lower().endswith(suffix):
-            return place[: -len(suffix)]
-    return place
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)] or name
+    return name
 
 
 def _unpacked(name: str) -> str:

@@ -103,7 +103,8 @@ class _Reader:
     def __init__(self, source: Source, report: Brought) -> None:
         self._source = source
         self._report = report
-        self._session = source.place
+        self._session = source.stem
+        self._names = source.names
         self._title: str | None = None
         self._is_aider = False
         self._count = 0
@@ -128,7 +129,9 @@ class _Reader:
         if chat is not None:
             yield from self._end_session()
             self._is_aider = True
-            self._session = f"{self._source.place}~{chat[1].replace(' ', 'T')}"
+            begun = chat[1].replace(" ", "T")
+            self._names = tuple(f"{name}~{begun}" for name in self._source.names)
+            self._session = self._names[0]
             self._turn = None
         elif self._is_aider:
             yield from self._of_aider(line, where)
@@ -189,7 +192,7 @@ class _Reader:
             message["name"] = turn.name
         message[ORIGIN] = {"ids": [self._count]}
         if not self._count:
-            yield Begin(self._session)
+            yield Begin(self._session, names=self._names)
         self._count += 1
         yield Say(self._session, message, turn.at, self._where)
 

@@ -13,12 +13,14 @@ import msgspec
 
 from memopt.past.files import Source, lines
 from memopt.past.parsing import PARSE_ERRORS, parsed, reason_of, time_of
-from memopt.past.records import Begin, Brought, Say, Step
+from memopt.past.records import About, Begin, Brought, Say, Step
 
 _NAMES: Final = ("session", "session_id", "conversation_id", "thread_id")
 _TIMES: Final = ("at", "timestamp", "created_at", "create_time", "time")
 _SESSIONS_MAX: Final = 100_000
 """Of one file."""
+_NAMELESS: Final = "\0"
+"""No line can say that name."""
 _OBJECTS: Final = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -47,14 +49,17 @@ def read(source: Source, stream: IO[bytes], report: Brought) -> Iterator[Step]:
         if not is_mine(message):
             report.skip("lines that are no message")
             continue
-        session = _name(message) or source.place
-        if session not in begun:
+        name = _name(message)
+        session = name or _NAMELESS
+        if (name or "") not in begun:
             if len(begun) >= _SESSIONS_MAX:
                 report.skip("messages of sessions that are too many")
                 continue
-            begun.add(session)
-            yield Begin(session)
+            begun.add(name or "")
+            yield Begin(session, names=() if name else source.names)
         yield Say(session, message, _time(message), where)
+    if "" in begun:
+        yield About(_NAMELESS, {"format": "messages"})
 
 
 def _name(message: dict[str, Any]) -> str | None:

@@ -27,6 +27,9 @@ class Begin(NamedTuple):
     parent: str | None = None
     """The session that it shares messages [0, position) with."""
     position: int = 0
+    names: tuple[str, ...] = ()
+    """Where the source says no name, and `session` is a word of the reader's: what the file would
+    have it called, and what earlier versions called it. Which session it is, what it says tells."""
 
 
 class Say(NamedTuple):
