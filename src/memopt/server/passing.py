@@ -1,7 +1,7 @@
 """Endpoints that are passed on unread: models and embeddings, and what is asked of responses by
 their id."""
 
-from memopt.server.chat import pass_on
+from memopt.server.calling import pass_on
 from memopt.server.exchange import Exchange, Outgoing
 from memopt.server.services import Services
 

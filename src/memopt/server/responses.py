@@ -5,23 +5,17 @@ its history would have to be sent. With `conversation` or `previous_response_id`
 the history, so a request holds what is new. Which session a response is in is kept in the scope's
 mapping `responses`.
 
-Owns: that. Invariant: the items of a reply are committed before its last event is passed on.
-Not here: what is stored (keeping.py).
+Owns: that. Not here: the order of things (calling.py, streaming.py), what is stored (keeping.py).
 """
 
-import asyncio
-import logging
 import secrets
 from typing import Any, Final
 
 import msgspec
 
 from memopt import Memory
-from memopt.base.errors import MemoptError
 from memopt.server.asked import Asked, read_responses
-from memopt.server.chat import Call, SpooledText, pass_on
-from memopt.server.errors import ServerError, server_error
-from memopt.server.events import EventCutter, data_of
+from memopt.server.calling import Call, Calls
 from memopt.server.exchange import Exchange, Outgoing
 from memopt.server.keeping import PARTIAL, Place
 from memopt.server.keeping import Reply as Said
@@ -29,7 +23,7 @@ from memopt.server.lines import SessionKey
 from memopt.server.matching import PREFIX
 from memopt.server.reading import read_loosely, storable
 from memopt.server.services import Services
-from memopt.server.storing import place_of, read
+from memopt.server.streaming import Stream, Taken
 from memopt.server.upstream import Reply
 
 RESPONSES: Final = "responses"
@@ -39,8 +33,6 @@ _FAILED: Final = frozenset({"response.failed", "error"})
 _ITEM_DONE: Final = "response.output_item.done"
 _SALT_BYTES: Final = 4
 _TEXT: Final = "response.output_text.delta"
-
-log = logging.getLogger("memopt.server")
 
 
 class _Response(msgspec.Struct):
@@ -60,42 +52,10 @@ _read_response: Final = msgspec.json.Decoder(_Response).decode
 _read_event: Final = msgspec.json.Decoder(_Event).decode
 
 
-class Responses:
+class Responses(Calls):
     """Serves the making of responses."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
-    async def __call__(self, exchange: Exchange, out: Outgoing) -> None:
-        services = self._services
-        asked = await read(services, read_responses, exchange)
-        place = await self._place(asked, exchange)
-        call = Call(exchange, asked, place, exchange.body)
-        try:
-            await call.prepare(services)
-            await self._answer(call, out)
-        finally:
-            await call.undo(services)
-
-    async def _answer(self, call: Call, out: Outgoing) -> None:
-        services, exchange = self._services, call.exchange
-        reply = await services.upstream.send(
-            exchange.method, exchange.path, exchange.query, exchange.headers, call.body,
-            exchange.caller,
-        )  # fmt: skip
-        try:
-            if reply.status != 200:
-                await call.undo(services)
-                await pass_on(reply, out)
-            elif reply.is_stream and not reply.is_plain:
-                log.warning("a stream cannot be read, and is not kept: its encoding is not known")
-                await pass_on(reply, out)
-            elif reply.is_stream:
-                await _Stream(services, call).run(reply, out)
-            else:
-                await self._whole(call, reply, out)
-        finally:
-            await reply.close()
+    reader = staticmethod(read_responses)
 
     async def _place(self, asked: Asked, exchange: Exchange) -> Place:
         if asked.session is None and asked.previous is not None:
@@ -103,16 +63,17 @@ class Responses:
                 _place_behind, self._services.memory, exchange.caller.scope, asked,
                 exchange.options.agent,
             )  # fmt: skip
-        return await place_of(self._services, asked, exchange)
+        return await super()._place(asked, exchange)
 
-    async def _whole(self, call: Call, reply: Reply, out: Outgoing) -> None:
-        body = await reply.body(self._services.settings.reply_bytes_max)
-        headers = reply.headers(keep_length=False)
-        response = response_of(body) if reply.is_plain else None
-        if response is not None and response.status not in ("failed", "cancelled"):
-            await keep_response(self._services, call, response)
-            headers += call.headers()
-        await out.answer(200, headers, body)
+    async def _keep_whole(self, call: Call, body: bytes) -> bool:
+        response = response_of(body)
+        if response is None or response.status in ("failed", "cancelled"):
+            return False
+        await keep_response(self._services, call, response)
+        return True
+
+    async def _stream(self, call: Call, reply: Reply, out: Outgoing) -> None:
+        await _ResponseStream(self._services, call).run(reply, out)
 
 
 def response_of(data: bytes | msgspec.Raw) -> _Response | None:
@@ -160,88 +121,44 @@ def _place_behind(memory: Memory, scope: str, asked: Asked, agent: str | None) -
     return Place(SessionKey(scope, new), id, agent, length)
 
 
-class _Stream:
+class _ResponseStream(Stream):
     """One response that comes in events."""
 
     def __init__(self, services: Services, call: Call) -> None:
-        self._services = services
-        self._call = call
-        writer = services.keeper.session(call.place).writer({"type": "message"})
-        self._text = SpooledText(writer, services.threads)
-        self._cutter = EventCutter(services.settings.event_bytes_max)
+        super().__init__(services, call, {"type": "message"})
         self._items: list[dict[str, Any]] = []
         """That came whole, until the response has."""
         self._has_text = False
-        self._is_over = False
+        self._response: _Response | None = None
 
-    async def run(self, reply: Reply, out: Outgoing) -> None:
-        """Pass it on, and keep it before its end is passed on."""
-        headers = [*reply.headers(keep_length=False), *self._call.headers()]
-        try:
-            await out.start(200, headers, is_stream=True)
-            await self._pass(reply, out)
-        except asyncio.CancelledError:
-            await self._keep_partial()
-            raise
-        except MemoptError as error:
-            await out.fail(server_error(error))
-        finally:
-            self._text.writer.abandon()
-
-    async def _pass(self, reply: Reply, out: Outgoing) -> None:
-        size = 0
-        async for piece in reply.pieces():
-            size += len(piece)
-            if size > self._services.settings.reply_bytes_max:
-                raise ServerError(502, "the reply is too long", code="reply_bytes_max")
-            ready: list[bytes] = []
-            for event in self._cutter.feed(piece):
-                ended = self._take(data_of(event))
-                if ended is not None:
-                    if ready:
-                        await out.send(b"".join(ready))
-                        ready = []
-                    await keep_response(self._services, self._call, ended)
-                ready.append(event)
-            if ready:
-                await out.send(b"".join(ready))
-            if self._text.is_due:
-                await self._text.flush()
-        rest = self._cutter.rest()
-        if not self._is_over:
-            ended = self._take(data_of(rest))
-            if ended is None and not self._is_over:
-                raise ServerError(502, "the upstream broke off", code="upstream_failed")
-            if ended is not None:
-                await keep_response(self._services, self._call, ended)
-        await out.end(rest)
-
-    def _take(self, data: bytes) -> _Response | None:
-        """Take up an event; the response, where it is the last one."""
+    def _take(self, data: bytes) -> Taken:
         try:
             event = _read_event(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
+            return Taken.ON
         if event.type == _TEXT and isinstance(event.delta, str):
             self._has_text = True
             self._text.add(event.delta)
         elif event.type == _ITEM_DONE and isinstance(event.item, dict):
             self._items.append(event.item)
             if event.item.get("type") == "message":
-                self._begin_text()
+                # What was spooled is in an item now.
+                self._text.writer.abandon()
+                self._text, self._has_text = self._spool(), False
         elif event.type in _ENDED:
-            self._is_over = True
-            return response_of(event.response)
+            self._response = response_of(event.response)
+            return Taken.END
         elif event.type in _FAILED:
-            self._is_over = True
-        return None
+            return Taken.END
+        return Taken.ON
 
-    def _begin_text(self) -> None:
-        """What was spooled is in an item now."""
-        self._text.writer.abandon()
-        writer = self._services.keeper.session(self._call.place).writer({"type": "message"})
-        self._text = SpooledText(writer, self._services.threads)
-        self._has_text = False
+    @property
+    def _is_finished(self) -> bool:
+        return False
+
+    async def _keep(self) -> None:
+        if self._response is not None:
+            await keep_response(self._services, self._call, self._response)
 
     async def _keep_partial(self) -> None:
         if self._is_over or not (self._has_text or self._items):
