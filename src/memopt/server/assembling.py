@@ -30,13 +30,13 @@ class Choice:
         """Without the texts of the deltas, which are in `_texts` until the end."""
         self.finish_reason: str | None = None
         self.has_text = False
-        self._texts: dict[str, list[str]] = {}
+        self._texts: dict[str, Fragments] = {}
         self._calls: dict[int, _Call] = {}
         self._cut = ""
         """The first half of a character, until the other has come."""
 
-    def add(self, delta: Message, write: Callable[[str], None] | None) -> int:
-        """Take up a delta; how many bytes more are held for it."""
+    def add(self, delta: Message, write: Callable[[str], None] | None, size_bytes: int) -> int:
+        """Take up a delta of an event of `size_bytes`; how many bytes more are held for it."""
         held = 0
         for name, value in delta.items():
             if value is None:
@@ -54,10 +54,9 @@ class Choice:
             if name == "tool_calls" and isinstance(value, list):
                 held += sum(self._add_call(call) for call in value)
             elif isinstance(value, str) and name not in _ONCE:
-                self._texts.setdefault(name, []).append(value)
-                held += len(value) + _PIECE_BYTES
+                held += self._texts.setdefault(name, Fragments()).add(value)
             else:
-                held += len(value) * _PIECE_BYTES if isinstance(value, list | dict) else 0
+                held += size_bytes if isinstance(value, list | dict) else 0
                 self.fields[name] = merged(self.fields.get(name), value, name)
         return held
 
@@ -81,8 +80,8 @@ class Choice:
         if self.has_text:
             raise UsageError("parts behind a text", field="content")
         texts = self._texts.pop("content", None)
-        if texts:
-            self.fields["content"] = [{"type": "text", "text": "".join(texts)}]
+        if texts is not None:
+            self.fields["content"] = [{"type": "text", "text": texts.whole()}]
         return _PIECE_BYTES
 
     def _place_of(self, delta: Message) -> Any:
@@ -109,7 +108,7 @@ class Choice:
     def message(self) -> Message:
         """What was said, without a text that went to the sink."""
         message: Message = {"role": "assistant"} | self.fields
-        message |= {name: "".join(texts) for name, texts in self._texts.items()}
+        message |= {name: texts.whole() for name, texts in self._texts.items()}
         if self._calls:
             message["tool_calls"] = [self._calls[index].whole() for index in sorted(self._calls)]
         joined: Message = storable(message)
@@ -127,7 +126,7 @@ class _Call:
     def __init__(self) -> None:
         self._fields: Message = {}
         self._function: Message = {}
-        self._arguments: list[str] = []
+        self._arguments: Fragments | None = None
 
     def add(self, delta: Message) -> int:
         held = 0
@@ -137,13 +136,14 @@ class _Call:
             if name == "function" and isinstance(value, dict):
                 for part, text in value.items():
                     if part == "arguments" and isinstance(text, str):
-                        self._arguments.append(text)
-                        held += len(text) + _PIECE_BYTES
+                        self._arguments = self._arguments or Fragments()
+                        held += self._arguments.add(text)
                     elif text is not None:
                         self._function[part] = merged(self._function.get(part), text, part)
+                        held += _held_bytes(text)
             else:
                 self._fields[name] = merged(self._fields.get(name), value, name)
-                held += _PIECE_BYTES
+                held += _held_bytes(value)
         return held
 
     def is_other(self, delta: Message) -> bool:
@@ -155,9 +155,32 @@ class _Call:
 
     def whole(self) -> Message:
         call = dict(self._fields)
-        if self._function or self._arguments:
-            call["function"] = self._function | {"arguments": "".join(self._arguments)}
+        if self._function or self._arguments is not None:
+            arguments = self._arguments.whole() if self._arguments is not None else ""
+            call["function"] = self._function | {"arguments": arguments}
         return call
+
+
+class Fragments:
+    """A text that comes in pieces. Small ones are put together now and then: each takes more than
+    what it says."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._whole: list[str] = []
+
+    def add(self, text: str) -> int:
+        """Take up a piece; how many bytes more are held."""
+        self._pieces.append(text)
+        held = len(text) + _PIECE_BYTES
+        if len(self._pieces) == _PIECES_MAX:
+            self._whole.append("".join(self._pieces))
+            self._pieces = []
+            held -= (_PIECES_MAX - 1) * _PIECE_BYTES
+        return held
+
+    def whole(self) -> str:
+        return "".join((*self._whole, *self._pieces))
 
 
 class ChatAssembler:
@@ -185,16 +208,17 @@ class ChatAssembler:
             self.head = {
                 name: value for name, value in chunk.items() if name not in ("choices", "usage")
             }
+            self.held_bytes += len(data) if self.head else 0
         self.usage = chunk.get("usage") or self.usage
         self.error = chunk.get("error") or self.error
         choices = chunk.get("choices")
         if isinstance(choices, list):
             for choice in choices:
                 if type(choice) is dict:
-                    self._add(choice)
+                    self._add(choice, len(data))
         return chunk
 
-    def _add(self, delta: Message) -> None:
+    def _add(self, delta: Message, size_bytes: int) -> None:
         index = delta.get("index")
         index = 0 if index is None else index
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < _INDEX_MAX:
@@ -204,7 +228,7 @@ class ChatAssembler:
             choice = self.choices[index] = Choice()
         said = delta.get("delta")
         if type(said) is dict:
-            self.held_bytes += choice.add(said, self._write if index == 0 else None)
+            self.held_bytes += choice.add(said, self._write if index == 0 else None, size_bytes)
             if self.held_bytes > self._held_bytes_max:
                 raise UsageError(f"more than {self._held_bytes_max} bytes", field="choices")
         reason = delta.get("finish_reason")
@@ -226,6 +250,11 @@ class ChatAssembler:
 
 _PIECE_BYTES: Final = 64
 """What a fragment takes besides its text."""
+_PIECES_MAX: Final = 256
+
+
+def _held_bytes(value: Any) -> int:
+    return _PIECE_BYTES + (len(value) if isinstance(value, str) else 0)
 
 
 def merged(before: Any, value: Any, name: str) -> Any:

@@ -143,13 +143,15 @@ class Calls(abc.ABC):
             await reply.close()
 
     async def _whole(self, call: Call, reply: Reply, out: Outgoing) -> None:
-        body = await reply.body(self._services.settings.reply_bytes_max)
-        headers = reply.headers(keep_length=False)
-        if not reply.is_plain:
-            log.warning("a reply cannot be read, and is not kept: its encoding is not known")
-        elif await self._keep_whole(call, body):
-            headers += call.headers()
-        await out.answer(200, headers, body)
+        with self._services.room.begin() as held:
+            body = await reply.body(held, self._services.settings.reply_bytes_max)
+            headers = reply.headers(keep_length=False)
+            if not reply.is_plain:
+                log.warning("a reply cannot be read, and is not kept: its encoding is not known")
+            elif await self._keep_whole(call, body):
+                headers += call.headers()
+            held.give_back(len(body))
+            await out.answer(200, headers, body)
 
     @abc.abstractmethod
     async def _keep_whole(self, call: Call, body: bytes) -> bool:

@@ -81,10 +81,13 @@ class TextDigest:
         self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self._is_empty = True
 
-    def add(self, text: str) -> None:
-        if text:
+    def add(self, text: str) -> int:
+        """Take up a piece; how many bytes it has."""
+        data = text.encode()
+        if data:
             self._is_empty = False
-            self._hash.update(text.encode())
+            self._hash.update(data)
+        return len(data)
 
     def digest(self) -> bytes | None:
         """None for no text, as for no content."""

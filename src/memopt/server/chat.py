@@ -21,9 +21,6 @@ from memopt.server.services import Services
 from memopt.server.streaming import Stream, Taken
 from memopt.server.upstream import Reply
 
-_LARGE_CHARS: Final = 128 * 1024
-"""Longer texts are committed a few at a time."""
-
 
 class _Choice(msgspec.Struct):
     message: dict[str, Any] | None = None
@@ -118,7 +115,6 @@ class _ChatStream(Stream):
         self._assembler = ChatAssembler(
             services.settings.reply_bytes_max, self._text.add if is_alone else None
         )
-        self._is_kept = False
 
     def _take(self, data: bytes) -> Taken:
         if data.strip() == DONE:
@@ -130,33 +126,25 @@ class _ChatStream(Stream):
         return Taken.ON
 
     @property
+    def _taken_bytes(self) -> int:
+        return self._assembler.held_bytes
+
+    @property
     def _is_finished(self) -> bool:
         return self._assembler.is_finished
 
     async def _keep(self) -> None:
         if self._assembler.error is None and self._assembler.choices:
-            await self._commit({})
+            self._assembler.end()
+            await self._commit(lambda: self._said({}))
             if self._call.exchange.options.answers:
                 await self._cache()
 
     async def _keep_partial(self) -> None:
-        choices = self._assembler.choices
-        if self._is_kept or self._assembler.error is not None:
-            return
-        if any(not choice.is_empty for choice in choices.values()):
-            await self._commit({PARTIAL: True})
-
-    async def _commit(self, fields: dict[str, Any]) -> None:
-        self._assembler.end()
-        await self._text.flush()
-        if self._text.total < _LARGE_CHARS:
-            self._is_kept = True
-            await self._call.keep(self._services, self._said(fields))
-        else:
-            # Whoever leaves while this waits has kept nothing yet.
-            async with self._services.large:
-                self._is_kept = True
-                await self._call.keep(self._services, self._said(fields))
+        choices = self._assembler.choices.values()
+        if self._assembler.error is None and any(not choice.is_empty for choice in choices):
+            self._assembler.end()
+            await self._commit(lambda: self._said({PARTIAL: True}))
 
     async def _cache(self) -> None:
         """Store the answer, put together as one that was not streamed."""

@@ -14,6 +14,8 @@ DONE: Final = b"[DONE]"
 _END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _LINE: Final = re.compile(rb"\r\n|\n|\r")
 _END_BYTES_MAX: Final = 4
+_PART_BYTES: Final = 48
+"""What a piece takes besides its bytes."""
 _BOM: Final = b"\xef\xbb\xbf"
 """A stream may begin with it."""
 
@@ -53,6 +55,11 @@ class EventCutter:
             raise UsageError(f"more than {self._event_bytes_max} bytes", field="event")
         self._parts.append(data)
         self._rest = (self._rest + data)[-_END_BYTES_MAX:]
+
+    @property
+    def held_bytes(self) -> int:
+        """What is kept of an event that has not ended."""
+        return self._size_bytes + _PART_BYTES * len(self._parts)
 
     def rest(self) -> bytes:
         """What has not ended when the stream has."""

@@ -27,6 +27,7 @@ SESSION_ANSWERED: Final = b"x-memopt-session"
 CACHE_ANSWERED: Final = b"x-memopt-cache"
 TOKENS_ANSWERED: Final = b"x-memopt-tokens"
 
+_PIECE_BYTES: Final = 64 * 1024
 _YES: Final = frozenset({"1", "true", "on", "yes"})
 _NO: Final = frozenset({"0", "false", "off", "no"})
 
@@ -119,7 +120,11 @@ class Outgoing:
         length = (b"content-length", b"%d" % len(body))
         kept = [header for header in headers if header[0] != b"content-length"]
         await self.start(status, [*kept, length])
-        await self.end(body)
+        # In pieces, which wait while the client is slow: a whole one would be copied for it.
+        last = max(0, len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES
+        for place in range(0, last, _PIECE_BYTES):
+            await self.send(body[place : place + _PIECE_BYTES])
+        await self.end(body[last:])
 
     async def fail(self, error: ServerError) -> None:
         """Say what went wrong, wherever the response is."""

@@ -127,7 +127,9 @@ class _ResponseStream(Stream):
     def __init__(self, services: Services, call: Call) -> None:
         super().__init__(services, call, {"type": "message"})
         self._items: list[dict[str, Any]] = []
-        """That came whole, until the response has."""
+        """That came whole, until the response has..."""
+        self._items_bytes = 0
+        """... as events."""
         self._has_text = False
         self._response: _Response | None = None
 
@@ -141,6 +143,7 @@ class _ResponseStream(Stream):
             self._text.add(event.delta)
         elif event.type == _ITEM_DONE and isinstance(event.item, dict):
             self._items.append(event.item)
+            self._items_bytes += len(data)
             if event.item.get("type") == "message":
                 # What was spooled is in an item now.
                 self._text.writer.abandon()
@@ -149,29 +152,32 @@ class _ResponseStream(Stream):
             self._response = response_of(event.response)
             return Taken.END
         elif event.type in _FAILED:
+            self._is_kept = True
             return Taken.END
         return Taken.ON
+
+    @property
+    def _taken_bytes(self) -> int:
+        return self._items_bytes
 
     @property
     def _is_finished(self) -> bool:
         return False
 
     async def _keep(self) -> None:
+        self._is_kept = True
         if self._response is not None:
             await keep_response(self._services, self._call, self._response)
 
     async def _keep_partial(self) -> None:
-        if self._is_over or not (self._has_text or self._items):
-            return
-        self._is_over = True
+        if self._has_text or self._items:
+            await self._commit(self._partial)
+
+    def _partial(self) -> Said:
         if not self._has_text:
             last = self._items[-1] | {PARTIAL: True}
-            await self._call.keep(self._services, Said(messages=[*self._items[:-1], last]))
-            return
-        await self._text.flush()
-        fields = {"role": "assistant", PARTIAL: True}
-        said = Said(
-            before=self._items, writer=self._text.writer, fields=fields,
-            text_digest=self._text.digest.digest(),
+            return Said(messages=[*self._items[:-1], last])
+        return Said(
+            before=self._items, writer=self._text.writer,
+            fields={"role": "assistant", PARTIAL: True}, text_digest=self._text.digest.digest(),
         )  # fmt: skip
-        await self._call.keep(self._services, said)

@@ -8,6 +8,7 @@ from memopt.server.canonical import Digests
 from memopt.server.keeping import Keeper
 from memopt.server.lines import Lines
 from memopt.server.matching import Matcher
+from memopt.server.room import Room
 from memopt.server.settings import ServerSettings
 from memopt.server.threads import StoreThreads
 from memopt.server.upstream import Upstream
@@ -28,6 +29,7 @@ class Services(NamedTuple):
     lines: Lines
     keeper: Keeper
     matcher: Matcher
+    room: Room
     large: asyncio.Semaphore
     """For commits of long texts, each of which takes several times its text for a moment."""
     windows: asyncio.Semaphore
@@ -35,19 +37,24 @@ class Services(NamedTuple):
 
 
 def services_of(memory: Memory, settings: ServerSettings) -> Services:
-    config = memory.config
+    config, budget = memory.config, memory._parts.budget
+    threads = StoreThreads(settings.store_threads, settings.store_queue_max)
     lines = Lines(memory, lines_max=settings.lines_max, matches_max=settings.matches_max)
     # A message that is larger could be written, and never read back.
     bytes_max = min(config.message_bytes_max, config.budget_bytes // 4)
     return Services(
         memory=memory,
         settings=settings,
-        threads=StoreThreads(settings.store_threads, settings.store_queue_max),
+        threads=threads,
         upstream=Upstream(settings),
         digests=Digests(bytes_max=bytes_max, depth_max=config.message_depth_max),
         lines=lines,
         keeper=Keeper(memory, lines),
         matcher=Matcher(memory, lines),
+        room=Room(
+            budget, threads, free_bytes=settings.request_bytes,
+            wait_seconds=settings.admission_wait_seconds,
+        ),
         large=asyncio.Semaphore(_LARGE_MAX),
         windows=asyncio.Semaphore(_WINDOWS_MAX),
-    )
+    )  # fmt: skip

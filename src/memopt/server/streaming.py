@@ -8,6 +8,7 @@ responses.py).
 import abc
 import asyncio
 import enum
+from collections.abc import Callable
 from typing import Any, Final
 
 from memopt.base.errors import MemoptError
@@ -16,11 +17,16 @@ from memopt.server.canonical import TextDigest
 from memopt.server.errors import ServerError, server_error
 from memopt.server.events import EventCutter, data_of
 from memopt.server.exchange import Outgoing
+from memopt.server.keeping import Reply as Said
+from memopt.server.room import WIDEST, taken_bytes
 from memopt.server.services import Services
 from memopt.server.threads import StoreThreads
 from memopt.server.upstream import Reply
 from memopt.sessions.writer import MessageWriter
 
+_LARGE_CHARS: Final = 128 * 1024
+"""Longer texts are committed a few at a time."""
+_STEP_BYTES: Final = 64 * 1024
 _FLUSHED_BYTES: Final = 8 * 1024
 """Text of a stream that waits for a thread to write it away."""
 
@@ -40,19 +46,26 @@ class SpooledText:
         self._pieces: list[str] = []
         self._size = 0
         self.total = 0
-        """Characters so far."""
+        """Characters so far..."""
+        self.size_bytes = 0
+        """... and bytes."""
         self.digest = TextDigest()
 
     def add(self, text: str) -> None:
         self._pieces.append(text)
         self._size += len(text)
         self.total += len(text)
-        self.digest.add(text)
+        self.size_bytes += self.digest.add(text)
         if self._copy is not None:
             self._copy.append(text)
             self._copy_left -= len(text)
             if self._copy_left < 0:
                 self._copy = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the copy."""
+        return 0 if self._copy is None else self.size_bytes
 
     def copied(self) -> str | None:
         """The text, where there is a copy."""
@@ -93,7 +106,12 @@ class Stream(abc.ABC):
         self._copied_max = copied_max
         self._cutter = EventCutter(services.settings.event_bytes_max)
         self._text = self._spool()
+        self._held = services.room.begin()
+        self._alike = b""
+        """Like what came so far, as to how wide its characters are."""
         self._is_over = False
+        self._is_kept = False
+        """Or will be, and nothing of it a second time."""
 
     def _spool(self) -> SpooledText:
         writer = self._services.keeper.session(self._call.place).writer(self._opening)
@@ -102,6 +120,11 @@ class Stream(abc.ABC):
     @abc.abstractmethod
     def _take(self, data: bytes) -> Taken:
         """Take up what an event says."""
+
+    @property
+    @abc.abstractmethod
+    def _taken_bytes(self) -> int:
+        """How much of what came is here."""
 
     @property
     @abc.abstractmethod
@@ -123,12 +146,14 @@ class Stream(abc.ABC):
             await out.start(200, headers, is_stream=True)
             await self._pass(reply, out)
         except asyncio.CancelledError:
-            await self._keep_partial()
+            if not self._is_kept:
+                await self._keep_partial()
             raise
         except MemoptError as error:
             await out.fail(server_error(error))
         finally:
             self._text.writer.abandon()
+            self._held.close()
 
     async def _pass(self, reply: Reply, out: Outgoing) -> None:
         size = 0
@@ -150,6 +175,7 @@ class Stream(abc.ABC):
                 await out.send(b"".join(ready))
             if self._text.is_due:
                 await self._text.flush()
+            await self._make_room(piece)
         rest = self._cutter.rest()
         if not self._is_over:
             # Some end without a mark, and some break off.
@@ -157,6 +183,32 @@ class Stream(abc.ABC):
                 raise ServerError(502, "the upstream broke off", code="upstream_failed")
             await self._end()
         await out.end(rest)
+
+    async def _make_room(self, piece: bytes) -> None:
+        """For what is held before the next piece. Raises what `Held.grow` raises."""
+        held = self._held
+        if not self._alike and (b"\\u" in piece or not piece.isascii()):
+            self._alike = WIDEST
+        here = self._cutter.held_bytes + self._taken_bytes + self._text.held_bytes
+        size = taken_bytes(here, self._alike)
+        if not held.covers(size):
+            await held.grow(size + max(_STEP_BYTES, size // 4))
+        elif held.reserved_bytes:
+            held.give_back(size)
+
+    async def _commit(self, said: Callable[[], Said]) -> None:
+        """Commit what came, once: `said` puts it together."""
+        await self._text.flush()
+        if self._text.total < _LARGE_CHARS:
+            self._is_kept = True
+            await self._call.keep(self._services, said())
+            return
+        # Whoever leaves while this waits has kept nothing yet.
+        async with self._services.large:
+            size = taken_bytes(self._taken_bytes + self._text.size_bytes, self._alike)
+            await self._held.grow(size)
+            self._is_kept = True
+            await self._call.keep(self._services, said())
 
     async def _end(self) -> None:
         if not self._is_over:

@@ -9,6 +9,7 @@ asked. Not here: what a reply means.
 """
 
 import asyncio
+import io
 import math
 import os
 import socket
@@ -25,6 +26,7 @@ import httpx
 
 from memopt.base.errors import UsageError
 from memopt.server.errors import ServerError
+from memopt.server.room import WIDEST, Held, taken_bytes
 from memopt.server.settings import Caller, KeySettings, ServerSettings
 
 Headers = list[tuple[bytes, bytes]]
@@ -47,6 +49,8 @@ _PACKED: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _ANY_HEADER: Final = zlib.MAX_WBITS | 32
 _UNPACKED_BYTES: Final = 64 * 1024
 _BACKOFF_SECONDS: Final = 0.25
+_STEP_BYTES: Final = 64 * 1024
+"""Room is asked for at least so much of a reply at a time."""
 
 
 class Upstream:
@@ -204,19 +208,24 @@ class Reply:
         except (httpx.HTTPError, zlib.error) as error:
             raise _failed(error) from None
 
-    async def body(self, bytes_max: int) -> bytes:
-        """All of it. Raises ServerError above the limit."""
+    async def body(self, held: Held, bytes_max: int) -> bytes:
+        """All of it, for which there is room in `held` first. Raises ServerError above the limit,
+        BackpressureError where there is no room."""
         said = self._response.headers.get("content-length", "")
-        if said.isdigit() and int(said) > bytes_max:
-            raise _too_large(bytes_max)
-        pieces: list[bytes] = []
-        size = 0
+        if said.isdigit() and not self._is_packed:
+            _check_size(int(said), bytes_max)
+            await held.grow(taken_bytes(int(said), b""))
+        size, collected = 0, io.BytesIO()
         async for piece in self.pieces():
             size += len(piece)
-            if size > bytes_max:
-                raise _too_large(bytes_max)
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            _check_size(size, bytes_max)
+            if not held.covers(taken_bytes(size, b"")):
+                await held.grow(taken_bytes(size + max(_STEP_BYTES, size // 4), b""))
+            collected.write(piece)
+        body = collected.getvalue()
+        if not held.covers(taken_bytes(size, WIDEST)):
+            await held.grow(taken_bytes(size, body))
+        return body
 
     async def close(self) -> None:
         """Let go of it: what has not come yet is not wanted."""
@@ -295,8 +304,9 @@ def _failed(error: Any) -> ServerError:
     return ServerError(502, f"the upstream cannot be reached: {kind}", code="upstream_failed")
 
 
-def _too_large(bytes_max: int) -> ServerError:
-    return ServerError(
-        502, f"the upstream's reply has more than {bytes_max} bytes", code="reply_bytes_max",
-        may_retry=False,
-    )  # fmt: skip
+def _check_size(size_bytes: int, bytes_max: int) -> None:
+    if size_bytes > bytes_max:
+        raise ServerError(
+            502, f"the upstream's reply has more than {bytes_max} bytes", code="reply_bytes_max",
+            may_retry=False,
+        )  # fmt: skip
