@@ -30,6 +30,7 @@ from memopt.sessions.compaction import Compaction
 from memopt.sessions.forgetting import Forgetting
 from memopt.sessions.residents import Residents
 from memopt.sessions.session import Sessions
+from memopt.upkeep import Upkeep
 
 
 class RecallParts(NamedTuple):
@@ -67,6 +68,7 @@ class Parts(NamedTuple):
     checking: Checking
     compaction: Compaction
     maintenance: Maintenance
+    upkeep: Upkeep
     pressure: Monitor
     serve: Callable[[Any], Callable[[], None]]
     """Starts the owner's socket for a Memory; returns how to stop it."""

@@ -71,7 +71,7 @@ from memopt.wiring_storage import WORKING_SETS, Storage, log_failure, wire_stora
 
 _EVICTABLE = (
     "pages", "texts", "policies", "sessions", "collections", "collection policies", "arena",
-    "recall", "recall policies", "answers",
+    "recall", "recall policies", "answers", "server",
 )  # fmt: skip
 """Owners of the budget whose bytes can be given back at once: all of it is at home."""
 _PROBE_SECONDS = 0.25
@@ -202,8 +202,8 @@ def _wire_parts(
             dictionaries=dictionaries, residents=residents, sessions=sessions,
             forgetting=forgetting, recall=recall, answers=answers, contexts=contexts,
             checking=checking, compaction=compaction,
-            maintenance=Maintenance(config.maintenance_seconds, steps), pressure=monitor,
-            serve=serve_owner,
+            maintenance=Maintenance(config.maintenance_seconds, steps), upkeep=storage.upkeep,
+            pressure=monitor, serve=serve_owner,
             release=_releasing(
                 budget, storage, monitor, turns, collections, states, recall, answers, contexts
             ),

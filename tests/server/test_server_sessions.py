@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from proxying import Proxy, running
 
 import memopt
+from memopt.base.budget import Budget
 from memopt.server.canonical import (
     Digests,
     TextDigest,
@@ -31,7 +32,7 @@ _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
 def test_what_one_says_as_a_prompt_is_a_message_where_another_says_it_as_one() -> None:
-    digests = Digests(bytes_max=1 << 20, depth_max=8)
+    digests = Digests(Budget(1 << 20), bytes_max=1 << 20, depth_max=8)
     raw = b'{"role":"user","content":"yes please"}'
     digests.check(raw, "instructions")
     assert digests.of(raw, "messages[0]") == digest_of(json.loads(raw))
@@ -103,7 +104,7 @@ def test_histories_share_what_they_begin_with(one: list[int], other: list[int]) 
 
 @given(st.binary(max_size=40))
 def test_whatever_bytes_come_are_refused_or_have_a_digest(raw: bytes) -> None:
-    digests = Digests(bytes_max=1000, depth_max=8)
+    digests = Digests(Budget(1 << 20), bytes_max=1000, depth_max=8)
     for _ in range(2):
         with contextlib.suppress(memopt.UsageError):
             assert isinstance(digests.of(raw, "messages[0]"), bytes)

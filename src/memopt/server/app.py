@@ -64,7 +64,7 @@ def make_app(memory: Memory, settings: ServerSettings) -> Front:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
-            services.threads.close()
+            services.close()
 
     app = FastAPI(
         title="memopt", openapi_url=None, docs_url=None, redoc_url=None, lifespan=life,

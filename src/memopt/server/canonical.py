@@ -16,7 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
+from memopt.base.budget import Budget
 from memopt.base.errors import UsageError
+from memopt.server.remembered import Remembered
 
 DIGEST_BYTES: Final = 16
 START: Final = bytes(DIGEST_BYTES)
@@ -26,7 +28,9 @@ OUTSIDE: Final = b""
 
 _OUTSIDE_ROLES: Final = frozenset({"system", "developer"})
 _KNOWN_MAX: Final = 16_384
-"""Messages whose digests are remembered, by their bytes: two digests each."""
+"""Messages whose digests are remembered, by their bytes: two digests each..."""
+_KNOWN_BYTES: Final = 400
+"""... that take so much; measured in the tests."""
 _TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
 _MARKS: Final = frozenset({"cache_control", "id", "status", "annotations", "logprobs"})
 """Fields of parts and items that differ between what was received and what is sent back."""
@@ -124,15 +128,18 @@ def common_length(one: Sequence[bytes], other: Sequence[bytes]) -> int:
 
 class Digests:
     """Digests of messages as they come over the wire. A client sends the same bytes at every turn,
-    so those of all but the last are known. Thread-safe, for each step is one of a dict."""
+    so those of all but the last are known. Those that are in use and were forgotten are back after
+    one request: to know which they are costs more. Thread-safe."""
 
-    def __init__(self, *, bytes_max: int, depth_max: int) -> None:
+    def __init__(self, budget: Budget, *, bytes_max: int, depth_max: int) -> None:
         """The limits of a message, which is refused before anybody has paid for its reply."""
         self._bytes_max = bytes_max
         self._depth_max = depth_max
-        self._known: dict[bytes, bytes] = {}
-        self._checked: set[bytes] = set()
+        self._known = Remembered[bytes, bytes](budget, entries_max=_KNOWN_MAX)
+        self._checked = Remembered[bytes, bytes](budget, entries_max=_KNOWN_MAX)
         """Values that are no messages. Apart from those: of equal bytes, one may be both."""
+        self.parts = (self._checked, self._known)
+        """What is forgotten when the budget wants room, in order."""
 
     def of(self, raw: bytes | memoryview, field: str) -> bytes:
         """Raises UsageError naming `field` for what is no JSON object."""
@@ -143,20 +150,16 @@ class Digests:
         message = self._read(raw, field)
         if type(message) is not dict:
             raise UsageError("expected a JSON object", field=field)
-        if len(self._known) >= _KNOWN_MAX:
-            # Those in use are back after one request each; to know which they are costs more.
-            self._known.clear()
-        digest = self._known[key] = digest_of(message)
+        digest = digest_of(message)
+        self._known.put(key, digest, _KNOWN_BYTES)
         return digest
 
     def check(self, raw: bytes | memoryview, field: str) -> None:
         """Raises UsageError naming `field` for what could not be stored."""
         key = hashlib.blake2b(raw, digest_size=DIGEST_BYTES).digest()
-        if key not in self._checked:
+        if self._checked.get(key) is None:
             self._read(raw, field)
-            if len(self._checked) >= _KNOWN_MAX:
-                self._checked.clear()
-            self._checked.add(key)
+            self._checked.put(key, key, _KNOWN_BYTES)
 
     def _read(self, raw: bytes | memoryview, field: str) -> Any:
         try:

@@ -4,17 +4,19 @@ Invariant: what is here is a copy. A line that is not here is read from the stor
 writes by one says which head it had, so a line that is out of date is noticed. Thread-safe.
 """
 
-import threading
-from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from memopt import Memory, Session
+from memopt import Session
+from memopt.base.budget import Budget
 from memopt.base.errors import ConflictError
 from memopt.server.canonical import START, chained, digest_of
+from memopt.server.remembered import Remembered
 
 _READS_MAX: Final = 16
-_DIGESTS_MAX: Final = 262_144
-"""Of all lines together: some 20 MB."""
+_ENTRY_BYTES: Final = 512
+"""What is remembered takes so much beside its names, and beside its..."""
+_DIGEST_BYTES: Final = 64
+"""... digests, of so much each; measured in the tests."""
 
 
 class SessionKey(NamedTuple):
@@ -36,23 +38,19 @@ EMPTY: Final = Line(0, ())
 class Lines:
     """The lines of the sessions used last, and which session ends how."""
 
-    def __init__(self, memory: Memory, *, lines_max: int, matches_max: int) -> None:
-        self._memory = memory
-        self._lines_max = lines_max
-        self._matches_max = matches_max
-        self._lines: OrderedDict[SessionKey, Line] = OrderedDict()
-        self._prompts: OrderedDict[SessionKey, bytes] = OrderedDict()
-        self._ends: OrderedDict[tuple[str, bytes], str] = OrderedDict()
-        self._digests = 0
-        self._lock = threading.Lock()
+    def __init__(self, budget: Budget, *, lines_max: int, matches_max: int) -> None:
+        self._lines = Remembered[SessionKey, Line](budget, entries_max=lines_max)
+        self._prompts = Remembered[SessionKey, bytes](budget, entries_max=lines_max)
+        self._ends = Remembered[tuple[str, bytes], str](budget, entries_max=matches_max)
+        self.parts = (self._prompts, self._ends, self._lines)
+        """What is forgotten when the budget wants room, in order."""
 
     def get(self, key: SessionKey, session: Session) -> Line:
         """A session's line, read from the store where it is not known."""
-        with self._lock:
-            line = self._lines.get(key)
-            if line is not None:
-                self._lines.move_to_end(key)
-                return line
+        line = self._lines.get(key)
+        if line is not None:
+            self._lines.renew(key)
+            return line
         line = read_line(session)
         self.put(key, line)
         return line
@@ -62,22 +60,11 @@ class Lines:
         return self._lines.get(key)
 
     def put(self, key: SessionKey, line: Line) -> None:
-        with self._lock:
-            self._take(key)
-            self._lines[key] = line
-            self._digests += len(line.chain)
-            while len(self._lines) > self._lines_max or self._digests > _DIGESTS_MAX:
-                oldest = next(iter(self._lines))
-                self._take(oldest)
+        size = _ENTRY_BYTES + len(key.scope) + len(key.id) + _DIGEST_BYTES * len(line.chain)
+        self._lines.put(key, line, size)
 
     def drop(self, key: SessionKey) -> None:
-        with self._lock:
-            self._take(key)
-
-    def _take(self, key: SessionKey) -> None:
-        line = self._lines.pop(key, None)
-        if line is not None:
-            self._digests -= len(line.chain)
+        self._lines.drop(key)
 
     def knows(self, key: SessionKey) -> bool:
         """Whether the session is there for sure."""
@@ -91,29 +78,21 @@ class Lines:
         return self._prompts.get(key) == digest
 
     def note_prompt(self, key: SessionKey, digest: bytes) -> None:
-        with self._lock:
-            self._prompts[key] = digest
-            self._prompts.move_to_end(key)
-            if len(self._prompts) > self._lines_max:
-                self._prompts.popitem(last=False)
+        self._prompts.put(key, digest, _ENTRY_BYTES + len(key.scope) + len(key.id))
 
     # -- ends -------------------------------------------------------------------------------------
 
     def note_end(self, key: SessionKey, digest: bytes) -> None:
         """A history that a client may come back with is in that session."""
-        with self._lock:
-            self._ends[key.scope, digest] = key.id
-            self._ends.move_to_end((key.scope, digest))
-            if len(self._ends) > self._matches_max:
-                self._ends.popitem(last=False)
+        size = _ENTRY_BYTES + len(key.scope) + len(key.id)
+        self._ends.put((key.scope, digest), key.id, size)
 
     def ending(self, scope: str, chain: list[bytes]) -> str | None:
         """The session of the longest prefix that is known."""
-        with self._lock:
-            for digest in reversed(chain):
-                found = self._ends.get((scope, digest))
-                if found is not None:
-                    return found
+        for digest in reversed(chain):
+            found = self._ends.get((scope, digest))
+            if found is not None:
+                return found
         return None
 
 

@@ -35,19 +35,28 @@ class Services(NamedTuple):
     windows: asyncio.Semaphore
     """For making contexts."""
 
+    def close(self) -> None:
+        """Behind the last request."""
+        self.threads.close()
+        for remembered in (*self.digests.parts, *self.lines.parts):
+            remembered.clear()
+
 
 def services_of(memory: Memory, settings: ServerSettings) -> Services:
     config, budget = memory.config, memory._parts.budget
     threads = StoreThreads(settings.store_threads, settings.store_queue_max)
-    lines = Lines(memory, lines_max=settings.lines_max, matches_max=settings.matches_max)
+    lines = Lines(budget, lines_max=settings.lines_max, matches_max=settings.matches_max)
     # A message that is larger could be written, and never read back.
     bytes_max = min(config.message_bytes_max, config.budget_bytes // 4)
+    digests = Digests(budget, bytes_max=bytes_max, depth_max=config.message_depth_max)
+    for remembered in (*digests.parts, *lines.parts):
+        memory._parts.upkeep.ask_also(remembered.make_free)
     return Services(
         memory=memory,
         settings=settings,
         threads=threads,
         upstream=Upstream(settings),
-        digests=Digests(bytes_max=bytes_max, depth_max=config.message_depth_max),
+        digests=digests,
         lines=lines,
         keeper=Keeper(memory, lines),
         matcher=Matcher(memory, lines),
