@@ -19,6 +19,7 @@ from memopt.context.tokens import Tokenizers
 from memopt.directory import Directory
 from memopt.journal.commit import GroupCommitter
 from memopt.parts import RecallParts
+from memopt.recall.places import Places
 from memopt.sessions.reading import LineReader
 from memopt.upkeep import Upkeep
 
@@ -45,10 +46,13 @@ def wire_context(
     upkeep: Upkeep, config: Config, clock: Clock, budget: Budget, events: Events,
     recall: RecallParts, keeper: ContextKeeper, plugs: Plugs,
 ) -> Contexts:  # fmt: skip
-    def recalling(query: str, *, scope: str, limit: int) -> Recall:
+    def recalling(
+        query: str, *, scope: str, limit: int, max_tokens: int, shown: tuple[Places, ...]
+    ) -> Recall:
         return recall.engine.recall(
-            query, scope=scope, reach=Reach.EXACT, limit=limit, max_tokens=None, kinds=None,
-            tags=None, min_score=None, valid_at=None, bound=NOW, now=None,
+            query, scope=scope, reach=Reach.EXACT, limit=limit, max_tokens=max_tokens, kinds=None,
+            tags=None, min_score=None, valid_at=None, bound=NOW, now=None, shown=shown,
+            says_why=False,
         )  # fmt: skip
 
     contexts = Contexts(

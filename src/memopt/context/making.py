@@ -7,7 +7,7 @@ order of what is sent (assembly.py).
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from memopt.base.budget import Budget
@@ -28,7 +28,7 @@ from memopt.context.keeper import ContextKeeper
 from memopt.context.outputs import Cut, shortened
 from memopt.context.payload import payload_of
 from memopt.context.quoting import block
-from memopt.context.recalled import NOTHING, QUERY_CHARS_MAX, Chosen, Shown, choose
+from memopt.context.recalled import NOTHING, QUERY_CHARS_MAX, Chosen, choose
 from memopt.context.shortening import shorten
 from memopt.context.tokens import Choice, Counts, Tokenizers
 from memopt.context.window import Costs, Window
@@ -37,6 +37,7 @@ from memopt.context.writing import Job, SummaryWriter
 from memopt.journal.commit import GroupCommitter
 from memopt.recall.listing import Listing
 from memopt.recall.message_text import said_in
+from memopt.recall.places import Places
 from memopt.sessions.branches import place_of
 from memopt.sessions.names import SessionKey
 from memopt.sessions.reading import LineReader, Segment, length_of, line_as_of, segments_of
@@ -95,6 +96,16 @@ class Branch(NamedTuple):
     seen: int
     """How much had been taken away."""
 
+    def places(self, seqs: frozenset[int], start: int) -> tuple[Places, ...]:
+        """Of these messages, and of all from `start` on."""
+        behind = (
+            Places(line, max(start, first), min(stop, self.length))
+            for line, first, stop in self.segments
+            if max(start, first) < min(stop, self.length)
+        )
+        alone = (place_of(self.segments, seq) for seq in sorted(seqs) if seq < start)
+        return (*behind, *(Places(line, seq, seq + 1) for line, seq in alone))
+
 
 class ContextParts(NamedTuple):
     """What contexts work with."""
@@ -109,7 +120,7 @@ class ContextParts(NamedTuple):
     events: Events
     listing: Listing
     recall: Callable[..., Recall]
-    """Takes a query, its scope and a limit."""
+    """Takes a query, its scope, limit and max_tokens, and what is shown."""
     keeper: ContextKeeper
     tokenizers: Tokenizers
     summarizer: Summarizer | None
@@ -172,8 +183,8 @@ class Making:
         self._fit(window, limit)
         found = NOTHING
         if branch is not None:
-            shown = [held.seq for held in system]
-            found = self._recalled(branch, window, shown, [item.item_id for item in items])
+            shown = frozenset(held.seq for held in system)
+            found = self._recalled(branch, window, shown, {item.item_id for item in items})
         if window.compactions and branch is not None:
             self._keep(branch, window)
         inside = Inside(
@@ -186,7 +197,7 @@ class Making:
     # -- recalling --------------------------------------------------------------------------------
 
     def _recalled(
-        self, branch: Branch, window: Window, system: list[int], items: list[str]
+        self, branch: Branch, window: Window, system: frozenset[int], items: Collection[str]
     ) -> Chosen:
         """The block of the newest user message: the one it got, or a new one."""
         user = window.newest_user
@@ -208,14 +219,17 @@ class Making:
                 window.compact(tokens)
             if not window.is_full(tokens):
                 return Chosen(kept.text, kept.items, tokens)
-        found = self._found(window, query, system, items)
+        found = self._found(branch, window, query, system, items)
         block = Block(seq, digest, found.text, found.items)
         self._windows.keep_block(
             branch.row.scope_number, line, self._asked.name, block, branch.seen
         )
         return found
 
-    def _found(self, window: Window, query: str, system: list[int], items: list[str]) -> Chosen:
+    def _found(
+        self, branch: Branch, window: Window, query: str, system: frozenset[int],
+        items: Collection[str],
+    ) -> Chosen:  # fmt: skip
         """The best of what the window does not show. Where a query was given, all the room that is
         left is for it, but for some that the loop will need."""
         limit = self._asked.max_tokens - self._asked.reserve_tokens
@@ -224,11 +238,11 @@ class Making:
         for _ in range(2):
             room = int(limit * _FULL_SHARE) - window.tokens()
             tokens_max = max(wanted, room) if asked else wanted
-            shown = Shown(self._asked.key.id, window.seqs | set(system), window.start, items)
+            shown = branch.places(system | window.seqs, window.start)
             try:
                 found = choose(
-                    self._parts.recall, query, self._asked.key.scope, shown, self._count,
-                    tokens_max, window.tokens(),
+                    self._parts.recall, query, self._asked.key, shown, items, self._count,
+                    tokens_max,
                 )  # fmt: skip
             except (CapacityError, CorruptionError) as error:
                 self._notes.append(f"nothing was recalled: {error}")

@@ -127,7 +127,10 @@ def _met(scan: Scan, some: Array) -> Array:
         return met
     known, places = _each_once(pieces)
     alike = np.asarray(asked.embedder.piece_likeness(known, asked.vectors), np.float32)
-    starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
+    begins = np.empty(len(owners), bool)
+    begins[0] = True
+    np.not_equal(owners[1:], owners[:-1], out=begins[1:])
+    starts = begins.nonzero()[0]
     having = there[owners[starts]]
     first = 0
     while first < len(starts):

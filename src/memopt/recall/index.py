@@ -84,7 +84,7 @@ class Postings(NamedTuple):
 
     def find(self, term: int) -> tuple[Array, Array]:
         """(entries, counts) of one term."""
-        at = int(np.searchsorted(self.table, term))
+        at = int(self.table.searchsorted(term))
         if at == len(self.table) or int(self.table[at]) != term:
             return self.entries[:0], self.counts[:0]
         span = slice(int(self.starts[at]), int(self.starts[at + 1]))

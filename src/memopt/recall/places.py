@@ -32,6 +32,14 @@ class Place(NamedTuple):
     seq: int
 
 
+class Places(NamedTuple):
+    """Messages [start, stop) of a line."""
+
+    line: int
+    start: int
+    stop: int
+
+
 class Read(NamedTuple):
     place: Place
     record: TailRecord

@@ -31,7 +31,8 @@ Array = np.ndarray[Any, Any]
 CANDIDATES: Final = 112
 """Entries of a scope that are looked at closely."""
 _STEEP: Final = 50.0
-_TOGETHER: Final = 16
+_TOGETHER: Final = 10
+"""Places that are explained at once: as many as are usually asked for."""
 _ENTRY_BYTES: Final = 112
 _CANDIDATE_BYTES: Final = 2048
 _WINDOW_BYTES: Final = 128
@@ -86,7 +87,7 @@ class Ranked:
     def features(self, place: int) -> dict[str, float]:
         """The same to three digits, without what is next to nothing."""
         shares, _ = self._explained(place)
-        return {name: share for name, share in zip(self._names, shares, strict=True) if share}
+        return dict(zip(itertools.compress(self._names, shares), filter(None, shares), strict=True))
 
     def words(self, place: int) -> list[str]:
         """The query's words that the entry at `place` has, in whatever form."""

@@ -30,7 +30,7 @@ from memopt.recall.item_columns import Filter, ItemColumns
 from memopt.recall.listing import check_kinds
 from memopt.recall.loading import ScopeInRam
 from memopt.recall.message_text import said_in
-from memopt.recall.places import Place, PlaceReader, Read, id_of
+from memopt.recall.places import Place, PlaceReader, Places, Read, id_of
 from memopt.recall.query import Query
 from memopt.recall.ranking import CANDIDATES, Priors, Ranked, Ranker, work_bytes
 from memopt.recall.resident import ResidentScopes
@@ -61,15 +61,22 @@ class Asked(NamedTuple):
     valid_us: int | None
     bound: Bound
     now: datetime | None
+    candidates: int
+    shown: tuple[Places, ...]
+    says_why: bool
 
 
 def asked(
     query: Any, *, scope: Any, reach: Reach, limit: Any, max_tokens: Any, kinds: Any, tags: Any,
-    min_score: Any, valid_at: Any, bound: Bound, now: Any,
+    min_score: Any, valid_at: Any, bound: Bound, now: Any, shown: tuple[Places, ...] = (),
+    says_why: bool = True,
 ) -> Asked:  # fmt: skip
-    """Raises UsageError that names the argument."""
+    """Raises UsageError that names the argument. What is `shown` is not looked for; without
+    `says_why`, hits have neither reasons nor features."""
     if not isinstance(query, str):
         raise UsageError(f"expected text, got {type(query).__name__}", field="query")
+    # By tokens alone, it is not known how many there will be.
+    candidates = CANDIDATES if limit is None else limit
     if limit is None:
         limit = _LIMIT if max_tokens is None else LIMIT_MAX
     if max_tokens is not None:
@@ -84,7 +91,8 @@ def asked(
         kinds=None if kinds is None else frozenset(check_kinds(kinds)),
         tags=frozenset(() if tags is None else check_tags(tags)), min_score=min_score,
         valid_us=None if valid_at is None else check_time(valid_at, field="valid_at"),
-        bound=bound, now=now,
+        bound=bound, now=now, candidates=max(CANDIDATES, candidates), shown=shown,
+        says_why=says_why,
     )  # fmt: skip
 
 
@@ -205,20 +213,25 @@ class Recaller:
                 with self._home.snapshot() as tables:
                     items = ItemColumns.load(tables, one.number, self._compressor, question.bound)
             return self.ranker.rank(
-                index, query, among=self._allowed(question, index, items),
+                index, query, among=self._allowed(question, one, items),
                 priors=_priors(index, items),
-                candidates=max(CANDIDATES, 0 if question.max_tokens else question.limit),
+                candidates=question.candidates,
             )  # fmt: skip
         finally:
             self._budget.release(OWNER, need)
 
-    def _allowed(self, question: Asked, index: ScopeIndex, items: ItemColumns) -> Any:
+    def _allowed(self, question: Asked, one: _Opened, items: ItemColumns) -> Any:
         """A mask of the entries that may be found."""
-        entries = index.entries
+        entries = one.scope.index.entries
         which = Filter(question.kinds, question.tags, question.valid_us, self._now_us(question))
         allowed = items.visible(entries.source, entries.seq, which)
         if not question.tags and (question.kinds is None or Kind.EPISODE in question.kinds):
             allowed |= entries.source > 0
+        if question.shown:
+            sessions, seqs = one.scope.visible.seen_at(question.shown)
+            for session in np.unique(sessions):
+                own = np.flatnonzero(entries.source == session)
+                allowed[own[np.isin(entries.seq[own], seqs[sessions == session])]] = False
         return allowed
 
     def _now_us(self, question: Asked) -> int:
@@ -287,9 +300,10 @@ class Recaller:
         at_us = record.committed_us if record.said_us is None else record.said_us
         return Hit(
             item_id=id_of(one.number, read.place), text=said.text, tokens=tokens_of(said.text),
-            score=one.score, why=one.why, kind=Kind.EPISODE, role=said.role, scope=opened.path,
+            score=one.score, why=one.why if question.says_why else "", kind=Kind.EPISODE,
+            role=said.role, scope=opened.path,
             spans=(Span(session=session, start=one.seq, stop=one.seq + 1),),
-            at=to_datetime(at_us), features=one.features,
+            at=to_datetime(at_us), features=one.features if question.says_why else {},
         )  # fmt: skip
 
     def _item(
@@ -309,9 +323,9 @@ class Recaller:
             return None
         return Hit(
             item_id=item.item_id, text=item.text, tokens=tokens_of(item.text), score=one.score,
-            why=one.why, kind=item.kind, role=None, scope=opened.path, spans=(), at=item.stated_at,
-            valid=item.valid, tags=item.tags, pinned=item.pinned, source=item.source,
-            features=one.features,
+            why=one.why if question.says_why else "", kind=item.kind, role=None, scope=opened.path,
+            spans=(), at=item.stated_at, valid=item.valid, tags=item.tags, pinned=item.pinned,
+            source=item.source, features=one.features if question.says_why else {},
         )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ lies behind the point where it left, are seen by nobody; what a fork shares with
 once, under the session that is the older of the two. Not here: reading messages (places.py).
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from memopt.base.errors import CorruptionError
 from memopt.base.protocols import Tables
 from memopt.base.recall_records import ScopeLine
 from memopt.base.records import SEQ_BITS, SEQ_MASK
+from memopt.recall.places import Places
 
 Array = np.ndarray[Any, Any]
 
@@ -52,13 +54,21 @@ class Visible:
         if not len(self._starts):
             return np.zeros(len(lines), np.int64)
         keys = lines << SEQ_BITS | seqs
-        at = np.searchsorted(self._starts, keys, "right") - 1
+        at = self._starts.searchsorted(keys, "right") - 1
         seen = (at >= 0) & (keys < self._stops[at])
         return np.where(seen, self._sessions[at], 0)
 
+    def seen_at(self, places: Sequence[Places]) -> tuple[Array, Array]:
+        """(sessions, seqs) through which the messages there are seen; without those that are not
+        seen."""
+        seqs = np.concatenate([np.arange(one.start, one.stop) for one in places])
+        lines = np.repeat([one.line for one in places], [one.stop - one.start for one in places])
+        sessions = self.sessions(lines, seqs)
+        return sessions[sessions > 0], seqs[sessions > 0]
+
     def line(self, session: int, seq: int) -> int:
         """On which line a visible message of a session is."""
-        at = int(np.searchsorted(self._firsts, session << SEQ_BITS | seq, "right")) - 1
+        at = int(self._firsts.searchsorted(session << SEQ_BITS | seq, "right")) - 1
         return int(self._lines[at])
 
 

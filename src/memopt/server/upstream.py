@@ -9,10 +9,12 @@ asked. Not here: what a reply means.
 """
 
 import asyncio
+import functools
 import io
 import math
 import os
 import socket
+import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator, Sequence
@@ -26,6 +28,7 @@ import httpx
 
 from memopt.base.errors import UsageError
 from memopt.server.errors import ServerError
+from memopt.server.pools import POOL_MAX, Pool, Pools
 from memopt.server.room import WIDEST, Held, taken_bytes
 from memopt.server.settings import Caller, KeySettings, ServerSettings
 
@@ -41,7 +44,6 @@ _NOT_SENT: Final = _HOP_BY_HOP | {b"host", b"content-length", b"accept-encoding"
 OURS: Final = b"x-memopt-"
 _KEY_HEADERS: Final = frozenset({b"authorization", b"api-key", b"x-api-key"})
 _RETRIED: Final = frozenset({429, 503})
-_IDLE_CONNECTIONS_MAX: Final = 256
 _IDLE_SECONDS: Final = 4.0
 """Shorter than what servers usually allow: a connection that they close as it is used again would
 fail a request that cannot be repeated."""
@@ -61,19 +63,10 @@ class Upstream:
         self._bases: dict[str | None, str] = {None: _base(settings.upstream)}
         self._bases |= {key.upstream: _base(key.upstream) for key in settings.keys if key.upstream}
         self._keys = _keys_of(settings)
-        self._transport = httpx.AsyncHTTPTransport(
-            trust_env=False,
-            retries=0,
-            # What a socket takes in is read at once, and held: 250 KB a stream where it may.
-            socket_options=[
-                (socket.SOL_SOCKET, socket.SO_RCVBUF, settings.socket_bytes),
-                (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-            ],
-            limits=httpx.Limits(
-                max_connections=settings.requests_max,
-                max_keepalive_connections=_IDLE_CONNECTIONS_MAX,
-                keepalive_expiry=_IDLE_SECONDS,
-            ),
+        # Made once: reading the certificates takes longer than a request.
+        verify = httpx.create_ssl_context(trust_env=False)
+        self._pools = Pools(
+            functools.partial(_transport, verify, settings.socket_bytes), _IDLE_SECONDS
         )
         self._timeout = {
             "timeout": {
@@ -93,7 +86,7 @@ class Upstream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._transport.aclose()
+        await self._pools.close()
 
     async def send(
         self, method: str, path: str, query: bytes, headers: Headers, body: bytes, caller: Caller
@@ -108,8 +101,10 @@ class Upstream:
             request = httpx.Request(
                 method, url, headers=sent, content=body, extensions=self._timeout
             )
+            pool = await self._pools.take()
+            response = None
             try:
-                response = await _unharmed(self._transport, request)
+                response = await _unharmed(pool.transport, request)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if is_last:
                     raise _failed(error) from None
@@ -117,10 +112,14 @@ class Upstream:
                 continue
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise _failed(error) from None
+            finally:
+                if response is None:
+                    pool.give_back()
+            reply = Reply(response, pool)
             wait = self._wait_of(response)
             if wait is None or is_last:
-                return Reply(response)
-            await response.aclose()
+                return reply
+            await reply.close()
             await asyncio.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
@@ -146,6 +145,23 @@ class Upstream:
         if seconds is None or seconds > self._settings.retry_after_seconds_max:
             return None
         return seconds
+
+
+def _transport(verify: ssl.SSLContext, socket_bytes: int) -> httpx.AsyncHTTPTransport:
+    return httpx.AsyncHTTPTransport(
+        verify=verify,
+        trust_env=False,
+        retries=0,
+        # What a socket takes in is read at once, and held: 250 KB a stream where it may.
+        socket_options=[
+            (socket.SOL_SOCKET, socket.SO_RCVBUF, socket_bytes),
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        ],
+        limits=httpx.Limits(
+            max_connections=POOL_MAX, max_keepalive_connections=POOL_MAX,
+            keepalive_expiry=_IDLE_SECONDS,
+        ),
+    )  # fmt: skip
 
 
 async def _unharmed(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
@@ -176,8 +192,9 @@ async def _unharmed(transport: httpx.AsyncHTTPTransport, request: httpx.Request)
 class Reply:
     """A reply whose body has not been read."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx.Response, pool: Pool) -> None:
         self._response = response
+        self._pool: Pool | None = pool
         self.status = response.status_code
         encoding = response.headers.get("content-encoding", "identity").lower()
         self._is_packed = encoding in _PACKED
@@ -228,8 +245,13 @@ class Reply:
         return body
 
     async def close(self) -> None:
-        """Let go of it: what has not come yet is not wanted."""
-        await self._response.aclose()
+        """Let go of it: what has not come yet is not wanted. May be called twice."""
+        pool, self._pool = self._pool, None
+        try:
+            await self._response.aclose()
+        finally:
+            if pool is not None:
+                pool.give_back()
 
 
 async def _unpacked(packed: AsyncIterator[bytes] | httpx.AsyncByteStream) -> AsyncIterator[bytes]:

@@ -138,8 +138,7 @@ def _scopes(text: str, now: datetime) -> Iterator[TimeScope]:
     tokens = Tokens(text)
     reader = TimeReader(tokens, now)
     index, found = 0, 0
-    while found < TIMES_MAX and not tokens.done(index):
-        start = tokens.at(index)
+    while found < TIMES_MAX and (start := tokens.at(index)) is not tokens.end:
         read = reader.expression(index) if _may_start(start.word) else None
         if read is None:
             index += 1

@@ -41,28 +41,31 @@ class Tokens:
         self._matches: Iterator[re.Match[str]] = _TOKEN.finditer(text, 0, READ_CHARS_MAX)
         self._held: list[Token] = []
         self._first = 0
-        self._end = Token(len(text), len(text), "")
+        self.end = Token(len(text), len(text), "")
+        """What is behind the last one."""
 
     def at(self, index: int) -> Token:
         """The token of that index, an empty one before the first and after the last. Only indexes
         of the last WINDOW / 2 are at hand."""
-        while index - self._first >= len(self._held):
+        place = index - self._first
+        while place >= len(self._held):
             match = next(self._matches, None)
             if match is None or match.start() >= TEXT_CHARS_MAX:
-                return self._end
+                return self.end
             if len(self._held) == WINDOW:
                 del self._held[: WINDOW // 2]
                 self._first += WINDOW // 2
+                place -= WINDOW // 2
             start, stop = match.span()
             word = match[0].lower() if stop - start <= WORD_CHARS_MAX else ""
             self._held.append(Token(start, stop, _SIGNS.get(word, word)))
-        return self._held[index - self._first] if index >= self._first else self._end
+        return self._held[place] if place >= 0 else self.end
 
     def word(self, index: int) -> str:
         return self.at(index).word
 
     def done(self, index: int) -> bool:
-        return self.at(index) is self._end
+        return self.at(index) is self.end
 
     def touches(self, index: int) -> bool:
         """Whether nothing lies between a token and the one before it."""
