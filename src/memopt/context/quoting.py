@@ -13,5 +13,5 @@ _MARKS: Final = re.compile(r"<(/?)(summary|recalled|pinned_memories)>", re.IGNOR
 
 def block(name: str, head: str, lines: Iterable[str]) -> str:
     """What a user's message says that has such a block alone."""
-    body = "\n".join(_MARKS.sub(r"<\1 \2>", line) for line in (head, *lines))
+    body = _MARKS.sub(r"<\1 \2>", "\n".join((head, *lines)))
     return f"<{name}>\n{body}\n</{name}>"

@@ -20,7 +20,7 @@ _HITS_MAX: Final = 400
 _HITS_MIN: Final = 16
 _HIT_TOKENS: Final = 20
 """Of a short message."""
-_READ_SHARE: Final = 1.25
+_READ_SHARE: Final = 1.125
 """Of the room, so much is asked for: how recall counts tokens is an estimate."""
 _ROOM_MIN: Final = 8
 """Nothing that says anything is shorter."""

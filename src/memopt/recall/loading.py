@@ -173,9 +173,8 @@ class ScopeLoader:
         room.work(scope.index.adding_bytes(sum(map(len, made)), sum(len(m.terms) for m in made)))
         fresh = _seen(Entries.concat(made), visible, items, ())
         old = scope.index.entries
-        sources = old.source[np.isin(old.source, fresh.source)]
-        if len(sources):
-            inside = np.isin(old.source, sources)
+        inside = np.isin(old.source, fresh.source)
+        if inside.any():
             here = old.source[inside] << SEQ_BITS | old.seq[inside]
             fresh = fresh.take(~np.isin(fresh.source << SEQ_BITS | fresh.seq, here))
         index = scope.index.adding(fresh) if len(fresh) else scope.index

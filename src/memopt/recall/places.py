@@ -106,6 +106,7 @@ class PlaceReader:
         pages: list[tuple[PageRow, list[Place]]] = []
         tail: list[tuple[Place, bytes]] = []
         size = 0
+        last_line = sealed = 0
         for number, place in enumerate(wanted):
             if size >= _RECORDS_BYTES:
                 return pages, tail, number
@@ -113,7 +114,10 @@ class PlaceReader:
             if pages and pages[-1][0].line == line and seq < pages[-1][0].stop:
                 pages[-1][1].append(place)
                 continue
-            found = tables.pages.map(line, seq, seq + 1)
+            if line != last_line:
+                newest = tables.pages.map(line, 0, SEQ_MASK + 1, last=1)
+                last_line, sealed = line, newest[0].stop if newest else 0
+            found = tables.pages.map(line, seq, seq + 1) if seq < sealed else []
             if found:
                 pages.append((found[0], [place]))
                 continue
