@@ -19,6 +19,7 @@ from memopt.server.errors import ServerError
 from memopt.server.exchange import Outgoing, Send
 from memopt.server.joining import Joining
 from memopt.server.levels import Levels
+from memopt.server.named import Named
 from memopt.server.passing import Passing
 from memopt.server.responses import Responses
 from memopt.server.services import services_of
@@ -70,13 +71,13 @@ def make_app(memory: Memory, settings: ServerSettings) -> Front:
         title="memopt", openapi_url=None, docs_url=None, redoc_url=None, lifespan=life,
         redirect_slashes=False,
     )  # fmt: skip
-    passing = Passing(services)
+    passing, named = Passing(services), Named(services)
     routes: list[tuple[str, list[str], Work]] = [
         ("/chat/completions", ["POST"], Joining(Chat(services), settings.reply_bytes_max)),
         ("/responses", ["POST"], Joining(Responses(services), settings.reply_bytes_max)),
-        ("/responses/{id}", ["GET", "DELETE"], passing),
-        ("/responses/{id}/cancel", ["POST"], passing),
-        ("/responses/{id}/input_items", ["GET"], passing),
+        ("/responses/{id}", ["GET", "DELETE"], named),
+        ("/responses/{id}/cancel", ["POST"], named),
+        ("/responses/{id}/input_items", ["GET"], named),
         ("/models", ["GET"], passing),
         ("/models/{model:path}", ["GET"], passing),
         ("/embeddings", ["POST"], passing),

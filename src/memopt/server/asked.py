@@ -49,6 +49,7 @@ class _Body(msgspec.Struct):
     metadata: Any = None
     conversation: Any = None
     previous_response_id: Any = None
+    background: Any = None
     stream_options: Any = None
     model: Any = None
     tools: msgspec.Raw = msgspec.Raw(b"")
@@ -79,6 +80,8 @@ class Asked(msgspec.Struct):
     """As the request names it; None where it does not."""
     previous: str | None
     """The response it goes on with."""
+    conversation: Any
+    """That the upstream has, as it is named."""
     is_upstreams: bool
     """Whether the upstream has the history."""
     raws: list[msgspec.Raw]
@@ -95,6 +98,8 @@ class Asked(msgspec.Struct):
     """Answers that are asked for."""
     wants_usage: bool
     model: str | None
+    is_background: bool = False
+    """Whether the response is made later, and fetched."""
 
     def new(self, known: int) -> list[dict[str, Any]]:
         """The messages behind the first `known` ones, decoded."""
@@ -105,6 +110,14 @@ class Asked(msgspec.Struct):
         value: dict[str, Any] = {name: _decode(raw) for name, raw in self.attributes.items()}
         value["prompts"] = [[place, _decode(raw)] for place, raw in self.prompts]
         return value
+
+
+NOTHING: Final = Asked(
+    form=Form.RESPONSES, body=b"", history=History.DELTA, session=None, previous=None,
+    conversation=None, is_upstreams=True, raws=[], chain=[], prompts=[], attributes={},
+    prompt_digest=b"", is_stream=False, choices=1, wants_usage=False, model=None,
+)  # fmt: skip
+"""A request without anything new, for what is said without one."""
 
 
 def read_chat(body: bytes, headers: Mapping[str, str], digests: Digests) -> Asked:
@@ -178,6 +191,7 @@ def _asked(
         attributes=attributes, prompt_digest=about_prompt.digest(), is_stream=read.stream is True,
         choices=_choices_of(read.n), wants_usage=_wants_usage(read.stream_options),
         model=read.model if isinstance(read.model, str) else None,
+        is_background=read.background is True, conversation=_conversation_of(read),
     )  # fmt: skip
 
 
@@ -188,10 +202,13 @@ def _session_of(read: Any, headers: Mapping[str, str]) -> str | None:
         return check_name(named, field="X-Memopt-Session")
     if isinstance(read.metadata, dict) and read.metadata.get("session_id"):
         return _name(read.metadata["session_id"], "metadata.session_id")
-    conversation = read.conversation
-    if isinstance(conversation, dict):
-        conversation = conversation.get("id")
+    conversation = _conversation_of(read)
     return _name(conversation, "conversation") if conversation else None
+
+
+def _conversation_of(read: Any) -> Any:
+    said = read.conversation
+    return said.get("id") if isinstance(said, dict) else said
 
 
 def _name(value: Any, field: str) -> str | None:

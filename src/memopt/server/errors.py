@@ -27,7 +27,7 @@ class ServerError(MemoptError):
     """Ends a request with a status. `code` is for programs."""
 
     def __init__(
-        self, status: int, message: str, *, code: str, param: str | None = None,
+        self, status: int, message: str, *, code: str | None, param: str | None = None,
         retry_after_seconds: float | None = None, may_retry: bool | None = None,
     ) -> None:  # fmt: skip
         super().__init__(message)

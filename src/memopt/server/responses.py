@@ -8,12 +8,12 @@ mapping `responses`.
 Owns: that. Not here: the order of things (calling.py, streaming.py), what is stored (keeping.py).
 """
 
+import asyncio
 import secrets
 from typing import Any, Final
 
 import msgspec
 
-from memopt import Memory
 from memopt.server.asked import Asked, read_responses
 from memopt.server.calling import Call, Calls
 from memopt.server.exchange import Exchange, Outgoing
@@ -21,24 +21,30 @@ from memopt.server.keeping import PARTIAL, Place
 from memopt.server.keeping import Reply as Said
 from memopt.server.lines import SessionKey
 from memopt.server.matching import PREFIX
+from memopt.server.noted import Notes, not_found
 from memopt.server.reading import read_loosely, storable
 from memopt.server.services import Services
 from memopt.server.streaming import Stream, Taken
+from memopt.server.threads import finished
 from memopt.server.upstream import Reply
 
-RESPONSES: Final = "responses"
-"""The mapping of a scope from the ids of responses to their sessions."""
 _ENDED: Final = frozenset({"response.completed", "response.incomplete"})
 _FAILED: Final = frozenset({"response.failed", "error"})
+_CREATED: Final = "response.created"
+_PENDING: Final = frozenset({"queued", "in_progress"})
+"""Of a response that is made in the background."""
 _ITEM_DONE: Final = "response.output_item.done"
 _SALT_BYTES: Final = 4
 _TEXT: Final = "response.output_text.delta"
 
 
-class _Response(msgspec.Struct):
+class Response(msgspec.Struct):
+    """What is read of one."""
+
     id: Any = None
     status: Any = None
     output: list[dict[str, Any]] = []
+    conversation: Any = None
 
 
 class _Event(msgspec.Struct):
@@ -48,7 +54,7 @@ class _Event(msgspec.Struct):
     response: msgspec.Raw = msgspec.Raw(b"")
 
 
-_read_response: Final = msgspec.json.Decoder(_Response).decode
+_read_response: Final = msgspec.json.Decoder(Response).decode
 _read_event: Final = msgspec.json.Decoder(_Event).decode
 
 
@@ -58,11 +64,13 @@ class Responses(Calls):
     reader = staticmethod(read_responses)
 
     async def _place(self, asked: Asked, exchange: Exchange) -> Place:
+        services, scope = self._services, exchange.caller.scope
+        if asked.is_upstreams and services.upstream.is_shared(exchange.caller):
+            await services.threads.run(_check_named, services.notes, scope, asked)
         if asked.session is None and asked.previous is not None:
-            return await self._services.threads.run(
-                _place_behind, self._services.memory, exchange.caller.scope, asked,
-                exchange.options.agent,
-            )  # fmt: skip
+            return await services.threads.run(
+                _place_behind, services, scope, asked, exchange.options.agent
+            )
         return await super()._place(asked, exchange)
 
     async def _keep_whole(self, call: Call, body: bytes) -> bool:
@@ -73,55 +81,68 @@ class Responses(Calls):
         return True
 
     async def _stream(self, call: Call, reply: Reply, out: Outgoing) -> None:
-        await _ResponseStream(self._services, call).run(reply, out)
+        await ResponseStream(self._services, call).run(reply, out)
 
 
-def response_of(data: bytes | msgspec.Raw) -> _Response | None:
+def response_of(data: bytes | msgspec.Raw) -> Response | None:
     """None where it is none. Raises ServerError for what nobody can read."""
     try:
         return _storable(_read_response(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        return msgspec.convert(storable(read_loosely(memoryview(data))), _Response)
+        return msgspec.convert(storable(read_loosely(memoryview(data))), Response)
     except msgspec.ValidationError:
         return None
 
 
-def _storable(response: _Response) -> _Response:
+def _storable(response: Response) -> Response:
     response.output = storable(response.output)
     return response
 
 
-async def keep_response(services: Services, call: Call, response: _Response) -> None:
-    """Commit a request and the items of its reply, and note where the response is."""
-    await call.keep(services, Said(messages=response.output))
-    if isinstance(response.id, str) and response.id:
-        await services.threads.finish(_note, services, call.place, response.id)
+async def keep_response(services: Services, call: Call, response: Response) -> None:
+    """Commit a request and the items of its reply, and note where the response is. Cancelled, it
+    ends what it began."""
+    is_pending = response.status in _PENDING
+
+    async def keep() -> None:
+        await call.keep(services, Said(messages=[] if is_pending else response.output))
+        await services.threads.finish(_note, services, call.place, response, is_pending)
+
+    await finished(asyncio.ensure_future(keep()))
 
 
-def _note(services: Services, place: Place, id: str) -> None:
-    session = services.keeper.session(place)
-    places = services.memory.mapping(RESPONSES, scope=place.key.scope)
-    places[id] = [place.key.id, len(session)]
+def _note(services: Services, place: Place, response: Response, is_pending: bool) -> None:
+    services.notes.note(place.key, response.id, is_pending=is_pending)
+    if isinstance(response.conversation, dict):
+        services.notes.note(place.key, response.conversation.get("id"))
 
 
-def _place_behind(memory: Memory, scope: str, asked: Asked, agent: str | None) -> Place:
+def _check_named(notes: Notes, scope: str, asked: Asked) -> None:
+    """Raises ServerError for what may be another scope's."""
+    if asked.previous is not None and notes.find(scope, asked.previous) is None:
+        raise not_found("Response", asked.previous, param="previous_response_id")
+    said = asked.conversation
+    if said and (not isinstance(said, str) or notes.find(scope, said) is None):
+        raise not_found("Conversation", str(said))
+
+
+def _place_behind(services: Services, scope: str, asked: Asked, agent: str | None) -> Place:
     """Where it goes on behind a response. What goes on behind one that is not the last is a
     fork."""
     assert asked.previous is not None
-    known = memory.mapping(RESPONSES, scope=scope).get(asked.previous)
+    known = services.notes.find(scope, asked.previous)
     if known is None:
         # It was made elsewhere: what follows is kept under its name.
         return Place(SessionKey(scope, f"{PREFIX}{asked.previous}"), None, agent)
-    id, length = known
-    if len(memory.session(id, scope=scope)) == length:
-        return Place(SessionKey(scope, id), None, agent)
+    if len(services.memory.session(known.session, scope=scope)) == known.length:
+        return Place(SessionKey(scope, known.session), None, agent)
     new = f"{PREFIX}{asked.previous}-{secrets.token_hex(_SALT_BYTES)}"
-    return Place(SessionKey(scope, new), id, agent, length)
+    return Place(SessionKey(scope, new), known.session, agent, known.length)
 
 
-class _ResponseStream(Stream):
+class ResponseStream(Stream):
     """One response that comes in events."""
 
     def __init__(self, services: Services, call: Call) -> None:
@@ -131,14 +152,17 @@ class _ResponseStream(Stream):
         self._items_bytes = 0
         """... as events."""
         self._has_text = False
-        self._response: _Response | None = None
+        self._begun: Response | None = None
+        self._response: Response | None = None
 
     def _take(self, data: bytes) -> Taken:
         try:
             event = _read_event(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Taken.ON
-        if event.type == _TEXT and isinstance(event.delta, str):
+        if event.type == _CREATED:
+            self._begun = response_of(event.response)
+        elif event.type == _TEXT and isinstance(event.delta, str):
             self._has_text = True
             self._text.add(event.delta)
         elif event.type == _ITEM_DONE and isinstance(event.item, dict):
@@ -170,8 +194,15 @@ class _ResponseStream(Stream):
             await keep_response(self._services, self._call, self._response)
 
     async def _keep_partial(self) -> None:
-        if self._has_text or self._items:
+        if self._call.asked.is_background and self._begun is not None:
+            # It goes on, and is fetched later.
+            self._is_kept = True
+            await keep_response(self._services, self._call, self._begun)
+        elif self._has_text or self._items:
             await self._commit(self._partial)
+            if self._begun is not None:
+                note = (_note, self._services, self._call.place, self._begun, False)
+                await self._services.threads.finish(*note)
 
     def _partial(self) -> Said:
         if not self._has_text:

@@ -8,6 +8,7 @@ from memopt.server.canonical import Digests
 from memopt.server.keeping import Keeper
 from memopt.server.lines import Lines
 from memopt.server.matching import Matcher
+from memopt.server.noted import Notes
 from memopt.server.room import Room
 from memopt.server.settings import ServerSettings
 from memopt.server.threads import StoreThreads
@@ -29,6 +30,7 @@ class Services(NamedTuple):
     lines: Lines
     keeper: Keeper
     matcher: Matcher
+    notes: Notes
     room: Room
     large: asyncio.Semaphore
     """For commits of long texts, each of which takes several times its text for a moment."""
@@ -60,6 +62,7 @@ def services_of(memory: Memory, settings: ServerSettings) -> Services:
         lines=lines,
         keeper=Keeper(memory, lines),
         matcher=Matcher(memory, lines),
+        notes=Notes(memory),
         room=Room(
             budget, threads, free_bytes=settings.request_bytes,
             wait_seconds=settings.admission_wait_seconds,

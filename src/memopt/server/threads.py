@@ -30,17 +30,7 @@ class StoreThreads:
     async def finish(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """The same for what must not be given up: cancelled, it still runs to its end, and only
         then the cancelling goes on."""
-        future: asyncio.Future[T] = asyncio.wrap_future(self._submit(call, *args, **kwargs))
-        cancelled: asyncio.CancelledError | None = None
-        while not future.done():
-            try:
-                await asyncio.wait({future})
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            future.exception()
-            raise cancelled
-        return future.result()
+        return await finished(asyncio.wrap_future(self._submit(call, *args, **kwargs)))
 
     def _submit(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> Any:
         if not self._places.acquire(blocking=False):
@@ -58,3 +48,18 @@ class StoreThreads:
     def close(self) -> None:
         """Wait for what was begun."""
         self._executor.shutdown(wait=True)
+
+
+async def finished(future: asyncio.Future[T]) -> T:
+    """The result of what must not be given up: cancelled, it still runs to its end, and only then
+    the cancelling goes on."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait({future})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        future.exception()
+        raise cancelled
+    return future.result()

@@ -63,6 +63,7 @@ class Upstream:
         self._bases: dict[str | None, str] = {None: _base(settings.upstream)}
         self._bases |= {key.upstream: _base(key.upstream) for key in settings.keys if key.upstream}
         self._keys = _keys_of(settings)
+        self._shared = _shared_of(settings, self._keys)
         # Made once: reading the certificates takes longer than a request.
         verify = httpx.create_ssl_context(trust_env=False)
         self._pools = Pools(
@@ -87,6 +88,10 @@ class Upstream:
         trace: TracebackType | None,
     ) -> None:
         await self._pools.close()
+
+    def is_shared(self, caller: Caller) -> bool:
+        """Whether the upstream takes the callers of other scopes for this one, too."""
+        return (caller.settings.name if caller.settings is not None else None) in self._shared
 
     async def send(
         self, method: str, path: str, query: bytes, headers: Headers, body: bytes, caller: Caller
@@ -304,6 +309,20 @@ def _keys_of(settings: ServerSettings) -> dict[str | None, bytes]:
             raise UsageError(f"{variable} is not set", field="upstream_key_env")
         keys[name] = value.encode()
     return keys
+
+
+def _shared_of(settings: ServerSettings, keys: dict[str | None, bytes]) -> set[str | None]:
+    """The names of client keys whose key for the upstream others use that have another scope."""
+    if not settings.keys:
+        # Each key that a client sends has a scope of its own.
+        return set(keys)
+    scopes: dict[bytes, set[str]] = {}
+    for key in settings.keys:
+        if key.name in keys:
+            scopes.setdefault(keys[key.name], set()).add(key.scope)
+    return {
+        key.name for key in settings.keys if key.name in keys and len(scopes[keys[key.name]]) > 1
+    }
 
 
 def _variable_of(key: KeySettings, settings: ServerSettings) -> str | None:
