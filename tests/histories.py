@@ -91,7 +91,7 @@ def bring(memory: memopt.Memory, path: Path, format: Format, scope: str = "me/pa
     report = Brought()
     bringer = Bringer(memory, scope=scope, agent=format.value, report=report)
     for source in sources(path, report):
-        bringer.bring(read(source, format, report, lambda count: None))
+        bringer.bring(read(source, format, report, lambda count: None, bringer.room))
     return report
 
 

@@ -165,9 +165,9 @@ def test_a_session_that_goes_on_here_is_not_mixed(home: Path, tmp_path: Path) ->
 
 
 def test_a_message_that_is_too_large_leaves_a_note(tmp_path: Path) -> None:
-    large = record("user", "u3", "a2", "x" * 3_000_000)
+    large = record("user", "u3", "a2", "x" * 1_200_000)
     file = write(tmp_path / f"{SESSION}.jsonl", [*TALK, large, record("user", "u4", "u3", "Bye")])
-    (tmp_path / "memopt.toml").write_text('budget_bytes = "8MiB"\nmessage_bytes_max = "1MiB"\n')
+    (tmp_path / "memopt.toml").write_text('budget_bytes = "24MiB"\nmessage_bytes_max = "1MiB"\n')
     for times in range(2):
         outcome = run(
             "--config", tmp_path / "memopt.toml", "import", tmp_path / "store", file, "--json"
@@ -179,6 +179,30 @@ def test_a_message_that_is_too_large_leaves_a_note(tmp_path: Path) -> None:
         said = [m["content"] for m in memory.session(SESSION, scope="me/claude-code").messages()]
     assert said[2].endswith("bytes were left out]")
     assert said[3] == "Bye"
+
+
+def test_a_line_that_has_no_room_is_named_and_its_session_ends_there(tmp_path: Path) -> None:
+    def session(id: str, *words: str) -> list[dict[str, Any]]:
+        lines = [{"kind": "message", "message": {"role": "user", "content": one}} for one in words]
+        return [{"kind": "session", "memopt": 1, "id": id}, *lines]
+
+    long = "x" * 4_000_000
+    whole = {"id": "whole", "messages": [{"role": "user", "content": long}]}
+    file = write(tmp_path / "all.jsonl", [*session("s", "a", long, "b"), whole, *session("t", "c")])
+    (tmp_path / "memopt.toml").write_text('budget_bytes = "24MiB"\n')
+    arguments = ("--config", tmp_path / "memopt.toml", "import", tmp_path / "store", file)
+    for _ in range(2):
+        outcome = run(*arguments, "--json")
+        assert outcome.code == 1
+        assert [one["where"] for one in outcome.json["damaged"]] == [f"{file}:3", f"{file}:5"]
+        assert "no room for it" in outcome.json["damaged"][0]["reason"]
+        assert outcome.json["skipped"] == {"lines behind one that was left out": 1}
+    assert f"damaged: {file}:3: the line" in run(*arguments).err
+    with opened(tmp_path / "store") as memory:
+        assert [len(memory.session(one)) for one in ("s", "whole", "t")] == [1, 0, 1]
+    assert run("import", tmp_path / "store", file).code == 0
+    with opened(tmp_path / "store") as memory:
+        assert [len(memory.session(one)) for one in ("s", "whole", "t")] == [3, 1, 1]
 
 
 HISTORY = 40

@@ -12,6 +12,7 @@ import pytest
 from histories import abouts_of, bring, held, opened, sessions_of, spoken, steps_of
 from memopt.past import Brought, Format, chatgpt, files
 from memopt.past.json_array import objects
+from memopt.past.room import Room
 
 GPT = Format.CHATGPT
 
@@ -240,16 +241,19 @@ def test_objects_are_found_wherever_chunks_end(seed: int) -> None:
         def read(self, size: int | None = -1) -> bytes:
             return super().read(chance.randint(1, 7))
 
-    def never(number: int) -> None:
-        raise AssertionError(number)
+    def never(*told: object) -> None:
+        raise AssertionError(told)
 
-    found = list(objects(Dripping(raw), bytes_max=1 << 20, too_large=never, cut_off=never))
+    def whole(**more: Any) -> list[tuple[int, bytes]]:
+        return list(objects(Dripping(raw), Room(), cut_off=never, **more))
+
+    found = whole(bytes_max=1 << 20, left_out=never)
     assert [json.loads(body) for _, body in found] == wanted
     assert [number for number, _ in found] == list(range(1, 41))
     # With no room but for the small ones, those come all the same.
     limit = 60
     missed: list[int] = []
-    small = objects(Dripping(raw), bytes_max=limit, too_large=missed.append, cut_off=never)
+    small = whole(bytes_max=limit, left_out=lambda number, reason: missed.append(number))
     kept = {number for number, _ in small}
     assert kept.isdisjoint(missed)
     assert kept | set(missed) == set(range(1, 41))

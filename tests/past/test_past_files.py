@@ -14,6 +14,7 @@ from histories import SESSION, bring, lines_of, opened, record, sessions_of, ste
 from memopt import UsageError
 from memopt.past import Brought, Format, detected, files, sources
 from memopt.past.files import Source, lines
+from memopt.past.room import Room
 
 CLAUDE = Format.CLAUDE_CODE
 TALK = [record("user", f"u{n}", f"u{n - 1}" if n else None, f"say {n}") for n in range(300)]
@@ -24,7 +25,7 @@ def test_a_line_that_is_too_long_is_named_and_passed_over(monkeypatch: pytest.Mo
     monkeypatch.setattr(files, "_CHUNK_BYTES", 64)
     report = Brought()
     read = io.BytesIO(b"a\n" + b"x" * 5000 + b"\nb\n" + b"y" * 1000 + b"\n" + b"z" * 1001)
-    found = [(number, line.strip()[:1]) for number, line in lines(read, "f", report)]
+    found = [(number, line.strip()[:1]) for number, line in lines(read, "f", report, Room())]
     assert found == [(1, b"a"), (3, b"b"), (4, b"y")]
     assert [one.where for one in report.damaged] == ["f:2", "f:5"]
 

@@ -214,7 +214,7 @@ def _bring(memory: memopt.Memory, task: Task, meter: RssMeter) -> dict[str, Any]
     bringer = Bringer(memory, scope=_SCOPE, agent="claude-code", report=report)
     begun = time.perf_counter()
     for source in sources(Path(task.history), report):
-        bringer.bring(read(source, Format.CLAUDE_CODE, report, lambda count: None))
+        bringer.bring(read(source, Format.CLAUDE_CODE, report, lambda count: None, bringer.room))
         meter.sample()
     seconds = time.perf_counter() - begun
     assert not report.damaged, report.damaged[0]

@@ -122,7 +122,7 @@ def _import(
             bringer = bringers.get(work.format)
             if bringer is None:
                 bringer = bringers[work.format] = _bringer(memory, work.format, scope, counts)
-            bringer.bring(read(work.source, work.format, counts, told))
+            bringer.bring(read(work.source, work.format, counts, told, bringer.room))
 
 
 def _bringer(

@@ -24,7 +24,8 @@ from memopt.cli.item_transfer import KINDS as OF_ITEMS
 from memopt.cli.item_transfer import ItemReading
 from memopt.cli.item_tree import TreeReport
 from memopt.cli.transfer import FORM
-from memopt.past import Bringer, Brought
+from memopt.past import Bringer, Brought, Room
+from memopt.past.files import line_of
 from memopt.past.records import About, Begin, Say
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -61,32 +62,39 @@ def import_lines(
         before = done
 
     counts.files += 1
+    room = Room.of(memory)
     try:
-        for number, line in _lines(file, bar):
-            reading.take(number, line)
+        for number, line, refusal in _lines(file, room, bar):
+            if refusal is None:
+                reading.take(number, line)
+            else:
+                reading.leave_out(number, refusal)
     finally:  # what came before a bad line is kept
         reading.finish()
+        room.clear()
 
 
-def _lines(file: Path, bar: Callable[[int, int], None]) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers; packed files are unpacked on the way."""
+def _lines(
+    file: Path, room: Room, bar: Callable[[int, int], None]
+) -> Iterator[tuple[int, bytes, str | None]]:
+    """The lines that are not blank, with their numbers, or why they are passed over; packed files
+    are unpacked on the way."""
     size = file.stat().st_size
+    part = room.part()
     with file.open("rb") as raw:
         packed = raw.read(2) == _GZIP_MAGIC
         raw.seek(0)
         unpacked: Any = gzip.GzipFile(fileobj=raw) if packed else raw
         for number in count(1):
             try:
-                line = unpacked.readline(_LINE_BYTES_MAX + 1)
+                read = line_of(unpacked, part, _LINE_BYTES_MAX)
             except (EOFError, zlib.error) as error:
                 raise UsageError(str(error), field=f"{file}:{number}") from error
-            if not line:
-                return
-            if len(line) > _LINE_BYTES_MAX:
-                raise UsageError("the line is too long", field=f"{file}:{number}")
             bar(raw.tell(), size)
-            if line.strip():
-                yield number, line
+            if not read.line and read.refusal is None:
+                return
+            if read.refusal is not None or read.line.strip():
+                yield number, read.line, read.refusal
 
 
 class _Session(msgspec.Struct, kw_only=True):
@@ -144,6 +152,8 @@ class _Reading:
         if memory is not None:
             self._items = ItemReading(memory, scope, self._counted, dry_run=counts.dry_run)
         self._is_begun = False
+        self._is_left_out = False
+        """Whether the rest of a session is passed over."""
         self._bringers: dict[tuple[str, str | None], Bringer] = {}
         self._bringer: Bringer | None = None
         """Of a conversation without a name."""
@@ -158,6 +168,10 @@ class _Reading:
         where = f"{self._file}:{number}"
         try:
             kind = msgspec.json.decode(line, type=_Kind).kind
+            if self._is_left_out and kind in ("message", "state"):
+                self._counts.skip("lines behind one that was left out")
+                return
+            self._is_left_out = False
             if kind == "message":
                 self._said(where, msgspec.json.decode(line, type=_Said))
             elif kind == "state":
@@ -177,6 +191,12 @@ class _Reading:
                 raise UsageError(f"an unknown kind of line, {kind!r}", field=where)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UsageError(str(error), field=where) from error
+
+    def leave_out(self, number: int, reason: str) -> None:
+        """Something is too large. What follows it in its session is left out with it."""
+        self.finish()
+        self._counts.damage(f"{self._file}:{number}", reason)
+        self._is_left_out = True
 
     def finish(self) -> None:
         self._flush()

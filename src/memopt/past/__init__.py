@@ -9,3 +9,4 @@ from memopt.past.formats import detected as detected
 from memopt.past.formats import read as read
 from memopt.past.records import Brought as Brought
 from memopt.past.records import Damage as Damage
+from memopt.past.room import Room as Room

@@ -22,6 +22,7 @@ from memopt.memory import Memory
 from memopt.past.comparing import weight
 from memopt.past.copies import SESSIONS_MAX, Twin, session_names
 from memopt.past.records import ORIGIN, Say
+from memopt.past.room import Part
 from memopt.sessions.session import Session
 
 HELD_MAX: Final = 8
@@ -42,7 +43,9 @@ def is_enough(messages: int, size_bytes: int) -> bool:
 class Beginnings:
     """The sessions of a scope by what they begin with."""
 
-    def __init__(self, memory: Memory, scope: str, agent: str | None) -> None:
+    def __init__(self, memory: Memory, scope: str, agent: str | None, part: Part) -> None:
+        """In `part` is what is known of sessions."""
+        self._part = part
         self._memory = memory
         self._scope = scope
         self._agent = agent
@@ -60,7 +63,7 @@ class Beginnings:
             return found
         if self._alike is None:
             self._alike = {}
-            for name in session_names(self._memory, self._scope):
+            for name in session_names(self._memory, self._scope, self._part):
                 self._note(name, _first(self.session(name)))
         marks = _marks([step.message for step in held])
         others = dict.fromkeys(

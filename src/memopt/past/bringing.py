@@ -9,6 +9,7 @@ anew with what the source has more of. Not here: what a source means.
 """
 
 import contextlib
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
@@ -20,6 +21,7 @@ from memopt.past.copies import Copies
 from memopt.past.growing import Growing
 from memopt.past.nameless import Nameless
 from memopt.past.records import About, Begin, Brought, Say, Step
+from memopt.past.room import Room
 from memopt.sessions.session import Session
 
 _OPEN_MAX: Final = 32
@@ -34,13 +36,19 @@ class Bringer:
         dry_run: bool = False,
     ) -> None:  # fmt: skip
         """`memory` is None where there is no store yet, in a dry run."""
+        self.room = Room.of(memory)
+        """For what is read to be brought in."""
         self._memory = memory
         self._scope = scope
         self._agent = agent
         self._report = report
         self._dry_run = dry_run
-        self._copies = None if memory is None else Copies(memory, scope)
-        self._beginnings = None if memory is None else Beginnings(memory, scope, agent)
+        known = Room.of(memory)
+        weakref.finalize(self, known.clear)
+        self._copies = None if memory is None else Copies(memory, scope, known.part())
+        self._beginnings = (
+            None if memory is None else Beginnings(memory, scope, agent, known.part())
+        )  # fmt: skip
         self._open: OrderedDict[str, Growing] = OrderedDict()
         self._left: dict[str, tuple[int, bool]] = {}
         """Of those that are not at hand: how far they came, and whether nothing more goes in."""

@@ -24,6 +24,7 @@ from memopt.past.json_array import objects
 from memopt.past.parsing import PARSE_ERRORS, parsed, reason_of, text_of, time_of
 from memopt.past.records import ORIGIN, About, Begin, Brought, Say, Step
 from memopt.past.replies import arguments_of
+from memopt.past.room import Room
 
 CONVERSATION_BYTES_MAX: Final = 32 * MIB
 _FORK_CHARS: Final = 8
@@ -73,10 +74,12 @@ def is_mine(head: bytes) -> bool:
     return b'"mapping"' in head and (b'"parent"' in head or b'"current_node"' in head)
 
 
-def read(source: Source, stream: IO[bytes], report: Brought) -> Iterator[Step]:
+def read(
+    source: Source, stream: IO[bytes], report: Brought, room: Room
+) -> Iterator[Step]:  # fmt: skip
     """The conversations of one file."""
 
-    for number, body in conversations(source, stream, report):
+    for number, body in conversations(source, stream, report, room):
         where = f"{source.name}: conversation {number}"
         try:
             conversation = parsed(body, _CONVERSATIONS)
@@ -92,7 +95,7 @@ def read(source: Source, stream: IO[bytes], report: Brought) -> Iterator[Step]:
 
 
 def conversations(
-    source: Source, stream: IO[bytes], report: Brought
+    source: Source, stream: IO[bytes], report: Brought, room: Room
 ) -> Iterator[tuple[int, bytes]]:  # fmt: skip
     """The conversations of an array, by number, one at a time. What is damaged is noted."""
 
@@ -100,8 +103,7 @@ def conversations(
         report.damage(f"{source.name}: conversation {number}", reason)
 
     found = objects(
-        stream, bytes_max=CONVERSATION_BYTES_MAX,
-        too_large=lambda number: note(number, f"it has more than {CONVERSATION_BYTES_MAX} bytes"),
+        stream, room, bytes_max=CONVERSATION_BYTES_MAX, left_out=note,
         cut_off=lambda number: note(number, "the file ends within it"),
     )  # fmt: skip
     try:

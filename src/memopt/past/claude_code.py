@@ -21,11 +21,13 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from memopt.past.files import Source, lines
-from memopt.past.parsing import PARSE_ERRORS, parsed, reason_of, text_of, time_of
-from memopt.past.places import LINES_MAX, OTHER, PLACES_MAX, PROMPT, RESULT, Line, Places
-from memopt.past.records import ORIGIN, About, Brought, Step
+from memopt.past.files import Source
+from memopt.past.logs import Log
+from memopt.past.parsing import parsed, text_of, time_of
+from memopt.past.places import LINES_MAX, OTHER, PLACES_MAX, PROMPT, RESULT, Line
+from memopt.past.records import ORIGIN, Brought, Step
 from memopt.past.replies import Reply, arguments_of
+from memopt.past.room import Room
 
 _UUID: Final[Pattern[str]] = regex(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _AGENT_FILE: Final = "agent-"
@@ -111,25 +113,23 @@ def is_mine(record: dict[str, Any]) -> bool:
     )
 
 
-def read(source: Source, stream: IO[bytes], report: Brought) -> Iterator[Step]:
+def read(
+    source: Source, stream: IO[bytes], report: Brought, room: Room
+) -> Iterator[Step]:  # fmt: skip
     """The sessions of one file."""
     if source.stem.startswith(_COMPACTING_FILE):
         report.skip("a compaction's own file")
         return
-    yield from _Reader(source, report).steps(stream)
+    yield from _Reader(source, report, room).steps(stream)
 
 
-class _Reader:
-    def __init__(self, source: Source, report: Brought) -> None:
-        self._source = source
-        self._report = report
-        self._places = Places()
-        self._last: Line | None = None
-        """The line that was spoken on last, subagents aside."""
+class _Reader(Log):
+    def __init__(self, source: Source, report: Brought, room: Room) -> None:
+        super().__init__(source, report, room)
         self._agents: dict[str, Line] = {}
         self._callers: dict[str, Line] = {}
         """By the id of a call that waits for its result."""
-        self._about: dict[str, Any] = {}
+        self._about_it: dict[str, Any] = {}
         self._titles: dict[str, str] = {}
         """By the record that is the last one it is of: some are of other sessions."""
         name = source.stem
@@ -137,19 +137,8 @@ class _Reader:
         self._is_named = True
         self._agent = name.removeprefix(_AGENT_FILE) if name.startswith(_AGENT_FILE) else None
 
-    def steps(self, stream: IO[bytes]) -> Iterator[Step]:
-        for number, line in lines(stream, self._source.name, self._report):
-            where = f"{self._source.name}:{number}"
-            try:
-                yield from self._record(parsed(line, _RECORDS), where, len(line))
-            except PARSE_ERRORS as error:
-                if line.endswith(b"\n") or isinstance(error, msgspec.ValidationError):
-                    self._report.damage(where, reason_of(error))
-                else:
-                    self._report.half_written(where)
-        for known in self._places.lines:
-            yield from known.close()
-        yield from self._describe()
+    def _take(self, line: bytes, number: int, where: str) -> Iterator[Step]:
+        yield from self._record(parsed(line, _RECORDS), where, len(line))
 
     def _record(self, record: _Record, where: str, size: int) -> Iterator[Step]:
         if record.uuid is not None and self._places.find(record.uuid) is not None:
@@ -183,7 +172,7 @@ class _Reader:
             self._pass_by(record, "what the program said by itself")
             return
         if record.forkedFrom and isinstance(record.forkedFrom, dict):
-            self._about.setdefault("forked_from", record.forkedFrom.get("sessionId"))
+            self._about_it.setdefault("forked_from", record.forkedFrom.get("sessionId"))
         if results:
             line = self._callers.get(results[0].tool_use_id or "")
             line = line or self._line(record, may_fork=False)
@@ -355,28 +344,24 @@ class _Reader:
             ("cwd", record.cwd), ("git_branch", record.gitBranch), ("version", record.version),
         ):  # fmt: skip
             if isinstance(value, str) and value:
-                self._about.setdefault(name, value)
+                self._about_it.setdefault(name, value)
         if isinstance(record.customTitle, str):
-            self._about["custom_title"] = record.customTitle
+            self._about_it["custom_title"] = record.customTitle
         if isinstance(record.aiTitle, str):
-            self._about["ai_title"] = record.aiTitle
+            self._about_it["ai_title"] = record.aiTitle
         leaf, title = record.leafUuid, record.summary
         if isinstance(leaf, str) and isinstance(title, str) and len(self._titles) < _TITLES_MAX:
             self._titles[leaf] = title
 
-    def _describe(self) -> Iterator[Step]:
-        titles = [self._about.pop(name, None) for name in ("custom_title", "ai_title")]
+    def _known(self, line: Line) -> dict[str, Any]:
+        about = dict(self._about_it)
+        titles = [about.pop(name, None) for name in ("custom_title", "ai_title")]
         titles += [title for leaf, title in self._titles.items() if self._places.find(leaf)]
         title = next((title for title in titles if title), None)
-        for line in self._places.lines:
-            if not line.is_begun:
-                continue
-            about = {"format": "claude-code", "title": title, **self._about}
-            if line.parent is not None:
-                about |= {"fork_of": line.parent.session, "fork_at": line.position}
-            elif line.is_agent:
-                about |= {"title": None, "agent_of": line.session.partition("~")[0]}
-            yield About(line.session, about)
+        if line.is_agent:
+            about["agent_of"] = line.session.partition("~")[0]
+            title = None
+        return {"format": "claude-code", "title": title, **about}
 
 
 def _blocks(content: str | list[_Block | str] | None) -> list[_Block]:

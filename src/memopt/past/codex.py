@@ -17,11 +17,13 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from memopt.past.files import Source, lines
-from memopt.past.parsing import PARSE_ERRORS, parsed, reason_of, text_of, time_of
-from memopt.past.places import LINES_MAX, OTHER, PROMPT, RESULT, Line, Places
-from memopt.past.records import ORIGIN, About, Brought, Step
+from memopt.past.files import Source
+from memopt.past.logs import Log
+from memopt.past.parsing import parsed, text_of, time_of
+from memopt.past.places import LINES_MAX, OTHER, PROMPT, RESULT, Line
+from memopt.past.records import ORIGIN, Brought, Step
 from memopt.past.replies import Reply, arguments_of
+from memopt.past.room import Room
 
 _THREAD: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
 _ENVELOPES: Final = frozenset(
@@ -70,19 +72,18 @@ def is_mine(record: dict[str, Any]) -> bool:
     return kind in _ITEMS and ("role" in record or "call_id" in record or "summary" in record)
 
 
-def read(source: Source, stream: IO[bytes], report: Brought) -> Iterator[Step]:
+def read(
+    source: Source, stream: IO[bytes], report: Brought, room: Room
+) -> Iterator[Step]:  # fmt: skip
     """The session of one file."""
-    yield from _Reader(source, report).steps(stream)
+    yield from _Reader(source, report, room).steps(stream)
 
 
-class _Reader:
-    def __init__(self, source: Source, report: Brought) -> None:
-        self._source = source
-        self._report = report
-        self._places = Places()
-        self._line: Line | None = None
+class _Reader(Log):
+    def __init__(self, source: Source, report: Brought, room: Room) -> None:
+        super().__init__(source, report, room)
         self._callers: dict[str, Line] = {}
-        self._about: dict[str, Any] = {}
+        self._about_it: dict[str, Any] = {}
         self._thread: str | None = None
         self._model: str | None = None
         self._first_ordinal = 0
@@ -90,28 +91,15 @@ class _Reader:
         self._begun: Any = None
         """When, of an older version, which does not say it of each item."""
 
-    def steps(self, stream: IO[bytes]) -> Iterator[Step]:
-        for number, line in lines(stream, self._source.name, self._report):
-            where = f"{self._source.name}:{number}"
-            try:
-                record = parsed(line, _LINES)
-                bare = None
-                if record.payload is None and record.type not in _ENVELOPES:
-                    bare = parsed(line, _ANY)
-                yield from self._record(record, bare, number, where, len(line))
-            except PARSE_ERRORS as error:
-                if line.endswith(b"\n") or isinstance(error, msgspec.ValidationError):
-                    self._report.damage(where, reason_of(error))
-                else:
-                    self._report.half_written(where)
-        for known in self._places.lines:
-            yield from known.close()
-        for known in self._places.lines:
-            if known.is_begun:
-                about = {"format": "codex", **self._about}
-                if known.parent is not None:
-                    about |= {"fork_of": known.parent.session, "fork_at": known.position}
-                yield About(known.session, about)
+    def _take(self, line: bytes, number: int, where: str) -> Iterator[Step]:
+        record = parsed(line, _LINES)
+        bare = None
+        if record.payload is None and record.type not in _ENVELOPES:
+            bare = parsed(line, _ANY)
+        yield from self._record(record, bare, number, where, len(line))
+
+    def _known(self, line: Line) -> dict[str, Any]:
+        return {"format": "codex", **self._about_it}
 
     def _record(
         self, record: _Line, bare: Any, number: int, where: str, size: int
@@ -159,7 +147,7 @@ class _Reader:
             ("agent_of", payload.get("parent_thread_id")),
         ):  # fmt: skip
             if isinstance(value, str):
-                self._about[name] = value
+                self._about_it[name] = value
 
     # -- what is said -----------------------------------------------------------------------------
 
@@ -235,12 +223,12 @@ class _Reader:
     # -- where it is said -------------------------------------------------------------------------
 
     def _current(self) -> Line:
-        if self._line is None:
+        if self._last is None:
             found = _THREAD.search(self._source.stem)
             self._thread = self._thread or (found[0] if found else None)
             names = () if self._thread is not None else self._source.names
-            self._line = self._places.add(Line(self._thread or self._source.stem, names=names))
-        return self._line
+            self._last = self._places.add(Line(self._thread or self._source.stem, names=names))
+        return self._last
 
     def _roll_back(self, turns: Any, number: int) -> Iterator[Step]:
         """Turns were taken back: what follows is a fork from before them."""
@@ -253,7 +241,7 @@ class _Reader:
             line = line.parent
         if len(self._places.lines) < LINES_MAX:
             root = self._places.lines[0].session
-            self._line = self._places.add(Line(f"{root}~{number}", line, at))
+            self._last = self._places.add(Line(f"{root}~{number}", line, at))
 
 
 def _has_ended(reply: Reply) -> bool:

@@ -14,10 +14,13 @@ from memopt.base.records import Entry, Message
 from memopt.memory import Memory
 from memopt.past.comparing import grew, ids_of, is_said
 from memopt.past.records import ORIGIN, Say
+from memopt.past.room import Part
 
 SESSIONS_MAX: Final = 20_000
 """Of a scope, that are looked at."""
 _LISTED_AT_ONCE: Final = 500
+_SESSION_BYTES: Final = 1024
+"""What is known of one takes, at most: its name, and what it begins with."""
 _ALIKE_MAX: Final = 8
 """Sessions that begin with one record, that are followed."""
 
@@ -25,7 +28,9 @@ _ALIKE_MAX: Final = 8
 class Copies:
     """What the sessions of a scope begin with."""
 
-    def __init__(self, memory: Memory, scope: str) -> None:
+    def __init__(self, memory: Memory, scope: str, part: Part) -> None:
+        """In `part` is what is known of sessions."""
+        self._part = part
         self._memory = memory
         self._scope = scope
         self._names: dict[str, list[str]] | None = None
@@ -45,7 +50,7 @@ class Copies:
 
     def _listed(self) -> dict[str, list[str]]:
         names: dict[str, list[str]] = {}
-        for name in session_names(self._memory, self._scope):
+        for name in session_names(self._memory, self._scope, self._part):
             record = self._record_of(name)
             alike = names.setdefault(record, []) if record is not None else []
             if len(alike) < _ALIKE_MAX:
@@ -97,10 +102,12 @@ class Twin:
         return (is_last and grew(step.message, there)) or (ends and grew(there, step.message))
 
 
-def session_names(memory: Memory, scope: str) -> Iterator[str]:
-    """The sessions of a scope, as many as are looked at."""
+def session_names(memory: Memory, scope: str, part: Part) -> Iterator[str]:
+    """The sessions of a scope, as many as are looked at and as there is room for."""
     after: tuple[str, str] | None = None
-    for _ in range(0, SESSIONS_MAX, _LISTED_AT_ONCE):
+    for count in range(_LISTED_AT_ONCE, SESSIONS_MAX + 1, _LISTED_AT_ONCE):
+        if not part.fit(_SESSION_BYTES * count):
+            break
         infos = memory.sessions(scope, after=after, limit=_LISTED_AT_ONCE)
         yield from (info.id for info in infos)
         if len(infos) < _LISTED_AT_ONCE:

@@ -23,6 +23,7 @@ import zstandard
 from memopt.base.errors import UsageError
 from memopt.base.units import GIB, KIB, MIB
 from memopt.past.records import Brought
+from memopt.past.room import Part, Room, decoding_bytes, reading_bytes
 
 LINE_BYTES_MAX: Final = 32 * MIB
 FILES_MAX: Final = 100_000
@@ -37,6 +38,8 @@ _DIRECTORY_BYTES_MAX: Final = 16 * MIB
 _CHUNK_BYTES: Final = 256 * KIB
 _ZSTD_WINDOW_MAX: Final = 128 * MIB
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+_MAGIC_BYTES: Final = 18
+"""As long as the header of what zstd packed may be."""
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 _ZIP_END: Final = b"PK\x05\x06"
@@ -54,6 +57,16 @@ READ_ERRORS: Final = (
     NotImplementedError,
 )  # fmt: skip
 """What a damaged packed file raises, and an archive that is locked or packed unknown."""
+
+
+class NoRoom(NamedTuple):
+    """In the place of a line that there was no room for: with more room, it is there."""
+
+    size_bytes: int
+
+    @property
+    def text(self) -> str:
+        return f"[{self.size_bytes} bytes were left out]"
 
 
 class Source(NamedTuple):
@@ -107,7 +120,9 @@ def size_of(source: Source) -> int:
 
 
 @contextlib.contextmanager
-def opened(source: Source, read: Callable[[int], None]) -> Iterator[IO[bytes]]:
+def opened(
+    source: Source, read: Callable[[int], None], room: Room
+) -> Iterator[IO[bytes]]:  # fmt: skip
     """Its bytes, unpacked on the way; `read` is told how many of the file's own went by."""
     with contextlib.ExitStack() as stack:
         # Without waiting for somebody to write into what is no file.
@@ -124,12 +139,13 @@ def opened(source: Source, read: Callable[[int], None]) -> Iterator[IO[bytes]]:
                 raise zipfile.BadZipFile(str(error)) from error
             yield io.BufferedReader(_Counted(packed, read), _CHUNK_BYTES)
             return
-        magic = raw.read(4)
+        magic = raw.read(_MAGIC_BYTES)
         raw.seek(0)
         counted = _Counted(raw, read)
         if magic.startswith(_GZIP_MAGIC):
             packed = gzip.GzipFile(fileobj=io.BufferedReader(counted, _CHUNK_BYTES))
-        elif magic == _ZSTD_MAGIC:
+        elif magic.startswith(_ZSTD_MAGIC):
+            _make_window(magic, room.part())
             decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_MAX)
             packed = decompressor.stream_reader(
                 io.BufferedReader(counted, _CHUNK_BYTES), read_across_frames=True
@@ -141,25 +157,29 @@ def opened(source: Source, read: Callable[[int], None]) -> Iterator[IO[bytes]]:
 
 
 def lines(
-    stream: IO[bytes], name: str, report: Brought, *, is_text: bool = False
-) -> Iterator[tuple[int, bytes]]:
+    stream: IO[bytes], name: str, report: Brought, room: Room, *, is_text: bool = False,
+) -> Iterator[tuple[int, "bytes | NoRoom"]]:  # fmt: skip
     """The lines that are not blank, bare, with their numbers; of a text, all as they are. One that
-    is too long, and damage behind which nothing can be read, are noted."""
+    is too long, or longer than there is room for, and damage behind which nothing can be read, are
+    noted."""
+    part = room.part()
     number = 0
     while True:
         number += 1
         try:
-            line = stream.readline(LINE_BYTES_MAX + 1)
-            if not line:
-                return
-            if len(line) > LINE_BYTES_MAX and not line.endswith(b"\n"):
-                while line and not line.endswith(b"\n"):
-                    line = stream.readline(_CHUNK_BYTES)
-                report.damage(f"{name}:{number}", f"the line has more than {LINE_BYTES_MAX} bytes")
-                continue
+            read = line_of(stream, part, LINE_BYTES_MAX)
         except READ_ERRORS as error:
             report.damage(f"{name}:{number}", f"the file is damaged: {error}")
             return
+        line = read.line
+        if read.refusal is not None:
+            report.damage(f"{name}:{number}", read.refusal)
+            if not read.is_too_long:
+                yield number, NoRoom(read.size_bytes)
+            continue
+        if not line:
+            return
+        del read
         if is_text:
             yield number, line
             continue
@@ -174,9 +194,51 @@ def lines(
             yield number, stripped.removeprefix(b"\xef\xbb\xbf") + ended
 
 
+class ReadLine(NamedTuple):
+    line: bytes
+    refusal: str | None = None
+    """Why it was passed over."""
+    size_bytes: int = 0
+    is_too_long: bool = False
+    """Whatever room there is."""
+
+
+def line_of(stream: IO[bytes], part: Part, bytes_max: int) -> ReadLine:
+    """The next line; empty at the end. Room for what it says is held until the next."""
+    line = stream.readline(_CHUNK_BYTES)
+    part.fit(0)
+    if len(line) < _CHUNK_BYTES or line.endswith(b"\n"):
+        return ReadLine(line)
+    chunks, size, refusal = [line], len(line), None
+    while refusal is None and chunks[-1] and not chunks[-1].endswith(b"\n"):
+        if size > bytes_max:
+            refusal = f"the line has more than {bytes_max} bytes"
+        elif not part.fit(reading_bytes(size + _CHUNK_BYTES)):
+            refusal = f"the line has more than {size} bytes: {part.refusal}"
+        else:
+            chunks.append(stream.readline(_CHUNK_BYTES))
+            size += len(chunks[-1])
+    if refusal is None:
+        line = b"".join(chunks)
+        chunks.clear()
+        needed = decoding_bytes(line)
+        if part.fit(needed):
+            return ReadLine(line)
+        refusal = f"the line of {size} bytes takes {needed} to read: {part.refusal}"
+    else:
+        del line
+        chunks.clear()
+        while rest := stream.readline(_CHUNK_BYTES):
+            size += len(rest)
+            if rest.endswith(b"\n"):
+                break
+    part.fit(0)
+    return ReadLine(b"", refusal, size, is_too_long=size > bytes_max)
+
+
 def head_of(source: Source, size: int) -> bytes:
     """Its first bytes, unpacked; fewer where it is damaged."""
-    with contextlib.suppress(*READ_ERRORS), opened(source, lambda count: None) as stream:
+    with contextlib.suppress(*READ_ERRORS), opened(source, lambda count: None, Room()) as stream:
         return stream.read(size)
     return b""
 
@@ -299,6 +361,13 @@ class _Limited(io.RawIOBase):
         _check_growth(self._count, self._packed.count)
         buffer[: len(chunk)] = chunk
         return len(chunk)
+
+
+def _make_window(header: bytes, part: Part) -> None:
+    """Room for what zstd looks back on. Raises ZstdError where there is none."""
+    window = min(zstandard.get_frame_parameters(header).window_size, _ZSTD_WINDOW_MAX)
+    if not part.fit(window):
+        raise zstandard.ZstdError(f"it is unpacked with {window} bytes at hand: {part.refusal}")
 
 
 def _check_growth(unpacked_bytes: int, packed_bytes: int) -> None:

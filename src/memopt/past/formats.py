@@ -15,6 +15,7 @@ from memopt.past import chatgpt, claude_code, codex, markdown, open_webui, plain
 from memopt.past.files import READ_ERRORS, Source, head_of, opened
 from memopt.past.parsing import PARSE_ERRORS, parsed
 from memopt.past.records import Brought, Step
+from memopt.past.room import Room
 
 _HEAD_BYTES: Final = 4 * MIB
 _LINES_LOOKED_AT: Final = 200
@@ -33,7 +34,7 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
 
 
-_READERS: Final[dict[Format, Callable[[Source, IO[bytes], Brought], Iterator[Step]]]] = {
+_READERS: Final[dict[Format, Callable[[Source, IO[bytes], Brought, Room], Iterator[Step]]]] = {
     Format.CLAUDE_CODE: claude_code.read,
     Format.CODEX: codex.read,
     Format.CHATGPT: chatgpt.read,
@@ -85,9 +86,11 @@ def _is_of_export(record: dict[str, Any]) -> bool:
 
 
 def read(
-    source: Source, format: Format, report: Brought, told: Callable[[int], None]
-) -> Iterator[Step]:
-    """What a source says. `told` hears of bytes that were read."""
+    source: Source, format: Format, report: Brought, told: Callable[[int], None],
+    room: Room | None = None,
+) -> Iterator[Step]:  # fmt: skip
+    """What a source says. `told` hears of bytes that were read; in `room` is what is held."""
+    room = room if room is not None else Room()
 
     def count(read_bytes: int) -> None:
         report.bytes += read_bytes
@@ -95,7 +98,9 @@ def read(
 
     report.files += 1
     try:
-        with opened(source, count) as stream:
-            yield from _READERS[format](source, stream, report)
+        with opened(source, count, room) as stream:
+            yield from _READERS[format](source, stream, report, room)
     except READ_ERRORS as error:
         report.damage(source.name, f"the file is damaged: {error}")
+    finally:
+        room.clear()

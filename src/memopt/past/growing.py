@@ -8,6 +8,7 @@ anew with what the source has more of. Not here: which session it is.
 
 import contextlib
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
@@ -24,7 +25,6 @@ from memopt.sessions.session import Session
 _TOGETHER_MAX: Final = 256
 """Messages that are written by one call."""
 _TOGETHER_BYTES_MAX: Final = MIB
-_READ_AT_ONCE: Final = 64
 _ATTEMPTS_MAX: Final = 20
 _WAIT_SECONDS_MAX: Final = 5.0
 
@@ -42,8 +42,10 @@ class Growing:
         self._name = name
         self._report = report
         self._dry_run = dry_run
-        self._there: list[Entry] = []
-        """Read ahead, from `position` on."""
+        self._there: Iterator[Entry] | None = None
+        """What follows behind `_ahead`."""
+        self._ahead: Entry | None = None
+        """The message at `position`, where it was looked at."""
         self._waiting: list[Say] = []
         self._waiting_bytes = 0
         self.copies: Copies | None = None
@@ -60,7 +62,7 @@ class Growing:
     def rewind(self, position: int) -> None:
         """What is said next is about a message that may be there."""
         self.flush()
-        self._there.clear()
+        self._look_away()
         self.position = position
         self._is_at_end = not self.head
 
@@ -126,19 +128,22 @@ class Growing:
     # -- what is there ----------------------------------------------------------------------------
 
     def _next(self) -> Entry | None:
-        if not self._there:
-            assert self.session is not None
-            stop = self.position + _READ_AT_ONCE
-            self._there = list(self.session.entries(self.position, stop))[::-1]
-            if not self._there:
-                self._is_at_end = True
-                return None
-        return self._there[-1]
+        if self._ahead is None:
+            if self._there is None:
+                assert self.session is not None
+                self._there = self.session.entries(self.position)
+            self._ahead = next(self._there, None)
+            self._is_at_end = self._ahead is None
+        return self._ahead
 
     def _pass(self) -> None:
-        self._there.pop()
+        self._ahead = None
         self.position += 1
         self._report.messages_there += 1
+
+    def _look_away(self) -> None:
+        """What is there is another one than was read of it."""
+        self._there = self._ahead = None
 
     def _differs(self, there: Entry, step: Say) -> None:
         """It is something else than the source has now."""
@@ -167,7 +172,7 @@ class Growing:
                 return
         if not self._dry_run:
             self.head = self.session.truncate(there.seq, if_head=self.head).head
-        self._there.clear()
+        self._look_away()
         self._is_at_end = True
         self._report.messages_rewritten += 1
         self._add(step)

@@ -9,9 +9,12 @@ import re
 from collections.abc import Callable, Iterator
 from typing import IO, Final
 
-from memopt.base.units import MIB
+from memopt.base.units import KIB, MIB
+from memopt.past.room import Part, Room, decoding_bytes, reading_bytes
 
 _CHUNK_BYTES: Final = MIB
+_FREE_BYTES: Final = 256 * KIB
+"""Smaller objects are not worth asking for."""
 _TOKEN: Final = re.compile(
     rb'("[^"\\]*(?:\\.[^"\\]*)*")|([\[{])|([\]}])|("[^"\\]*(?:\\.[^"\\]*)*\\?\Z)', re.DOTALL
 )
@@ -22,12 +25,12 @@ _LISTED_AS: Final = b'"conversations"'
 
 
 def objects(
-    stream: IO[bytes], *, bytes_max: int, too_large: Callable[[int], None],
+    stream: IO[bytes], room: Room, *, bytes_max: int, left_out: Callable[[int, str], None],
     cut_off: Callable[[int], None],
 ) -> Iterator[tuple[int, bytes]]:  # fmt: skip
-    """Objects with their numbers from 1 on. `too_large` is told of the number of one that is left
-    out, `cut_off` of one whose end is missing."""
-    scanner = _Scanner(bytes_max, too_large)
+    """Objects with their numbers from 1 on. `left_out` is told of the number of one that is too
+    large, and why; `cut_off` of one whose end is missing."""
+    scanner = _Scanner(bytes_max, left_out, room.part())
     while chunk := stream.read(_CHUNK_BYTES):
         yield from scanner.feed(chunk)
     if scanner.depth:
@@ -35,9 +38,12 @@ def objects(
 
 
 class _Scanner:
-    def __init__(self, bytes_max: int, too_large: Callable[[int], None]) -> None:
+    def __init__(
+        self, bytes_max: int, left_out: Callable[[int, str], None], part: Part
+    ) -> None:  # fmt: skip
         self._bytes_max = bytes_max
-        self._too_large = too_large
+        self._left_out = left_out
+        self._part = part
         self._held = b""
         self._at = 0
         """In what is held: what lies before was looked at."""
@@ -65,8 +71,8 @@ class _Scanner:
             elif kind == _CLOSES:
                 self.depth -= 1
                 if self._begins is not None and self.depth == self._level:
-                    yield self.number, held[self._begins : token.end()]
-                    self._begins = None
+                    begins, self._begins = self._begins, None
+                    yield from self._whole(held, begins, token.end())
                 if self.depth <= 0:
                     self.depth = self._level = 0
             else:
@@ -77,6 +83,14 @@ class _Scanner:
             # Between tokens there is nothing that could be half of one.
             self._at = len(held)
         self._let_go()
+
+    def _whole(self, held: bytes, begins: int, ends: int) -> Iterator[tuple[int, bytes]]:
+        body = held[begins:ends]
+        needed = decoding_bytes(body) if len(body) > _FREE_BYTES else 0
+        if self._part.fit(needed):
+            yield self.number, body
+        else:
+            self._left_out(self.number, f"it takes {needed} bytes to read: {self._part.refusal}")
 
     def _enter(self, held: bytes, at: int) -> None:
         is_object = held[at] == 0x7B
@@ -93,9 +107,12 @@ class _Scanner:
     def _let_go(self) -> None:
         """Keep what is needed of what was read."""
         begins = self._begins
-        if begins is not None and len(self._held) - begins > self._bytes_max:
-            self._too_large(self.number)
+        refusal = None if begins is None else self._refusal(len(self._held) - begins)
+        if refusal is not None:
+            self._left_out(self.number, refusal)
             begins = self._begins = None
+        if begins is None:
+            self._part.fit(0)
         keep = self._at if begins is None else begins
         if begins is None and len(self._held) - self._at > self._bytes_max:
             self._in_string, self._held = True, self._held[self._at + 1 :]
@@ -104,6 +121,14 @@ class _Scanner:
         self._held = self._held[keep:]
         self._at -= keep
         self._begins = None if begins is None else 0
+
+    def _refusal(self, size: int) -> str | None:
+        """Why no more of an object is held; None where it may be."""
+        if size > self._bytes_max:
+            return f"it has more than {self._bytes_max} bytes"
+        if size > _CHUNK_BYTES and not self._part.fit(reading_bytes(size + _CHUNK_BYTES)):
+            return f"it has more than {size} bytes: {self._part.refusal}"
+        return None
 
     def _leave_string(self) -> bool:
         """Go to the end of a string that is not held; whether it is there."""

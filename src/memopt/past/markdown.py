@@ -8,18 +8,21 @@ session; aider's, one for each of its chats.
 Not here: who else may speak than a person, a model, a system and a tool, and pages of memories.
 """
 
+import io
 import re
 from collections.abc import Iterator
 from datetime import datetime
 from typing import IO, Any, Final, NamedTuple
 
-from memopt.base.units import MIB
-from memopt.past.files import Source, lines
+from memopt.base.units import KIB, MIB
+from memopt.past.files import NoRoom, Source, lines
 from memopt.past.parsing import time_of
 from memopt.past.records import ORIGIN, About, Begin, Brought, Say, Step
+from memopt.past.room import Room, saying_bytes
 
 TEXT_BYTES_MAX: Final = 16 * MIB
 """Of one message."""
+_ROOM_STEP_BYTES: Final = 64 * KIB
 _ROLES: Final = {
     **dict.fromkeys(("user", "you", "human", "me", "prompt", "question", "you said"), "user"),
     **dict.fromkeys(
@@ -45,6 +48,7 @@ _TIME: Final = re.compile(
 )
 _PARENTHESIS: Final = re.compile(r"\s*[(\[][^)\]]*[)\]]\s*")
 _NOT_LETTERS: Final = re.compile(r"^[^\w]+|[^\w]+$")
+_LINE: Final = re.compile(r"[^\n]+")
 _FENCE: Final = re.compile(r"\s{0,3}(`{3,}|~{3,})")
 _AIDER: Final = re.compile(r"# aider chat started at (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
 _AIDER_PROMPT: Final = "#### "
@@ -67,7 +71,9 @@ def is_mine(head: bytes) -> bool:
         return False
     outside = _Outside()
     is_aider, count = False, 0
-    for line in text.split("\n"):
+    for found in _LINE.finditer(text):
+        # One at a time: many short ones would take much more than the text.
+        line = found[0]
         if outside.is_fenced(line):
             continue
         is_aider = is_aider or _AIDER.match(line) is not None
@@ -78,9 +84,11 @@ def is_mine(head: bytes) -> bool:
     return False
 
 
-def read(source: Source, stream: IO[bytes], report: Brought) -> Iterator[Step]:
+def read(
+    source: Source, stream: IO[bytes], report: Brought, room: Room
+) -> Iterator[Step]:  # fmt: skip
     """The sessions of one file."""
-    yield from _Reader(source, report).steps(stream)
+    yield from _Reader(source, report, room).steps(stream)
 
 
 class _Outside:
@@ -100,7 +108,11 @@ class _Outside:
 
 
 class _Reader:
-    def __init__(self, source: Source, report: Brought) -> None:
+    def __init__(self, source: Source, report: Brought, room: Room) -> None:
+        self._room = room
+        self._held = room.part()
+        self._refused = ""
+        """Why the rest of what is said is left out."""
         self._source = source
         self._report = report
         self._session = source.stem
@@ -109,13 +121,16 @@ class _Reader:
         self._is_aider = False
         self._count = 0
         self._turn: _Turn | None = None
-        self._said: list[str] = []
+        self._said = io.StringIO()
         self._size = 0
         self._where = ""
 
     def steps(self, stream: IO[bytes]) -> Iterator[Step]:
         outside = _Outside()
-        for number, raw in lines(stream, self._source.name, self._report, is_text=True):
+        for number, raw in lines(stream, self._source.name, self._report, self._room, is_text=True):
+            if isinstance(raw, NoRoom):
+                self._hear(raw.text)
+                continue
             line = raw.decode("utf-8", "replace").rstrip("\r\n").removeprefix("\ufeff")
             where = f"{self._source.name}:{number}"
             if outside.is_fenced(line):
@@ -163,24 +178,34 @@ class _Reader:
             self._hear(said)
 
     def _hear(self, line: str) -> None:
-        self._size += len(line) + 1
-        if self._turn is not None and self._size <= TEXT_BYTES_MAX:
-            self._said.append(line)
+        if self._turn is None or self._refused:
+            return
+        size = self._size + len(line) + 1
+        if size > TEXT_BYTES_MAX:
+            self._refused = f"the message has more than {TEXT_BYTES_MAX} bytes"
+        elif not self._held.fit(saying_bytes(size // _ROOM_STEP_BYTES * _ROOM_STEP_BYTES)):
+            self._refused = f"of the message, {self._size} bytes came in: {self._held.refusal}"
+        else:
+            self._size = size
+            self._said.write(line)
+            self._said.write("\n")
 
     def _begin(self, turn: _Turn, where: str) -> Iterator[Step]:
         yield from self._end_turn()
         self._turn, self._where = turn, where
-        self._said = [turn.said] if turn.said else []
-        self._size = len(turn.said)
+        if turn.said:
+            self._hear(turn.said)
 
     def _end_turn(self) -> Iterator[Step]:
         turn, self._turn = self._turn, None
-        text = "\n".join(self._said).strip()
-        self._said = []
+        text = self._said.getvalue()
+        self._said, self._size = io.StringIO(), 0
+        text = text.strip()
+        refused, self._refused = self._refused, ""
         if turn is None:
             return
-        if self._size > TEXT_BYTES_MAX:
-            self._report.damage(self._where, f"a message of more than {TEXT_BYTES_MAX} bytes")
+        if refused:
+            self._report.damage(self._where, refused)
         if not text:
             self._report.skip("turns without text")
             return
@@ -195,6 +220,7 @@ class _Reader:
             yield Begin(self._session, names=self._names)
         self._count += 1
         yield Say(self._session, message, turn.at, self._where)
+        self._held.fit(0)
 
     def _end_session(self) -> Iterator[Step]:
         yield from self._end_turn()

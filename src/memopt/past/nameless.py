@@ -135,7 +135,7 @@ class Nameless(Growing):
             self.close(f"cannot be the name of a session: {error}", self._names[0])
             return
         self.session = session
-        self._there.clear()
+        self._look_away()
         self.look()
         self._is_at_end = True
 

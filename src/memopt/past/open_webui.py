@@ -13,6 +13,7 @@ from memopt.past.chatgpt import Author, Conversation, Metadata, Node, Said, Tree
 from memopt.past.files import Source
 from memopt.past.parsing import PARSE_ERRORS, parsed, reason_of, text_of
 from memopt.past.records import Brought, Step
+from memopt.past.room import Room
 
 
 class _Message(msgspec.Struct, rename="camel"):
@@ -50,9 +51,11 @@ def is_mine(head: bytes) -> bool:
     return b'"history"' in head and b'"childrenIds"' in head
 
 
-def read(source: Source, stream: IO[bytes], report: Brought) -> Iterator[Step]:
+def read(
+    source: Source, stream: IO[bytes], report: Brought, room: Room
+) -> Iterator[Step]:  # fmt: skip
     """The chats of one file."""
-    for number, body in conversations(source, stream, report):
+    for number, body in conversations(source, stream, report, room):
         where = f"{source.name}: conversation {number}"
         try:
             exported = parsed(body, _EXPORTED)

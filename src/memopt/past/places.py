@@ -13,11 +13,14 @@ from typing import Any, Final, NamedTuple
 from memopt.base.records import Message
 from memopt.past.records import Begin, Say, Step
 from memopt.past.replies import Reply
+from memopt.past.room import Part
 
 PLACES_MAX: Final = 100_000
 LINES_MAX: Final = 2_000
 """Of one source: forks and subagents."""
 
+_PLACE_BYTES: Final = 320
+_FITTED_AT_ONCE: Final = 1024
 _REPLIES_KNOWN: Final = 16
 
 PROMPT: Final = ord("u")
@@ -106,7 +109,8 @@ class Place(NamedTuple):
 
 
 class Places:
-    def __init__(self) -> None:
+    def __init__(self, part: Part) -> None:
+        self._part = part
         self.lines: list[Line] = []
         self._places: dict[Any, Place] = {}
 
@@ -118,7 +122,9 @@ class Places:
         return self._places.get(name)
 
     def put(self, name: Any, line: Line, position: int) -> None:
-        if len(self._places) >= PLACES_MAX:
-            for old in list(self._places)[: PLACES_MAX // 2]:
+        count = len(self._places)
+        has_room = count % _FITTED_AT_ONCE or self._part.fit(_PLACE_BYTES * count)
+        if count >= PLACES_MAX or not has_room:
+            for old in list(self._places)[: count // 2]:
                 del self._places[old]
         self._places[name] = Place(line, position)

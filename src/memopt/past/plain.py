@@ -11,9 +11,11 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from memopt.past.files import Source, lines
-from memopt.past.parsing import PARSE_ERRORS, parsed, reason_of, time_of
+from memopt.past.files import NoRoom, Source, lines
+from memopt.past.logs import note_unparsed
+from memopt.past.parsing import PARSE_ERRORS, parsed, time_of
 from memopt.past.records import About, Begin, Brought, Say, Step
+from memopt.past.room import Room
 
 _NAMES: Final = ("session", "session_id", "conversation_id", "thread_id")
 _TIMES: Final = ("at", "timestamp", "created_at", "create_time", "time")
@@ -33,18 +35,20 @@ def is_mine(record: dict[str, Any]) -> bool:
     )
 
 
-def read(source: Source, stream: IO[bytes], report: Brought) -> Iterator[Step]:
+def read(
+    source: Source, stream: IO[bytes], report: Brought, room: Room
+) -> Iterator[Step]:  # fmt: skip
     """The sessions of one file."""
     begun: set[str] = set()
-    for number, line in lines(stream, source.name, report):
+    for number, line in lines(stream, source.name, report, room):
         where = f"{source.name}:{number}"
+        if isinstance(line, NoRoom):
+            # Whose message it was is not known.
+            continue
         try:
             message = parsed(line, _OBJECTS)
         except PARSE_ERRORS as error:
-            if line.endswith(b"\n") or isinstance(error, msgspec.ValidationError):
-                report.damage(where, reason_of(error))
-            else:
-                report.half_written(where)
+            note_unparsed(report, where, line, error)
             continue
         if not is_mine(message):
             report.skip("lines that are no message")

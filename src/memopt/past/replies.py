@@ -33,13 +33,13 @@ class Reply:
         self._calls: list[dict[str, Any]] = []
         self._call_ids: dict[str, int] = {}
         self._results: list[tuple[Message, datetime | None, str]] = []
-        self._held_bytes = 0
+        self.held_bytes = 0
         self._may_grow: set[int] = set()
         """Which lists end in what a stream may write again with more of it."""
 
     @property
     def is_full(self) -> bool:
-        return self._held_bytes > _HELD_BYTES_MAX or len(self._results) >= _RESULTS_MAX
+        return self.held_bytes > _HELD_BYTES_MAX or len(self._results) >= _RESULTS_MAX
 
     @property
     def is_empty(self) -> bool:
@@ -70,7 +70,7 @@ class Reply:
     def call(self, id: str, name: str, arguments: str) -> None:
         """Ask for a tool; one that was asked for already is told anew."""
         told = {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
-        self._held_bytes += len(arguments)
+        self.held_bytes += len(arguments)
         if id in self._call_ids:
             self._calls[self._call_ids[id]] = told
         else:
@@ -82,7 +82,7 @@ class Reply:
         return id in self._call_ids
 
     def result(self, message: Message, at: datetime | None, where: str, size: int) -> None:
-        self._held_bytes += size
+        self.held_bytes += size
         self._results.append((message, at, where))
         self._may_grow.clear()
 
@@ -107,7 +107,7 @@ class Reply:
     def _add(self, texts: list[str], text: str) -> None:
         if not text:
             return
-        self._held_bytes += len(text)
+        self.held_bytes += len(text)
         # A stream may be written several times, each time with more of it. What is said behind a
         # call is said anew, be it the same.
         if id(texts) in self._may_grow and text.startswith(texts[-1]):
