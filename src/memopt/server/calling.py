@@ -123,10 +123,8 @@ class Calls(abc.ABC):
 
     async def _ask(self, call: Call, body: bytes, out: Outgoing) -> None:
         """Ask the upstream, and pass on and keep what it says."""
-        services, exchange = self._services, call.exchange
-        reply = await services.upstream.send(
-            exchange.method, exchange.path, exchange.query, exchange.headers, body, exchange.caller
-        )
+        services = self._services
+        reply = await self._send(call, body)
         try:
             if reply.status != 200:
                 # Before the client knows: it may look.
@@ -141,6 +139,15 @@ class Calls(abc.ABC):
                 await self._whole(call, reply, out)
         finally:
             await reply.close()
+
+    async def _send(self, call: Call, body: bytes) -> Reply:
+        return await self._send_with(call, body, call.exchange.headers)
+
+    async def _send_with(self, call: Call, body: bytes, headers: Headers) -> Reply:
+        exchange = call.exchange
+        return await self._services.upstream.send(
+            exchange.method, exchange.path, exchange.query, headers, body, exchange.caller
+        )
 
     async def _whole(self, call: Call, reply: Reply, out: Outgoing) -> None:
         with self._services.room.begin() as held:

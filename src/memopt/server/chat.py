@@ -4,6 +4,7 @@ Owns: how this form says what a model says. Not here: reading a request (asked.p
 things (calling.py, streaming.py), what is stored (keeping.py).
 """
 
+import functools
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +17,7 @@ from memopt.server.events import DONE, event_of
 from memopt.server.exchange import Outgoing
 from memopt.server.keeping import PARTIAL
 from memopt.server.keeping import Reply as Said
+from memopt.server.opening import Rounds
 from memopt.server.reading import read_loosely, read_reply, storable
 from memopt.server.services import Services
 from memopt.server.streaming import Stream, Taken
@@ -48,6 +50,16 @@ class Chat(Calls):
             if call.asked.is_stream and not call.asked.wants_usage:
                 body = with_usage(body)
         await self._ask(call, body, out)
+
+    async def _send(self, call: Call, body: bytes) -> Reply:
+        window_tokens = call.exchange.options.window_tokens
+        if call.windowed is None or not call.windowed.opens or window_tokens is None:
+            return await super()._send(call, body)
+        rounds = Rounds(
+            self._services, self._services.keeper.session(call.place), window_tokens, body,
+            call.exchange.headers, functools.partial(self._send_with, call),
+        )  # fmt: skip
+        return await rounds.begin()
 
     async def _keep_whole(self, call: Call, body: bytes) -> bool:
         said = said_of(body)

@@ -22,6 +22,7 @@ ANSWERS_HEADER: Final = "x-memopt-answers"
 IDEMPOTENCY_HEADER: Final = "idempotency-key"
 PRIORITY_HEADER: Final = "x-memopt-priority"
 RECALL_HEADER: Final = "x-memopt-recall"
+TOOLS_HEADER: Final = "x-memopt-tools"
 WINDOW_HEADER: Final = "x-memopt-window"
 SESSION_ANSWERED: Final = b"x-memopt-session"
 CACHE_ANSWERED: Final = b"x-memopt-cache"
@@ -37,6 +38,7 @@ class Options(msgspec.Struct, frozen=True):
 
     window_tokens: int | None = None
     recall: bool = False
+    tools: bool = False
     answers: bool = False
     is_low: bool = False
     """Refused as soon as memory is short."""
@@ -76,6 +78,7 @@ def options_of(named: dict[str, str], caller: Caller) -> Options:
     return Options(
         window_tokens=window,
         recall=_flag(named, RECALL_HEADER, key is not None and key.recall),
+        tools=_flag(named, TOOLS_HEADER, key is not None and key.tools),
         answers=_flag(named, ANSWERS_HEADER, key is not None and key.answers),
         is_low=priority == "low" or (key is not None and key.priority == "low"),
         agent=check_name(agent, field="X-Memopt-Agent") if agent else None,

@@ -43,6 +43,8 @@ class KeySettings:
     """Requests are cut down to so many tokens; None sends them as they are."""
     recall: bool = False
     """Whether what is remembered is put into the window."""
+    tools: bool = False
+    """Whether a model may open what its window left out."""
     answers: bool = False
     """Whether answers come from the cache, and go there."""
     priority: str = "normal"
@@ -61,7 +63,7 @@ class KeySettings:
             )
         if self.window_tokens is not None:
             _whole(self.window_tokens, "keys.window_tokens")
-        for name in ("recall", "answers"):
+        for name in ("recall", "tools", "answers"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError("expected true or false", field=f"keys.{name}")
 

@@ -150,6 +150,8 @@ class Stream(abc.ABC):
                 await self._keep_partial()
             raise
         except MemoptError as error:
+            # Before the client knows: it may look.
+            await self._call.undo(self._services)
             await out.fail(server_error(error))
         finally:
             self._text.writer.abandon()

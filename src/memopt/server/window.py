@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import msgspec
 
+from memopt.context.handles import open_output_tool
 from memopt.server.asked import Asked, Form, History
 from memopt.server.exchange import Options
 from memopt.server.keeping import PARTIAL, Begun, Keeper, Place
+from memopt.server.opening import OPENED_SHARE, can_open, with_tool
 from memopt.server.rewriting import encode_body, resent
 
 _decode: Final = msgspec.json.Decoder().decode
@@ -27,6 +29,8 @@ class Windowed(msgspec.Struct):
 
     begun: Begun | None = None
     body: bytes = b""
+    opens: bool = False
+    """Whether the model may open what was left out."""
     tokens: int = 0
     uses: tuple[str, ...] = ()
     """Ids of what was recalled."""
@@ -50,21 +54,26 @@ def make_window(
         prompts = [message for _, message in stored.get("prompts", ())]
     said = more | {name: _decode(raw) for name, raw in asked.attributes.items()}
     tools = said.get("tools")
+    windowed.opens = options.tools and can_open(asked, tools)
     context = keeper.session(place).context(
         max_tokens=options.window_tokens,
         model=asked.model,
         # Prompts are counted as tools are: what changes in them makes no other window.
         tools=[
             *(tools if isinstance(tools, list) else ()),
+            *([open_output_tool()] if windowed.opens else ()),
             *({name: value} for name, value in said.items() if name != "tools"),
             *(_decode(msgspec.json.encode(prompt)) for prompt in prompts),
         ],
+        reserve_tokens=int(options.window_tokens * OPENED_SHARE) if windowed.opens else 0,
         query=None if options.recall and asked.session is not None else "",
     )
     windowed.tokens = context.report.tokens
     windowed.uses = context.report.recalled
     name = "messages" if asked.form is Form.CHAT else "input"
     windowed.body = encode_body(asked.body, name, [*prompts, *_whole(context.messages)], more)
+    if windowed.opens:
+        windowed.body = with_tool(windowed.body)
 
 
 def _whole(messages: Any) -> list[dict[str, Any]]:
