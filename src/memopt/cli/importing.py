@@ -12,13 +12,14 @@ from typing import Annotated, Final, NamedTuple
 import typer
 
 from memopt import Kind, Memory
-from memopt.base.errors import NotFoundError, UsageError
+from memopt.base.errors import CapacityError, NotFoundError, UsageError
 from memopt.base.units import format_bytes
 from memopt.cli.directory import AsJson, Directory, attached
 from memopt.cli.item_tree import INDEX, read_tree, say_tree
 from memopt.cli.line_import import Imported, import_lines
-from memopt.cli.terminal import EXIT_FAILED, fail, print_json, progress, say, table
+from memopt.cli.terminal import EXIT_FAILED, describe, fail, print_json, progress, say, table
 from memopt.past import Bringer, Brought, Format, Source, detected, read, size_of, sources
+from memopt.past.files import unread
 
 _SHOWN_MAX: Final = 20
 """Notes that are said; --json has them all."""
@@ -76,12 +77,23 @@ def import_(
         if not dry_run or any(work.format is None for work in works):
             raise
         _import(None, works, scope, counts)
+    except (CapacityError, KeyboardInterrupt) as error:
+        # What came in stays: it is said before the error is.
+        counts.ended = "interrupted" if isinstance(error, KeyboardInterrupt) else describe(error)
+        _say_account(counts, works, as_json=as_json)
+        raise
+    _say_account(counts, works, as_json=as_json)
+    if counts.damaged or counts.conflicts:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _say_account(counts: Imported, works: "list[_Work]", *, as_json: bool) -> None:
     if as_json:
         print_json(counts)
     else:
-        _say_all(counts, is_tree_alone=all(work.format is None for work in works))
-    if counts.damaged or counts.conflicts:
-        raise typer.Exit(EXIT_FAILED)
+        _say_all(counts, is_tree_alone=bool(works) and all(work.format is None for work in works))
+    if counts.ended is not None:
+        fail("it ended early; what was read is there: repeat it to go on")
 
 
 class _Work(NamedTuple):
@@ -148,11 +160,18 @@ def _works(paths: list[Path], from_: From, counts: Imported) -> list[_Work]:
         for source in sources(path, counts):
             if path.is_dir() and not _may_be(source, from_):
                 continue
-            format = _format(source, from_)
+            try:
+                format = _format(source, from_)
+            except OSError as error:
+                if not path.is_dir():
+                    raise
+                counts.damage(source.name, unread(error))
+                continue
             if format is None and not path.is_dir():
                 raise UsageError(_unknown(source), field=str(path))
             if format is None:
-                counts.skip("files of no known format")
+                is_empty = not size_of(source)
+                counts.skip("empty files" if is_empty else "files of no known format")
             else:
                 works.append(_Work(source.path, source, format))
     return works
@@ -175,6 +194,8 @@ def _format(source: Source, from_: From) -> Format | None:
 
 
 def _unknown(source: Source) -> str:
+    if not size_of(source):
+        return "is empty"
     if source.path.suffix == ".md":
         return "is a page, or no conversation: of a tree of memories, import the folder"
     return "is of no known format: name it with --from"
@@ -188,8 +209,12 @@ def _is_tree(folder: Path) -> bool:
     for source in sources(folder, Brought()):
         if source.path.suffix != ".md":
             return False
-        with source.path.open("rb") as file:
-            head = file.read(_MARKS_LOOKED_FOR)
+        try:
+            with source.path.open("rb") as file:
+                head = file.read(_MARKS_LOOKED_FOR)
+        except OSError:
+            # It is named when it is read.
+            return False
         is_page = source.path.stem.partition("~")[0] in _PAGE_NAMES
         pages = pages or is_page or (head.startswith(b"---") and b"\nmemopt:" in head)
     return pages

@@ -6,8 +6,7 @@ ends the import with its number. Not here: other programs' histories (`memopt.pa
 session a conversation without a name is, is found as for theirs.
 """
 
-import gzip
-import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import count
@@ -24,11 +23,10 @@ from memopt.cli.item_transfer import KINDS as OF_ITEMS
 from memopt.cli.item_transfer import ItemReading
 from memopt.cli.item_tree import TreeReport
 from memopt.cli.transfer import FORM
-from memopt.past import Bringer, Brought, Room
-from memopt.past.files import line_of
+from memopt.past import Bringer, Brought, Room, Source
+from memopt.past.files import READ_ERRORS, line_of, opened
 from memopt.past.records import About, Begin, Say
 
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 _LINE_BYTES_MAX: Final = 1 * GIB
 _TOGETHER_MAX: Final = 256
 """Messages that are written by one call."""
@@ -43,6 +41,8 @@ class Imported(Brought, kw_only=True):
     trees: list[TreeReport] = msgspec.field(default_factory=list)
     formats: dict[str, int] = msgspec.field(default_factory=dict)
     """Files, by what they are."""
+    ended: str | None = None
+    """Why it ended before all was read; what was read is there, and to repeat it goes on."""
     dry_run: bool = False
     """Nothing was done: it is what would be."""
 
@@ -53,18 +53,15 @@ def import_lines(
 ) -> None:  # fmt: skip
     """All of one file. `memory` is None where there is no store yet, in a dry run."""
     reading = _Reading(memory, file, scope, counts)
-    before = 0
 
-    def bar(done: int, _total: int) -> None:
-        nonlocal before
-        told(done - before)
-        counts.bytes += done - before
-        before = done
+    def read(read_bytes: int) -> None:
+        counts.bytes += read_bytes
+        told(read_bytes)
 
     counts.files += 1
     room = Room.of(memory)
     try:
-        for number, line, refusal in _lines(file, room, bar):
+        for number, line, refusal in _lines(file, room, read):
             if refusal is None:
                 reading.take(number, line)
             else:
@@ -75,26 +72,22 @@ def import_lines(
 
 
 def _lines(
-    file: Path, room: Room, bar: Callable[[int, int], None]
+    file: Path, room: Room, told: Callable[[int], None]
 ) -> Iterator[tuple[int, bytes, str | None]]:
     """The lines that are not blank, with their numbers, or why they are passed over; packed files
-    are unpacked on the way."""
-    size = file.stat().st_size
+    are unpacked on the way. `told` hears of bytes that were read."""
     part = room.part()
-    with file.open("rb") as raw:
-        packed = raw.read(2) == _GZIP_MAGIC
-        raw.seek(0)
-        unpacked: Any = gzip.GzipFile(fileobj=raw) if packed else raw
-        for number in count(1):
-            try:
-                read = line_of(unpacked, part, _LINE_BYTES_MAX)
-            except (EOFError, zlib.error) as error:
-                raise UsageError(str(error), field=f"{file}:{number}") from error
-            bar(raw.tell(), size)
-            if not read.line and read.refusal is None:
-                return
-            if read.refusal is not None or read.line.strip():
-                yield number, read.line, read.refusal
+    number = 0
+    try:
+        with opened(Source(file), told, room) as stream:
+            for number in count(1):
+                read = line_of(stream, part, _LINE_BYTES_MAX)
+                if not read.line and read.refusal is None:
+                    return
+                if read.refusal is not None or read.line.strip():
+                    yield number, read.line.removeprefix(BOM_UTF8), read.refusal
+    except READ_ERRORS as error:
+        raise UsageError(str(error), field=f"{file}:{number}") from error
 
 
 class _Session(msgspec.Struct, kw_only=True):

@@ -5,6 +5,7 @@ have limits, a link within a folder is not followed, and nothing of an archive i
 so the names in it do no harm. Not here: what is in the lines.
 """
 
+import codecs
 import contextlib
 import gzip
 import io
@@ -33,8 +34,8 @@ UNPACKED_BYTES_MAX: Final = 16 * GIB
 UNPACKED_RATIO_MAX: Final = 250
 """Beyond the first 16 MiB; conversations pack to a fifth."""
 _UNPACKED_BYTES_FREE: Final = 16 * MIB
-_DIRECTORY_BYTES_MAX: Final = 16 * MIB
-"""Of an archive's list of what is in it."""
+_DIRECTORY_BYTES_MAX: Final = 4 * MIB
+"""Of an archive's list of what is in it, which takes ten times as much when it is read."""
 _CHUNK_BYTES: Final = 256 * KIB
 _ZSTD_WINDOW_MAX: Final = 128 * MIB
 _GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -102,7 +103,12 @@ def sources(path: Path, report: Brought) -> Iterator[Source]:
             count += 1
             if count > FILES_MAX:
                 raise UsageError(f"more than {FILES_MAX} files", field="PATH")
-            yield from _members(file, report)
+            try:
+                yield from _members(file, report)
+            except OSError as error:
+                report.damage(str(file), unread(error))
+            except UsageError as error:
+                report.damage(str(file), error.reason)
         if not count:
             raise UsageError(f"no history in {path}, of {' '.join(SUFFIXES)}", field="PATH")
     elif not stat.S_ISREG(path.stat().st_mode):
@@ -111,12 +117,20 @@ def sources(path: Path, report: Brought) -> Iterator[Source]:
         yield from _members(path, report)
 
 
+def unread(error: OSError) -> str:
+    """Why a file cannot be read."""
+    return f"it cannot be read: {error.strerror or error}"
+
+
 def size_of(source: Source) -> int:
-    """Bytes of its file as it lies there; of an archive's part, as it is unpacked."""
-    if source.member is None:
-        return source.path.stat().st_size
-    with zipfile.ZipFile(source.path) as archive:
-        return archive.getinfo(source.member).file_size
+    """Bytes of its file as it lies there; of an archive's part, as it is unpacked; 0 where it is no
+    longer there."""
+    with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile):
+        if source.member is None:
+            return source.path.stat().st_size
+        with zipfile.ZipFile(source.path) as archive:
+            return archive.getinfo(source.member).file_size
+    return 0
 
 
 @contextlib.contextmanager
@@ -129,31 +143,47 @@ def opened(
         descriptor = os.open(source.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         raw = stack.enter_context(open(descriptor, "rb", buffering=0))
         if source.member is not None:
-            archive = stack.enter_context(zipfile.ZipFile(raw))
-            info = archive.getinfo(source.member)
-            # No more than it says is ever unpacked.
-            _check_growth(info.file_size, info.compress_size)
-            try:
-                packed: Any = stack.enter_context(archive.open(info))
-            except RuntimeError as error:
-                raise zipfile.BadZipFile(str(error)) from error
-            yield io.BufferedReader(_Counted(packed, read), _CHUNK_BYTES)
-            return
-        magic = raw.read(_MAGIC_BYTES)
-        raw.seek(0)
-        counted = _Counted(raw, read)
-        if magic.startswith(_GZIP_MAGIC):
-            packed = gzip.GzipFile(fileobj=io.BufferedReader(counted, _CHUNK_BYTES))
-        elif magic.startswith(_ZSTD_MAGIC):
-            _make_window(magic, room.part())
-            decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_MAX)
-            packed = decompressor.stream_reader(
-                io.BufferedReader(counted, _CHUNK_BYTES), read_across_frames=True
-            )
+            unpacked: Any = _Counted(_member(raw, source.member, stack), read)
         else:
-            yield io.BufferedReader(counted, _CHUNK_BYTES)
-            return
-        yield io.BufferedReader(_Limited(packed, counted), _CHUNK_BYTES)
+            unpacked = _unpacked_of(raw, read, room)
+        stream = io.BufferedReader(unpacked, _CHUNK_BYTES)
+        if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            stream = io.BufferedReader(_AsUtf8(stream), _CHUNK_BYTES)
+        yield stream
+
+
+def _member(raw: IO[bytes], name: str, stack: contextlib.ExitStack) -> IO[bytes]:
+    """A file of an archive. Raises BadZipFile where it cannot be read."""
+    archive = stack.enter_context(zipfile.ZipFile(raw))
+    try:
+        info = archive.getinfo(name)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # Others may ask for any amount of memory.
+            raise zipfile.BadZipFile(f"{name} is packed in a way that is not read")
+        # No more than it says is ever unpacked.
+        _check_growth(info.file_size, info.compress_size)
+        return stack.enter_context(archive.open(info))
+    except KeyError:
+        raise zipfile.BadZipFile(f"{name} is no longer in it") from None
+    except RuntimeError as error:
+        raise zipfile.BadZipFile(str(error)) from error
+
+
+def _unpacked_of(raw: IO[bytes], read: Callable[[int], None], room: Room) -> io.RawIOBase:
+    magic = raw.read(_MAGIC_BYTES)
+    raw.seek(0)
+    counted = _Counted(raw, read)
+    if magic.startswith(_GZIP_MAGIC):
+        packed: Any = gzip.GzipFile(fileobj=io.BufferedReader(counted, _CHUNK_BYTES))
+    elif magic.startswith(_ZSTD_MAGIC):
+        _make_window(magic, room.part())
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_MAX)
+        packed = decompressor.stream_reader(
+            io.BufferedReader(counted, _CHUNK_BYTES), read_across_frames=True
+        )
+    else:
+        return counted
+    return _Limited(packed, counted)
 
 
 def lines(
@@ -250,7 +280,10 @@ def is_archive(path: Path) -> bool:
 
 
 def _walk(folder: Path, report: Brought) -> Iterator[Path]:
-    for where, folders, names in os.walk(folder, onerror=_raise):
+    def unreadable(error: OSError) -> None:
+        report.damage(str(error.filename), unread(error))
+
+    for where, folders, names in os.walk(folder, onerror=unreadable):
         linked = [name for name in folders if Path(where, name).is_symlink()]
         report_links = len(linked)
         folders[:] = sorted(name for name in folders if name not in linked)
@@ -277,7 +310,9 @@ def _members(path: Path, report: Brought) -> Iterator[Source]:
             names = [
                 info.filename
                 for info in archive.infolist()
-                if not info.is_dir()
+                # One without a name is no folder, and asking whether it is would fail.
+                if info.filename
+                and not info.is_dir()
                 and CONVERSATIONS.fullmatch(PurePosixPath(info.filename).name)
                 and not stat.S_ISLNK(info.external_attr >> 16)
             ]
@@ -322,10 +357,6 @@ def _unpacked(name: str) -> str:
     return name
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
 class _Counted(io.RawIOBase):
     """A file that tells how far it was read."""
 
@@ -341,6 +372,28 @@ class _Counted(io.RawIOBase):
         count: int = self._raw.readinto(buffer) or 0
         self.count += count
         self._read(count)
+        return count
+
+
+class _AsUtf8(io.RawIOBase):
+    """Text in UTF-16, as some shells write what is sent into a file, in UTF-8."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-16")("replace")
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            chunk = self._stream.read(_CHUNK_BYTES)
+            self._left = self._decoder.decode(chunk, final=not chunk).encode()
+            if not chunk:
+                break
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
         return count
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from memopt.base.units import MIB
 from memopt.past import chatgpt, claude_code, codex, markdown, open_webui, plain
-from memopt.past.files import READ_ERRORS, Source, head_of, opened
+from memopt.past.files import READ_ERRORS, Source, head_of, opened, unread
 from memopt.past.parsing import PARSE_ERRORS, parsed
 from memopt.past.records import Brought, Step
 from memopt.past.room import Room
@@ -102,5 +102,7 @@ def read(
             yield from _READERS[format](source, stream, report, room)
     except READ_ERRORS as error:
         report.damage(source.name, f"the file is damaged: {error}")
+    except OSError as error:
+        report.damage(source.name, unread(error))
     finally:
         room.clear()
