@@ -77,7 +77,7 @@ def _coverage(f: Features, scan: Scan, chosen: Array, around: Array) -> None:
     window = around[1:-1]
     has = scan.parts[:, window] > 0  # (terms, window, candidates)
     # All that anybody has: whoever asks by a rare word or two wants that text, not its neighbours.
-    known = scan.parts.any(axis=1)
+    known = scan.known
     f["has_all"] = np.asarray(has[known, 1].all(axis=0) & bool(known.any()))
     f["window_meaning_best"] = scan.meaning[around].max(axis=0)
     soft = _pieces(f, scan, window, has.astype(np.float32))

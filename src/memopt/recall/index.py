@@ -228,9 +228,11 @@ class ScopeIndex:
         if not entries.dimensions:
             products[:] = 0
             return products
+        room = np.empty((min(len(self), VECTORS_AT_ONCE), entries.dimensions), np.float32)
         for at in range(0, len(self), VECTORS_AT_ONCE):
-            rows = entries.vectors[at : at + VECTORS_AT_ONCE].astype(np.float32)
-            products[at : at + VECTORS_AT_ONCE] = rows @ vector
+            rows = room[: len(self) - at]
+            rows[:] = entries.vectors[at : at + VECTORS_AT_ONCE]
+            np.dot(rows, vector, out=products[at : at + VECTORS_AT_ONCE])
         products *= entries.scales
         return products
 

@@ -192,7 +192,7 @@ def work_bytes(index: ScopeIndex, query: Query) -> int:
 
 def best_of(scores: Array, places: Array, count: int) -> Array:
     """The `count` of `places` with the highest scores, best first; of equals the first."""
-    own = scores[places]
+    own = scores.take(places)
     if len(places) > count:
         # All that are as good as the last one, so that it does not depend on chance which stay.
         least = np.partition(own, len(own) - count)[len(own) - count]

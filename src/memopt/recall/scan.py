@@ -57,6 +57,8 @@ class Scan:
         count = len(index)
         self.parts, idf, self._found = index.weigh(query.terms, query.weights)
         """BM25's part of each term."""
+        self.known = np.array([len(places) > 0 for places, _ in self._found], bool)
+        """Which terms anybody has."""
         self.idf = idf * query.weights
         self.full = max(float(self.idf.sum()), TINY)
         """What an entry that has every term would be covered by."""
