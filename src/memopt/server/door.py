@@ -19,6 +19,7 @@ from memopt.server.errors import ServerError, busy, server_error
 from memopt.server.exchange import Exchange, Outgoing, Send, options_of
 from memopt.server.levels import Levels
 from memopt.server.settings import Callers, ServerSettings, is_loopback
+from memopt.server.threads import finished
 from memopt.server.upstream import Headers
 
 Receive = Callable[[], Awaitable[Any]]
@@ -210,7 +211,8 @@ async def _until_gone(work: Any, receive: Receive, out: Outgoing, seconds: float
             # only tidying up left, which must not be cut short.
             if not out.is_ended:
                 doing.cancel()
-            await asyncio.wait({doing})
+            # And if this one is cancelled, for the server stops: what there is to keep is kept.
+            await finished(asyncio.ensure_future(asyncio.wait({doing})))
     if not doing.cancelled():
         doing.result()
     elif not was_gone:

@@ -10,7 +10,6 @@ Not here: what a request does.
 """
 
 import asyncio
-import contextlib
 import functools
 import hashlib
 import logging
@@ -22,6 +21,7 @@ from memopt.base.errors import MemoptError
 from memopt.server.door import Work
 from memopt.server.errors import ServerError, server_error
 from memopt.server.exchange import Exchange, Outgoing
+from memopt.server.threads import finished
 from memopt.server.upstream import OURS
 
 _SPOOL_BYTES: Final = 64 * 1024
@@ -166,8 +166,9 @@ class _Flight:
         if self._watchers:
             return
         self.forget()
-        if self.task is not None and not self.task.done():
-            self.task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({self.task})
-        self._spool.close()
+        try:
+            if self.task is not None and not self.task.done():
+                self.task.cancel()
+                await finished(asyncio.ensure_future(asyncio.wait({self.task})))
+        finally:
+            self._spool.close()

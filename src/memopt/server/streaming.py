@@ -20,7 +20,7 @@ from memopt.server.exchange import Outgoing
 from memopt.server.keeping import Reply as Said
 from memopt.server.room import WIDEST, taken_bytes
 from memopt.server.services import Services
-from memopt.server.threads import StoreThreads
+from memopt.server.threads import StoreThreads, finished
 from memopt.server.upstream import Reply
 from memopt.sessions.writer import MessageWriter
 
@@ -147,7 +147,8 @@ class Stream(abc.ABC):
             await self._pass(reply, out)
         except asyncio.CancelledError:
             if not self._is_kept:
-                await self._keep_partial()
+                # The server may stop meanwhile: then it is cancelled again.
+                await finished(asyncio.ensure_future(self._keep_partial()))
             raise
         except MemoptError as error:
             # Before the client knows: it may look.
