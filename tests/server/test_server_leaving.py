@@ -99,3 +99,86 @@ def test_what_waits_when_the_server_stops_is_kept(
         proxy.stop()
         kept = list(proxy.memory.session("s").messages())
         assert [message["content"] for message in kept] == ["Hi", "one two"]
+
+
+# -- and come again -------------------------------------------------------------------------------
+
+DELTA = NAMED | {"X-Memopt-History": "delta", "Idempotency-Key": "k"}
+
+
+def first_of_a_stream(http: httpx.Client, headers: Any, request: Any) -> None:
+    with http.stream("POST", "/chat/completions", json=request, headers=headers) as left:
+        pieces = left.iter_bytes()
+        assert next(pieces)
+
+
+@pytest.mark.parametrize("window", [{}, {"X-Memopt-Window": "4000"}])
+def test_a_retry_takes_the_place_of_what_was_cut_short(
+    proxy: Proxy, http: httpx.Client, key: str, window: Any
+) -> None:
+    go_on = threading.Event()
+    session = proxy.memory.session("s", scope=proxy.scope_of(key))
+    session.append({"role": "user", "content": "before"})
+    proxy.script([Answer(text="one two", wait_in_stream=go_on), Answer(text="whole")])
+    request = {"messages": HI, "stream": True}
+    first_of_a_stream(http, DELTA | window, request)
+    until(lambda: not proxy.open_requests())
+    assert list(session.messages())[-1][PARTIAL] is True
+    go_on.set()
+    got = http.post("/chat/completions", json=request, headers=DELTA | window)
+    assert b"whole" in got.content
+    assert [m["content"] for m in session.messages()] == ["before", "Hi", "whole"]
+    sent = [message["content"] for message in proxy.asked[1].json()["messages"]]
+    assert sent == ["before", "Hi"]
+    again = http.post("/chat/completions", json=request, headers=DELTA | window)
+    assert again.status_code == 409
+    assert again.json()["error"]["code"] == "idempotency_key_used"
+
+
+@pytest.mark.parametrize("window", [{}, {"X-Memopt-Window": "4000"}])
+def test_a_retry_that_fails_leaves_what_was_cut_short(
+    proxy: Proxy, http: httpx.Client, key: str, window: Any
+) -> None:
+    session = proxy.memory.session("s", scope=proxy.scope_of(key))
+    cut = {"role": "assistant", "content": "one", PARTIAL: True}
+    session.extend([HI[0], cut])
+    proxy.script([Answer(status=500, body=b"{}"), Answer(text="whole")])
+    for status, kept in ((500, ["Hi", "one"]), (200, ["Hi", "whole"])):
+        got = http.post("/chat/completions", json={"messages": HI}, headers=DELTA | window)
+        assert got.status_code == status
+        assert [m["content"] for m in session.messages()] == kept
+
+
+def test_something_else_with_a_key_goes_on_behind_what_was_cut_short(
+    proxy: Proxy, http: httpx.Client, key: str
+) -> None:
+    session = proxy.memory.session("s", scope=proxy.scope_of(key))
+    session.extend([HI[0], {"role": "assistant", "content": "one", PARTIAL: True}])
+    other = {"messages": [{"role": "user", "content": "go on"}]}
+    http.post("/chat/completions", json=other, headers=DELTA)
+    assert [m["content"] for m in session.messages()] == ["Hi", "one", "go on", "ok"]
+
+
+def test_of_two_with_one_key_that_do_not_join_one_is_kept_and_the_other_told(
+    proxy: Proxy, http: httpx.Client, key: str
+) -> None:
+    """They are of different paths, so they are no identical requests."""
+    answered = threading.Event()
+    proxy.script(Answer(text="one", wait=answered))
+    got: list[httpx.Response] = []
+
+    def ask(path: str, body: Any) -> None:
+        got.append(http.post(path, json=body, headers=DELTA))
+
+    first = threading.Thread(target=ask, args=("/chat/completions", {"messages": HI}))
+    second = threading.Thread(target=ask, args=("/responses", {"input": "Hi"}))
+    first.start()
+    until(lambda: len(proxy.asked) == 1)
+    second.start()
+    until(lambda: proxy.open_requests() == 2)
+    answered.set()
+    first.join()
+    second.join()
+    assert sorted(each.status_code for each in got) == [200, 409]
+    assert len(proxy.asked) == 1
+    assert len(proxy.messages("s", key)) == 2

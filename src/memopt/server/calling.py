@@ -24,11 +24,11 @@ from memopt.server.exchange import (
     Exchange,
     Outgoing,
 )
-from memopt.server.keeping import Place
+from memopt.server.keeping import Begun, Place
 from memopt.server.keeping import Reply as Said
 from memopt.server.rewriting import with_history
 from memopt.server.services import Services
-from memopt.server.storing import keep, place_of, read, refuse_repeated
+from memopt.server.storing import keep, key_of, place_of, read, refuse_repeated
 from memopt.server.upstream import Headers, Reply
 from memopt.server.window import Windowed, begin_window, make_window
 
@@ -44,6 +44,8 @@ class Call(msgspec.Struct):
     body: bytes
     """What a model is asked with."""
     windowed: Windowed | None = None
+    withdrawn: Begun | None = None
+    """What an earlier try left, which this one takes the place of."""
     is_kept: bool = False
     reply_id: str | None = None
     """What its reply is called as an item, where that is cached."""
@@ -67,6 +69,9 @@ class Call(msgspec.Struct):
         """Make the body to send, where it is not the client's. Raises what the store raises."""
         asked, options = self.asked, self.exchange.options
         await refuse_repeated(services, self.exchange, asked, self.place)
+        if key_of(asked, self.exchange) is not None:
+            withdraw = services.keeper.withdraw
+            self.withdrawn = await services.threads.finish(withdraw, asked, self.place)
         if options.window_tokens is not None and not asked.is_upstreams:
             self.windowed = Windowed()
             arguments = (services.keeper, asked, self.place)
@@ -82,10 +87,15 @@ class Call(msgspec.Struct):
 
     async def undo(self, services: Services) -> None:
         """After a call that failed: nothing of it stays."""
-        begun = self.windowed.begun if self.windowed is not None else None
-        if self.windowed is not None and begun is not None and not self.is_kept:
+        begun, withdrawn = self.windowed and self.windowed.begun, self.withdrawn
+        if self.is_kept or (begun is None and withdrawn is None):
+            return
+        self.withdrawn = None
+        if self.windowed is not None:
             self.windowed.begun = None
-            await services.threads.finish(services.keeper.undo, self.place, begun)
+        if withdrawn is not None:
+            begun = Begun(withdrawn.before, (begun or withdrawn).head)
+        await services.threads.finish(services.keeper.undo, self.place, begun)
 
     async def keep(self, services: Services, said: Said) -> None:
         """Commit it with what was said."""
@@ -108,12 +118,15 @@ class Calls(abc.ABC):
     async def __call__(self, exchange: Exchange, out: Outgoing) -> None:
         services = self._services
         asked = await read(services, self.reader, exchange)
-        call = Call(exchange, asked, await self._place(asked, exchange), exchange.body)
-        try:
-            await call.prepare(services)
-            await self._answer(call, out)
-        finally:
-            await call.undo(services)
+        place = await self._place(asked, exchange)
+        key = key_of(asked, exchange)
+        async with services.claims.claim(None if key is None else (place.key, key)):
+            call = Call(exchange, asked, place, exchange.body)
+            try:
+                await call.prepare(services)
+                await self._answer(call, out)
+            finally:
+                await call.undo(services)
 
     async def _place(self, asked: Asked, exchange: Exchange) -> Place:
         return await place_of(self._services, asked, exchange)

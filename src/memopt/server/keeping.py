@@ -214,6 +214,19 @@ class Keeper:
             elif session.head == begun.head:
                 session.delete()
 
+    def withdraw(self, asked: Asked, place: Place) -> Begun | None:
+        """Take away the same request with a reply that was cut short, where the session ends so:
+        it is tried again. What it was before and is now; None where it stays."""
+        session = self.session(place)
+        head, length = session.head, len(session) - len(asked.raws) - 1
+        if not head or not asked.raws or length < 0:
+            return None
+        *said, reply = session.messages(length)
+        if not reply.get(PARTIAL) or _chain_behind((), said) != asked.chain:
+            return None
+        self._lines.drop(place.key)
+        return Begun(head, session.truncate(length, if_head=head).head)
+
     # -- prompts ----------------------------------------------------------------------------------
 
     def keep_prompt(self, asked: Asked, place: Place) -> None:

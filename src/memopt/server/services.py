@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from memopt import Memory
 from memopt.server.canonical import Digests
+from memopt.server.claims import Claims
 from memopt.server.keeping import Keeper
 from memopt.server.lines import Lines
 from memopt.server.matching import Matcher
@@ -31,6 +32,7 @@ class Services(NamedTuple):
     keeper: Keeper
     matcher: Matcher
     notes: Notes
+    claims: Claims
     room: Room
     large: asyncio.Semaphore
     """For commits of long texts, each of which takes several times its text for a moment."""
@@ -63,6 +65,7 @@ def services_of(memory: Memory, settings: ServerSettings) -> Services:
         keeper=Keeper(memory, lines),
         matcher=Matcher(memory, lines),
         notes=Notes(memory),
+        claims=Claims(),
         room=Room(
             budget, threads, free_bytes=settings.request_bytes,
             wait_seconds=settings.admission_wait_seconds,

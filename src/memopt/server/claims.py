@@ -1,0 +1,29 @@
+"""Who may go on, of requests that are one and the same: one after the other.
+
+Owns: that. Used on one event loop. Not here: which requests are (calling.py), and those that join
+(joining.py).
+"""
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import AsyncIterator, Hashable
+
+
+class Claims:
+    """A lock for each name that is in use."""
+
+    def __init__(self) -> None:
+        self._locks = weakref.WeakValueDictionary[Hashable, asyncio.Lock]()
+
+    @contextlib.asynccontextmanager
+    async def claim(self, name: Hashable | None) -> AsyncIterator[None]:
+        """Wait for those that have it. None: there is nothing to wait for."""
+        if name is None:
+            yield
+            return
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        async with lock:
+            yield
