@@ -16,12 +16,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 import memopt
+from command_line import run
 from memopt.cli import forget as forgetting
 from memopt.cli import measure, transfer
-from memopt.cli.app import app
 from memopt.cli.inspect import summary
 from memopt.cli.terminal import json_text, shown, shown_lines
 
@@ -40,24 +39,6 @@ STRANGE = {
     "tiny": 5e-324,
     "deep": [[[{"": None, "é": True}]]],
 }
-
-
-class Outcome:
-    def __init__(self, result: Any) -> None:
-        self.code: int = result.exit_code
-        self.out: str = result.stdout
-        self.err: str = result.stderr
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def run(*arguments: object, answer: str | None = None) -> Outcome:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=answer)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Outcome(result)
 
 
 def run_for_real(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import zstandard
-from typer.testing import CliRunner
 
+from command_line import run
 from histories import SESSION, held, lines_of, opened, record, text, write
-from memopt.cli.app import app
 from memopt.cli.importing import From
 from memopt.cli.line_import import Imported
 
@@ -31,24 +30,6 @@ NODE = {"id": "n", "parent": None, "children": [], "message": {
     "author": {"role": "user"}, "content": {"content_type": "text", "parts": ["Hi"]}}}  # fmt: skip
 CHATS = [{"title": "x", "mapping": {"n": NODE}, "current_node": "n", "conversation_id": "c-1"}]
 PAGE = "**User:** Hello\n\n**Assistant:** Hi\n"
-
-
-class Outcome:
-    def __init__(self, result: Any) -> None:
-        self.code: int = result.exit_code
-        self.out: str = result.stdout
-        self.err: str = result.stderr
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def run(*arguments: object) -> Outcome:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Outcome(result)
 
 
 @pytest.fixture

@@ -8,37 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 import memopt
+from command_line import run
 from memopt import Decision, Item
 from memopt.base.clock import ManualClock
 from memopt.base.records import to_datetime
 from memopt.cli import item_tree
-from memopt.cli.app import app
 from memopt.cli.item_tree import read_tree, write_tree
 
 SCOPE = "acme/ann"
 KINDS = ["fact", "goal", "preference"]
 ABOUT: dict[str, Any] = {"scope": SCOPE, "subject": "Ann", "attribute": "city"}
-
-
-class Outcome:
-    def __init__(self, result: Any) -> None:
-        self.code: int = result.exit_code
-        self.out: str = result.stdout
-        self.err: str = result.stderr
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def run(*arguments: object) -> Outcome:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Outcome(result)
 
 
 def opened(path: Path, **settings: Any) -> memopt.Memory:

@@ -1,34 +1,14 @@
 """The commands about memories: remember, items, and forget by what is typed."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 import memopt
-from memopt.cli.app import app
+from command_line import run
 
 CANARY = "the heron stands at Ümläut Pond 23"
-
-
-class Outcome:
-    def __init__(self, result: Any) -> None:
-        self.code: int = result.exit_code
-        self.out: str = result.stdout
-        self.err: str = result.stderr
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def run(*arguments: object, answer: str | None = None) -> Outcome:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=answer)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Outcome(result)
 
 
 @pytest.fixture

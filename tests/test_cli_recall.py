@@ -2,20 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 import memopt
-from memopt.cli.app import app
-
-
-def run(*arguments: object) -> Any:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+from command_line import run
 
 
 @pytest.fixture
@@ -33,24 +24,24 @@ def store(tmp_path: Path) -> Path:
 
 def test_hits_are_told_with_place_text_and_reason(store: Path) -> None:
     done = run("recall", store, "when does the flight leave?", "--scope", "acme/ann", "--limit", 1)
-    assert done.exit_code == 0
-    assert "talk:20  assistant" in done.stdout
-    assert "The flight to Lima" in done.stdout
-    assert "\x1b" not in done.stdout
+    assert done.code == 0
+    assert "talk:20  assistant" in done.out
+    assert "The flight to Lima" in done.out
+    assert "\x1b" not in done.out
 
 
 def test_json_is_the_whole_answer(store: Path) -> None:
     done = run("recall", store, "flying", "--scope", "acme", "--reach", "subtree", "--json",
                "--kind", "fact")  # fmt: skip
-    (hit,) = json.loads(done.stdout)["hits"]
+    (hit,) = json.loads(done.out)["hits"]
     assert (hit["item_id"], hit["kind"], hit["scope"]) == ("i1", "fact", "acme/ann")
 
 
 def test_nothing_found_is_no_failure_and_says_why(store: Path) -> None:
     done = run("recall", store, "flying", "--scope", "nobody")
-    assert done.exit_code == 0
-    assert "Note: there is nothing in scope 'nobody'" in done.stdout
-    assert "There is something in acme/ann: see --scope" in done.stdout
+    assert done.code == 0
+    assert "Note: there is nothing in scope 'nobody'" in done.out
+    assert "There is something in acme/ann: see --scope" in done.out
 
 
 def test_a_wrong_time_is_a_wrong_call(store: Path) -> None:
@@ -60,6 +51,6 @@ def test_a_wrong_time_is_a_wrong_call(store: Path) -> None:
         ("--valid-at", "2031-05-17T09:20", "such as 2031-05-17T09:20Z"),
     ):
         done = run("recall", store, "flying", option, text)
-        assert done.exit_code == 2
-        assert f"{option}: " in done.stderr
-        assert words in done.stderr
+        assert done.code == 2
+        assert f"{option}: " in done.err
+        assert words in done.err

@@ -4,30 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
+from command_line import run
 from memopt.base.config import Config
 from memopt.bench import command, curves, data, imports
 from memopt.bench.simulation import policy_names
-from memopt.cli.app import app
 from memopt.cli.simulate import capacity_of
-
-
-class Outcome:
-    def __init__(self, result: Any) -> None:
-        self.code: int = result.exit_code
-        self.out: str = result.stdout
-        self.err: str = result.stderr
-
-
-def run(*arguments: object) -> Outcome:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Outcome(result)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What a committer does when something fails under it: whom it tells, and whether it goes on."""
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -236,9 +237,23 @@ def test_a_slow_commit_makes_nobody_wait_for_long_and_no_batch_too_large(tmp_pat
 
         committer._events.emit = watched
         commit = committer._writer.commit
+        full = threading.Event()
+
+        class Noting(queue.SimpleQueue[Any]):
+            count = 0
+
+            def put(self, item: Any, *more: Any, **named: Any) -> None:
+                super().put(item, *more, **named)
+                self.count += 1
+                if self.count == 7:
+                    full.set()
+
+        assert committer._thread is None, "nobody waits at the queue yet"
+        committer._queue = Noting()
 
         def slow() -> None:
-            time.sleep(0.02)
+            # All others wait by then.
+            assert full.wait(60.0)
             commit()
 
         committer._writer.commit = slow  # type: ignore[method-assign]

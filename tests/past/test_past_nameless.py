@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memopt
+from command_line import run
 from histories import bring, held, lines_of, opened, write
 from memopt.past import Bringer, Brought, Format, beginnings
 from memopt.past.records import About, Begin, Say
@@ -243,8 +244,6 @@ def _broken(steps: list[Any]) -> Any:
 
 
 def test_conversations_of_one_line_are_known_wherever_they_stand(tmp_path: Path) -> None:
-    from test_cli_import_past import run
-
     lines = [{"messages": said("Hello", word)} for word in ("A", "B")]
     one = tmp_path / "in/one/talks.jsonl"
     write(one, lines)

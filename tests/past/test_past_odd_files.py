@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from command_line import run
 from histories import SESSION, bring, held, lines_of, opened, record, sessions_of, steps_of, write
 from memopt.base.clock import ManualClock
 from memopt.base.errors import DiskFullError
@@ -19,7 +20,7 @@ from memopt.past import Bringer, Brought, Format, detected, files, read, sources
 from memopt.past.records import Say
 from memopt.testing.disk import VFS_NAME, Fault, FaultyDisk
 from memopt.wiring import open_memory
-from test_cli_import_past import CHATS, META, run
+from test_cli_import_past import CHATS, META
 
 CLAUDE = Format.CLAUDE_CODE
 TALK = [record("user", f"u{n}", f"u{n - 1}" if n else None, f"say {n}") for n in range(5)]
