@@ -24,6 +24,7 @@ from memopt.server.passing import Passing
 from memopt.server.responses import Responses
 from memopt.server.services import services_of
 from memopt.server.settings import ServerSettings
+from memopt.server.shown import Metrics
 
 _ROOT: Final = "/v1"
 _ENDING_SECONDS: Final = 30.0
@@ -78,6 +79,7 @@ def make_app(memory: Memory, settings: ServerSettings) -> Front:
         ("/responses/{id}", ["GET", "DELETE"], named),
         ("/responses/{id}/cancel", ["POST"], named),
         ("/responses/{id}/input_items", ["GET"], named),
+        ("/metrics", ["GET"], Metrics(services, lambda: door.open_requests)),
         ("/models", ["GET"], passing),
         ("/models/{model:path}", ["GET"], passing),
         ("/embeddings", ["POST"], passing),

@@ -11,11 +11,13 @@ in pieces (streaming.py), what is stored (keeping.py).
 
 import abc
 import logging
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from memopt.server.asked import Asked, History
+from memopt.server.books import told_of
 from memopt.server.errors import ServerError
 from memopt.server.exchange import (
     CACHE_ANSWERED,
@@ -28,9 +30,11 @@ from memopt.server.keeping import Begun, Place
 from memopt.server.keeping import Reply as Said
 from memopt.server.rewriting import with_history
 from memopt.server.services import Services
-from memopt.server.storing import keep, key_of, place_of, read, refuse_repeated
+from memopt.server.storing import READ_ON_LOOP_BYTES, keep, key_of, place_of, read, refuse_repeated
 from memopt.server.upstream import Headers, Reply
 from memopt.server.window import Windowed, begin_window, make_window
+
+T = TypeVar("T")
 
 log: Final = logging.getLogger("memopt.server")
 
@@ -172,6 +176,17 @@ class Calls(abc.ABC):
                 headers += call.headers()
             held.give_back(len(body))
             await out.answer(200, headers, body)
+
+    async def _read_whole(self, reader: Callable[[bytes], T], body: bytes) -> T:
+        """What a reply says: a large one is read on a thread, for the others would wait for it."""
+        if len(body) <= READ_ON_LOOP_BYTES:
+            return reader(body)
+        return await self._services.threads.run(reader, body)
+
+    async def _note(self, call: Call, body: bytes) -> None:
+        """What a reply cost, in the books."""
+        told = await self._read_whole(told_of, body)
+        self._services.books.note(call.exchange.caller, told.model or call.asked.model, told.usage)
 
     @abc.abstractmethod
     async def _keep_whole(self, call: Call, body: bytes) -> bool:

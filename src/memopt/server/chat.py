@@ -62,7 +62,8 @@ class Chat(Calls):
         return await rounds.begin()
 
     async def _keep_whole(self, call: Call, body: bytes) -> bool:
-        said = said_of(body)
+        said = await self._read_whole(said_of, body)
+        await self._note(call, body)
         if said is None:
             return False
         await call.keep(self._services, said)
@@ -76,6 +77,8 @@ class Chat(Calls):
 
     async def _replay(self, call: Call, hit: Hit, out: Outgoing) -> None:
         """An answer from the cache, as the upstream would have sent it; kept as any other."""
+        books = self._services.books
+        books.note(call.exchange.caller, call.asked.model, None, is_hit=True)
         headers = call.headers(b"hit")
         said = Said(messages=[hit.message])
         if not call.asked.is_stream:
@@ -146,6 +149,7 @@ class _ChatStream(Stream):
         return self._assembler.is_finished
 
     async def _keep(self) -> None:
+        self._note(self._assembler.head.get("model"), self._assembler.usage)
         if self._assembler.error is None and self._assembler.choices:
             self._assembler.end()
             await self._commit(lambda: self._said({}))

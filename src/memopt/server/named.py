@@ -59,7 +59,7 @@ class Named(Calls):
             await reply.close()
 
     async def _keep_whole(self, call: Call, body: bytes) -> bool:
-        response = response_of(body)
+        response = await self._read_whole(response_of, body)
         return response is not None and await self.keep(call, response)
 
     async def _stream(self, call: Call, reply: Reply, out: Outgoing) -> None:
@@ -69,16 +69,20 @@ class Named(Calls):
         """Commit the items of a response that has ended; whether it has."""
         if response.status not in _KEPT:
             return False
+        services = self._services
         async with self._one:
-            await self._services.threads.finish(_keep, self._services, call.place, response)
+            is_new = await services.threads.finish(_keep, services, call.place, response)
+        if is_new:
+            services.books.note(call.exchange.caller, response.model, response.usage)
         return True
 
 
-def _keep(services: Services, place: Place, response: Response) -> None:
+def _keep(services: Services, place: Place, response: Response) -> bool:
+    """Whether it was not kept before."""
     scope, id = place.key.scope, str(response.id)
     noted = services.notes.find(scope, id)
     if noted is None or not noted.is_pending:
-        return
+        return False
     key = f"response {id}"
     has_grown = len(services.keeper.session(place)) != noted.length
     if has_grown and not services.keeper.has_repeated(place, key):
@@ -86,6 +90,7 @@ def _keep(services: Services, place: Place, response: Response) -> None:
         place = Place(new, noted.session, place.agent, noted.length)
     services.keeper.keep(NOTHING, place, Said(messages=response.output), key)
     services.notes.note(place.key, id)
+    return True
 
 
 class _Fetched(ResponseStream):

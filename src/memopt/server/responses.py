@@ -31,7 +31,7 @@ from memopt.server.upstream import Reply
 _ENDED: Final = frozenset({"response.completed", "response.incomplete"})
 _FAILED: Final = frozenset({"response.failed", "error"})
 _CREATED: Final = "response.created"
-_PENDING: Final = frozenset({"queued", "in_progress"})
+PENDING: Final = frozenset({"queued", "in_progress"})
 """Of a response that is made in the background."""
 _ITEM_DONE: Final = "response.output_item.done"
 _SALT_BYTES: Final = 4
@@ -45,6 +45,8 @@ class Response(msgspec.Struct):
     status: Any = None
     output: list[dict[str, Any]] = []
     conversation: Any = None
+    model: Any = None
+    usage: Any = None
 
 
 class _Event(msgspec.Struct):
@@ -74,7 +76,9 @@ class Responses(Calls):
         return await super()._place(asked, exchange)
 
     async def _keep_whole(self, call: Call, body: bytes) -> bool:
-        response = response_of(body)
+        response = await self._read_whole(response_of, body)
+        if response is None or response.status not in PENDING:
+            await self._note(call, body)
         if response is None or response.status in ("failed", "cancelled"):
             return False
         await keep_response(self._services, call, response)
@@ -104,7 +108,7 @@ def _storable(response: Response) -> Response:
 async def keep_response(services: Services, call: Call, response: Response) -> None:
     """Commit a request and the items of its reply, and note where the response is. Cancelled, it
     ends what it began."""
-    is_pending = response.status in _PENDING
+    is_pending = response.status in PENDING
 
     async def keep() -> None:
         await call.keep(services, Said(messages=[] if is_pending else response.output))
@@ -191,6 +195,7 @@ class ResponseStream(Stream):
     async def _keep(self) -> None:
         self._is_kept = True
         if self._response is not None:
+            self._note(self._response.model, self._response.usage)
             await keep_response(self._services, self._call, self._response)
 
     async def _keep_partial(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Final, NamedTuple
 
 from memopt import Memory
+from memopt.server.books import Books
 from memopt.server.canonical import Digests
 from memopt.server.claims import Claims
 from memopt.server.keeping import Keeper
@@ -32,6 +33,7 @@ class Services(NamedTuple):
     keeper: Keeper
     matcher: Matcher
     notes: Notes
+    books: Books
     claims: Claims
     room: Room
     large: asyncio.Semaphore
@@ -65,6 +67,7 @@ def services_of(memory: Memory, settings: ServerSettings) -> Services:
         keeper=Keeper(memory, lines),
         matcher=Matcher(memory, lines),
         notes=Notes(memory),
+        books=Books(),
         claims=Claims(),
         room=Room(
             budget, threads, free_bytes=settings.request_bytes,

@@ -47,6 +47,8 @@ class KeySettings:
     """Whether a model may open what its window left out."""
     answers: bool = False
     """Whether answers come from the cache, and go there."""
+    figures: bool = False
+    """Whether it sees what all keys asked for, at /metrics; else only its own."""
     priority: str = "normal"
     """normal, or low: refused as soon as memory is short."""
 
@@ -63,7 +65,7 @@ class KeySettings:
             )
         if self.window_tokens is not None:
             _whole(self.window_tokens, "keys.window_tokens")
-        for name in ("recall", "tools", "answers"):
+        for name in ("recall", "tools", "answers", "figures"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError("expected true or false", field=f"keys.{name}")
 

@@ -13,7 +13,7 @@ from memopt.server.exchange import Exchange
 from memopt.server.keeping import Place, Reply
 from memopt.server.services import Services
 
-_READ_ON_LOOP_BYTES: Final = 128 * 1024
+READ_ON_LOOP_BYTES: Final = 128 * 1024
 """A larger body is read on a thread: the others would wait for it."""
 
 
@@ -21,7 +21,7 @@ async def read(services: Services, reader: object, exchange: Exchange) -> Asked:
     """The request, by `reader`. Raises UsageError."""
     assert callable(reader)
     arguments = (exchange.body, exchange.named, services.digests)
-    if len(exchange.body) <= _READ_ON_LOOP_BYTES:
+    if len(exchange.body) <= READ_ON_LOOP_BYTES:
         asked: Asked = reader(*arguments)
     else:
         asked = await services.threads.run(reader, *arguments)

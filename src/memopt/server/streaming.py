@@ -187,6 +187,11 @@ class Stream(abc.ABC):
             await self._end()
         await out.end(rest)
 
+    def _note(self, model: Any, usage: Any) -> None:
+        """What it cost, in the books."""
+        call = self._call
+        self._services.books.note(call.exchange.caller, model or call.asked.model, usage)
+
     async def _make_room(self, piece: bytes) -> None:
         """For what is held before the next piece. Raises what `Held.grow` raises."""
         held = self._held
