@@ -1,9 +1,8 @@
-"""Question: how long does a coding agent's history of 100 MB take to come in, and in how much RAM?
+"""Question: how long does a history of 100 MB take to come in, and in how much RAM?
 
-Method: a history in Claude Code's layout is made from coding trajectories, in a folder for each
-eight conversations: replies in parts, results in users' records, a progress record between. Each
-conversation is taken as often as is needed, and each of its messages bears a word of its own, so no
-two are alike. Then, each in a fresh process with a budget of 128 MiB and a store that syncs:
+Method: a history in Claude Code's, in Codex' and in ChatGPT's layout is made from coding
+trajectories (histories.py). Then, for each, in a fresh process with a budget of 128 MiB and a store
+that syncs:
 1. It is read alone, which is what the formats cost.
 2. It is imported. RSS growth counts from before the store is opened, beside promise 3. At the end
    all is indexed: the words of some of a random tenth of the messages are asked for, and have to be
@@ -16,8 +15,6 @@ how well a question finds what it means (recall).
 import random
 import sys
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,11 +22,11 @@ import msgspec
 
 import memopt
 from memopt.base.config import Config
-from memopt.base.records import Message
 from memopt.base.units import MIB
 from memopt.bench import data
 from memopt.bench.child import Report, run_in_child
 from memopt.bench.command import BenchOptions, main, scratch
+from memopt.bench.histories import make
 from memopt.bench.measure import LatencyHistogram, RssMeter, disk_bytes, machine
 from memopt.past import Bringer, Brought, Format, read, sources
 from memopt.past.records import Say
@@ -39,33 +36,39 @@ _QUICK_BYTES: Final = 3_000_000
 _BUDGET: Final = 128 * MIB
 _PROMISED_SHARE: Final = 1.05
 _PROMISED_BYTES: Final = 16 * MIB
-_SCOPE: Final = "me/claude-code"
-_FOLDER_CONVERSATIONS: Final = 8
+_SCOPE: Final = "me/past"
 _TENTH: Final = 0.1
 _ASKED_MAX: Final = 1_000
-_HEAD_CHARS: Final = 200
-"""A word lies within so many characters, where what is indexed of a long output reaches."""
-_SECONDS_APART: Final = 7
+_FORMATS: Final = (Format.CLAUDE_CODE, Format.CODEX, Format.CHATGPT)
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     history: str
     home: str
+    format: Format
     words: tuple[str, ...] = ()
     """That are asked for: of messages that say something."""
 
 
 def run(options: BenchOptions) -> dict[str, Any]:
-    """All of it, with what promise 3 allows."""
+    """All of it for each format, with what promise 3 allows."""
+    return {
+        "budget_bytes": _BUDGET,
+        "rss_growth_promised_bytes": int(_PROMISED_SHARE * _BUDGET) + _PROMISED_BYTES,
+        **{format.value: _run(options, format) for format in _FORMATS},
+    }
+
+
+def _run(options: BenchOptions, format: Format) -> dict[str, Any]:
     files = options.files or (data.trajectories("openhands"),)
     with scratch(options) as home:
-        history = home / "projects"
+        history = home / "history"
         size = _QUICK_BYTES if options.quick else _HISTORY_BYTES
-        made, words = make(history, files, size)
+        made, words = make(history, files, size, format)
         chance = random.Random(options.seed)
         tenth = [word for word in words if chance.random() < _TENTH]
         asked = tuple(chance.sample(tenth, min(len(tenth), _ASKED_MAX)))
-        task = Task(history=str(history), home=str(home), words=asked)
+        task = Task(history=str(history), home=str(home), format=format, words=asked)
         alone = run_in_child(read_alone, task)
         imported = run_in_child(bring_in, task)
         again = run_in_child(bring_again, task)
@@ -73,94 +76,11 @@ def run(options: BenchOptions) -> dict[str, Any]:
     return {
         **made,
         "tenth_of_the_messages": len(tenth),
-        "budget_bytes": _BUDGET,
-        "rss_growth_promised_bytes": int(_PROMISED_SHARE * _BUDGET) + _PROMISED_BYTES,
         "read_alone": alone,
         "imported": imported,
         "again": again,
         "machine": found,
     }
-
-
-# -- the history ----------------------------------------------------------------------------------
-
-
-def make(
-    folder: Path, files: tuple[Path, ...], size_bytes: int
-) -> tuple[dict[str, Any], list[str]]:
-    """Write a history of so many bytes; what is in it, and the words of its messages."""
-    conversations = data.load(files)
-    written = messages = count = 0
-    words: list[str] = []
-    while written < size_bytes:
-        session = str(uuid.UUID(int=count + 1, version=4))
-        path = folder / f"-work-{count // _FOLDER_CONVERSATIONS}" / f"{session}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        conversation = conversations[count % len(conversations)]
-        lines = list(_records(conversation, session, count))
-        body = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
-        path.write_bytes(body)
-        written += len(body)
-        messages += len(conversation)
-        words += [word_of(count, n) for n, one in enumerate(conversation) if _marked(one, "")]
-        count += 1
-    return {"history_bytes": written, "conversations": count, "messages": messages}, words
-
-
-def word_of(conversation: int, message: int) -> str:
-    """The word that no other message bears."""
-    return f"qx{conversation}zw{message}"
-
-
-def _records(
-    conversation: data.Conversation, session: str, number: int
-) -> Iterator[dict[str, Any]]:
-    parent: str | None = None
-    begun = 1_750_000_000 + 86_400 * number
-    yield {"type": "file-history-snapshot", "messageId": session, "snapshot": {}}
-    for index, message in enumerate(conversation):
-        at = time.strftime("%Y-%m-%dT%H:%M:%S.250Z", time.gmtime(begun + index * _SECONDS_APART))
-        for part, (kind, said) in enumerate(_parts(message, number, index)):
-            name = str(uuid.UUID(int=(number << 40) + (index << 8) + part, version=4))
-            yield {
-                "parentUuid": parent, "isSidechain": False, "userType": "external",
-                "cwd": "/work/project", "sessionId": session, "version": "2.1.81",
-                "gitBranch": "main", "type": kind, "message": said, "uuid": name, "timestamp": at,
-            }  # fmt: skip
-            parent = name
-        yield {"type": "progress", "sessionId": session, "data": {"type": "hook_progress"}}
-
-
-def _parts(
-    message: Message, number: int, index: int
-) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
-    """The records of one message: a reply is one for its text and one for each call."""
-    text = _marked(message, word_of(number, index))
-    if message.get("role") == "tool":
-        block = {"type": "tool_result", "tool_use_id": message.get("tool_call_id"), "content": text}
-        yield "user", {"role": "user", "content": [block]}
-    elif message.get("role") != "assistant":
-        yield "user", {"role": "user", "content": text}
-    else:
-        envelope = {"role": "assistant", "id": f"msg_{number}_{index}", "model": "model-x"}
-        if text:
-            yield "assistant", {**envelope, "content": [{"type": "text", "text": text}]}
-        for call in message.get("tool_calls") or ():
-            block = {
-                "type": "tool_use", "id": call["id"], "name": call["function"]["name"],
-                "input": {"arguments": call["function"]["arguments"]},
-            }  # fmt: skip
-            yield "assistant", {**envelope, "content": [block]}
-
-
-def _marked(message: Message, word: str) -> str:
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "\n".join(part.get("text", "") for part in content if isinstance(part, dict))
-    if not isinstance(content, str) or not content:
-        return ""
-    at = content.find(" ", 0, _HEAD_CHARS)
-    return f"{content[:at]} {word}{content[at:]}" if at > 0 else f"{word} {content}"
 
 
 # -- what is measured -----------------------------------------------------------------------------
@@ -174,7 +94,7 @@ def read_alone(argument: Any, _report: Report) -> Any:
     said = sum(
         isinstance(step, Say)
         for source in sources(Path(task.history), report)
-        for step in read(source, Format.CLAUDE_CODE, report, lambda count: None)
+        for step in read(source, task.format, report, lambda count: None)
     )
     return {"messages": said, **_rates(report, time.perf_counter() - begun)}
 
@@ -211,10 +131,10 @@ def bring_again(argument: Any, _report: Report) -> Any:
 
 def _bring(memory: memopt.Memory, task: Task, meter: RssMeter) -> dict[str, Any]:
     report = Brought()
-    bringer = Bringer(memory, scope=_SCOPE, agent="claude-code", report=report)
+    bringer = Bringer(memory, scope=_SCOPE, agent=task.format.value, report=report)
     begun = time.perf_counter()
     for source in sources(Path(task.history), report):
-        bringer.bring(read(source, Format.CLAUDE_CODE, report, lambda count: None, bringer.room))
+        bringer.bring(read(source, task.format, report, lambda count: None, bringer.room))
         meter.sample()
     seconds = time.perf_counter() - begun
     assert not report.damaged, report.damaged[0]
