@@ -269,3 +269,32 @@ def test_a_hidden_prompt_is_no_part(file: Path) -> None:
         node("c", "b", [], said("user", "Be brief", metadata=HIDDEN)),
     )
     assert spoken(sessions_of(steps_of(write(file, [talk]), GPT))["c-9"]) == [("user", "Hello")]
+
+
+def test_files_are_named_and_references_leave_nothing_odd(file: Path) -> None:
+    attached = {"attachments": [{"id": "f", "name": "lease-2024.pdf"}, {"id": "g"}, 7]}
+    picture = {"content_type": "image_asset_pointer", "asset_pointer": "file-service://x"}
+    words = "Three months \ue200filecite\ue202turn0file0\ue201in \ue200entity\ue202"
+    words += '["city","Lisbon","capital"]\ue201.\ue200i\ue201'
+    talk = conversation(
+        "c-7",
+        node("a", None, ["b"], said("user", "What is in it?", metadata=attached)),
+        node("b", "a", ["c"], said("assistant", words)),
+        node("c", "b", ["d"], {
+            "author": {"role": "user"}, "metadata": {"attachments": [{"name": "bird.jpg"}]},
+            "content": {"content_type": "multimodal_text", "parts": [picture]},
+        }),
+        node("d", "c", [], {
+            "author": {"role": "assistant"},
+            "content": {"content_type": "system_error", "name": "E", "text": "rate limited"},
+        }),
+    )  # fmt: skip
+    (messages,) = sessions_of(steps_of(write(file, [talk]), GPT)).values()
+    assert [one["content"] for one in messages] == [
+        "What is in it?\n\n[attached: lease-2024.pdf]",
+        "Three months in Lisbon.",
+        [
+            {"type": "image_url", "image_url": {"url": "file-service://x"}},
+            {"type": "text", "text": "[attached: bird.jpg]"},
+        ],
+    ]

@@ -12,6 +12,7 @@ Read from exports of 2023 to 2026 as they are described; there is no contract. N
 other files of the archive, which are named where they were; custom instructions.
 """
 
+import re
 from collections.abc import Iterator
 from typing import IO, Any, Final
 
@@ -28,7 +29,13 @@ from memopt.past.room import Room
 
 CONVERSATION_BYTES_MAX: Final = 32 * MIB
 _FORK_CHARS: Final = 8
-_HIDDEN: Final = frozenset({"user_editable_context", "model_editable_context"})
+_HIDDEN: Final = frozenset({"user_editable_context", "model_editable_context", "system_error"})
+_ATTACHED_MAX: Final = 100
+"""Files of one message that are named."""
+_REFERENCE: Final = re.compile(
+    "\ue200([^\ue200-\ue202]{0,80})(?:\ue202([^\ue200\ue201]{0,4000}))?\ue201"
+)
+"""What is drawn as a link or a picture, between characters that mean nothing elsewhere."""
 
 
 class Author(msgspec.Struct):
@@ -39,6 +46,7 @@ class Author(msgspec.Struct):
 class Metadata(msgspec.Struct):
     model_slug: Any = None
     is_visually_hidden_from_conversation: Any = None
+    attachments: Any = None
 
 
 class Said(msgspec.Struct):
@@ -233,7 +241,7 @@ class Tree:
         if kind == "thoughts":
             message["reasoning_content"] = _thoughts(content)
             return message if message["reasoning_content"] else None
-        told = _content(content, kind)
+        told = _with_attachments(_content(content, kind), metadata.attachments)
         if not told:
             self._report.skip("nodes without text")
             return None
@@ -302,10 +310,34 @@ def _content(content: dict[str, Any], kind: str) -> str | list[dict[str, Any]]:
         else:
             text = text_of(part)
         if text:
-            told.append({"type": "text", "text": text})
+            told.append({"type": "text", "text": _REFERENCE.sub(_shown, text)})
     if all(one["type"] == "text" for one in told):
         return "\n\n".join(one["text"] for one in told)
     return told
+
+
+def _shown(reference: re.Match[str]) -> str:
+    """What a reference shows: of a person or a place the name, of a source nothing."""
+    try:
+        fields = msgspec.json.decode(reference[2] or "null")
+    except (msgspec.DecodeError, RecursionError):
+        return ""
+    is_named = isinstance(fields, list) and len(fields) > 1 and isinstance(fields[1], str)
+    return fields[1] if is_named else ""
+
+
+def _with_attachments(
+    told: str | list[dict[str, Any]], attachments: Any
+) -> str | list[dict[str, Any]]:
+    """With the names of the files that were sent along, so that they can be found by them."""
+    found = attachments[:_ATTACHED_MAX] if isinstance(attachments, list) else []
+    names = [text_of(one.get("name")) for one in found if isinstance(one, dict)]
+    text = "\n".join(f"[attached: {name}]" for name in names if name)
+    if not text:
+        return told
+    if isinstance(told, str):
+        return f"{told}\n\n{text}" if told else text
+    return [*told, {"type": "text", "text": text}]
 
 
 def _media(part: dict[str, Any]) -> dict[str, Any]:

@@ -229,10 +229,10 @@ class _Reader(Log):
                 reply.say(block.text or "")
             elif block.type == "thinking":
                 reply.think(block.thinking or "")
-            elif block.type.endswith("tool_use") and block.id:
-                reply.call(block.id, block.name or "", arguments_of(block.input))
+            elif block.type.endswith("tool_use") and (call := block.id or record.uuid):
+                reply.call(call, block.name or "", arguments_of(block.input))
                 if len(self._callers) < PLACES_MAX:
-                    self._callers[block.id] = line
+                    self._callers[call] = line
             elif block.type.endswith("tool_result"):
                 # Of a tool that the provider runs: it is in the reply itself.
                 yield from self._result(line, record, block, where, 0)
