@@ -71,7 +71,7 @@ from memopt.wiring_storage import WORKING_SETS, Storage, log_failure, wire_stora
 
 _EVICTABLE = (
     "pages", "texts", "policies", "sessions", "collections", "collection policies", "arena",
-    "recall", "recall policies", "answers", "server",
+    "recall", "recall policies", "answers", "server", "contexts",
 )  # fmt: skip
 """Owners of the budget whose bytes can be given back at once: all of it is at home."""
 _PROBE_SECONDS = 0.25

@@ -296,3 +296,23 @@ def test_a_pinned_output_is_shortened_again_wherever_it_was_once(memory: memopt.
     session.extend([call(2), result(2, "last words " * 100)])
     for _ in range(3):
         assert session.context(max_tokens=900).report.tokens <= 900
+
+
+def test_what_contexts_remember_is_no_pressure_and_goes_when_room_is_short(tmp_path: Path) -> None:
+    with memopt.open(
+        tmp_path / "store", budget="16MiB", durability="os", indexing="off", maintenance_seconds=0
+    ) as memory:
+        session = memory.session("s")
+        grow(session, 40)
+        session.context(max_tokens=5000)
+        budget, counts = memory._parts.budget, memory._parts.contexts.counts
+        held = budget.held_bytes("contexts")
+        assert held > 0
+        before = memory._parts.pressure.look().evictable_bytes
+        counts.clear()
+        assert memory._parts.pressure.look().evictable_bytes == before - held
+        session.context(max_tokens=5000)
+        assert budget.held_bytes("contexts") > 0
+        budget.ask(budget.limit_bytes)
+        assert budget.held_bytes("contexts") == 0
+        counts.check()
