@@ -29,6 +29,7 @@ from memopt.collections.cache import EntryCache
 from memopt.collections.engine import TurnsTold
 from memopt.collections.maker import Collections
 from memopt.collections.turns import ScratchCommitter, TurnOwners, Turns
+from memopt.context.checking import ContextChecking
 from memopt.context.engine import Contexts
 from memopt.context.keeper import ContextKeeper
 from memopt.context.tokens import Tokenizers
@@ -153,7 +154,7 @@ def _wire_parts(
     )
     admit = admission_of(directory, config, events, monitor.governor, read_only=read_only)
     kept = wire_kept(directory, committer, compressor, storage.upkeep, budget)
-    derived = ContextKeeper()
+    derived, rows = ContextKeeper(), ContextChecking(home, committer, compressor)
     indexer = TakenToo(TakenToo(engine.indexer, kept.keeper.taken), derived.taken)
     transcripts = Transcripts(
         home, committer, residents, pages, dictionaries, config=config, clock=clock,
@@ -174,13 +175,14 @@ def _wire_parts(
     compaction = Compaction(
         home, committer, transcripts, pages, pager, dictionaries, compressor, config=config,
         clock=clock, events=events, drop_dictionary=compressor.drop, index=engine.finish,
+        mend=rows.mend,
     )  # fmt: skip
     recall, answers = _wire_memories(
         directory, config, clock, events, budget, storage, transcripts, admit, engine, kept
     )
     checking, forgetting = _wire_care(
         directory, config, clock, events, storage, branches, reader, states,
-        (collections.keeper, recall.keeper, kept.keeper), derived,
+        (collections.keeper, recall.keeper, kept.keeper), rows, derived,
     )  # fmt: skip
     contexts = wire_context(
         directory, committer, compressor, reader, storage.upkeep, config, clock, budget, events,
@@ -237,12 +239,13 @@ def _wire_memories(
 def _wire_care(
     directory: Directory, config: Config, clock: Clock, events: Events, storage: Storage,
     branches: Branches, reader: LineReader, states: States,
-    keepers: tuple[CollectionKeeper, ItemKeeper, AnswerKeeper], derived: ContextKeeper,
+    keepers: tuple[CollectionKeeper, ItemKeeper, AnswerKeeper], rows: ContextChecking,
+    derived: ContextKeeper,
 ) -> tuple[Checking, Forgetting]:  # fmt: skip
     home, committer, compressor = directory.home, storage.committer, storage.compressor
     checking = Checking(
-        home, committer, reader, storage.pages, compressor, *keepers, clock=clock, events=events,
-        wait=threading.Event().wait, bytes_per_second=config.check_bytes_per_second,
+        home, committer, reader, storage.pages, compressor, *keepers, rows, clock=clock,
+        events=events, wait=threading.Event().wait, bytes_per_second=config.check_bytes_per_second,
     )  # fmt: skip
     forgetting = Forgetting(
         home, committer, branches, reader, states, compressor, *keepers,

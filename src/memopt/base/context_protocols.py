@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from memopt.base.context_records import Context, ContextRow, Opened, PinRow
-from memopt.base.records import Message, Receipt
+from memopt.base.records import Damage, Message, Receipt
 
 
 class Tokenizer(Protocol):
@@ -35,6 +35,10 @@ class ContextTable(Protocol):
         ...
 
     def names(self, line: int) -> list[str]: ...
+    def scan(self, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
+        """Up to `limit` (line, name) above `after`, in that order, over all lines."""
+        ...
+
     def delete(self, line: int, name: str | None) -> None:
         """Of a line; all of them where there is no name."""
         ...
@@ -52,9 +56,29 @@ class PinTable(Protocol):
         """Those of messages [start, stop), in order."""
         ...
 
-    def delete(self, line: int, seq: int | None) -> int: ...
+    def scan(self, after: tuple[int, int], limit: int) -> list[tuple[int, int]]:
+        """Up to `limit` (line, seq) above `after`, in that order, over all lines."""
+        ...
+
+    def delete(self, line: int, seq: int) -> int: ...
+    def delete_from(self, line: int, start: int) -> int:
+        """Those of messages `start` and later; how many."""
+        ...
+
     def items(self, scope_number: int, limit: int) -> list[int]:
         """Up to `limit` items of a scope that are pinned or were until lately, in order."""
+        ...
+
+
+class ContextChecker(Protocol):
+    """What a store asks of what is kept of contexts."""
+
+    def check(self) -> tuple[int, list[Damage]]:
+        """Verify every row: (bytes, what is damaged)."""
+        ...
+
+    def mend(self) -> int:
+        """Drop what is damaged; how many rows."""
         ...
 
 

@@ -31,8 +31,12 @@ class ContextKeeper:
         tables = transaction.tables
         tables.contexts.delete(line, None)
         tables.contexts.delete_scope(scope_number, "")
-        if seq is not None or not tables.lines.children(line):
+        if seq is not None:
             tables.message_pins.delete(line, seq)
+        else:
+            # What forks share of it stays, and so does what is pinned of that.
+            shared = max((child.base for child in tables.lines.children(line)), default=0)
+            tables.message_pins.delete_from(line, shared)
         transaction.after_commit(self.forget_ids)
 
     def all_taken(self, transaction: CommitTransaction, scope_numbers: Sequence[int]) -> None:

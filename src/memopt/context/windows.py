@@ -61,6 +61,26 @@ class Written(msgspec.Struct, frozen=True, array_like=True):
     version: int = _VERSION
 
 
+_KINDS: Final = {WINDOW: Kept, RECALLED: Block, WRITTEN: Written}
+
+
+def open_row(compressor: Compressor, row: ContextRow) -> Kept | Block | Written:
+    """What a row holds. Raises CorruptionError, StoreVersionError."""
+    kind = _KINDS.get(row.name[:1])
+    if kind is None:
+        raise CorruptionError(f"nothing of contexts has the name {row.name!r}")
+    raw = compressor.decode(row.body, key=_key(row.line, row.name))
+    try:
+        value: Kept | Block | Written = msgspec.msgpack.decode(raw, type=kind)
+    except msgspec.MsgspecError as error:
+        raise CorruptionError(f"{row.name} is no {kind.__name__.lower()}: {error}") from error
+    if value.version != _VERSION:
+        raise StoreVersionError(
+            f"{row.name} has version {value.version}, this memopt knows {_VERSION}"
+        )
+    return value
+
+
 class Windows:
     """Thread-safe. Holds nothing between calls."""
 
@@ -98,11 +118,10 @@ class Windows:
         self._write(scope_number, line, RECALLED + name, block, seen)
 
     def _read(self, tables: Tables, line: int, name: str, kind: type[T]) -> T | None:
-        with contextlib.suppress(CorruptionError, StoreVersionError, msgspec.MsgspecError):
+        with contextlib.suppress(CorruptionError, StoreVersionError):
             row = tables.contexts.get(line, name)
-            if row is not None:
-                raw = self._compressor.decode(row.body, key=_key(line, name))
-                return msgspec.msgpack.decode(raw, type=kind)
+            value = open_row(self._compressor, row) if row is not None else None
+            return value if isinstance(value, kind) else None
         return None
 
     def _write(

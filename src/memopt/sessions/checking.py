@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from memopt.base.answer_protocols import AnswerKeeper
+from memopt.base.context_protocols import ContextChecker
 from memopt.base.errors import CorruptionError, NotFoundError, StoreVersionError
 from memopt.base.events import Events, Quarantined
 from memopt.base.item_protocols import ItemKeeper
@@ -41,6 +42,7 @@ class Checking:
         keeper: CollectionKeeper,
         items: ItemKeeper,
         answers: AnswerKeeper,
+        contexts: ContextChecker,
         *,
         clock: Clock,
         events: Events,
@@ -55,6 +57,7 @@ class Checking:
         self._keeper = keeper
         self._items = items
         self._answers = answers
+        self._contexts = contexts
         self._clock = clock
         self._events = events
         self._wait = wait
@@ -112,6 +115,9 @@ class Checking:
         if ended:
             count, items, answers, read_bytes = self._check_scopes(damages)
             values += count
+            size += read_bytes
+            read_bytes, derived = self._contexts.check()
+            damages += derived
             size += read_bytes
         with self._home.snapshot() as tables:
             lost = tables.meta.get(LOST)

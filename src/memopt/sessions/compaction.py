@@ -59,9 +59,12 @@ class Compaction:
         events: Events,
         drop_dictionary: Callable[[int], None],
         index: Callable[[], None],
+        mend: Callable[[], object],
     ) -> None:
-        """`index` finishes the index of recall, and takes out of it what was taken away."""
+        """`index` finishes the index of recall, and takes out of it what was taken away; `mend`
+        drops what is damaged and can be made again."""
         self._finish_index = index
+        self._mend = mend
         self._home = home
         self._committer = committer
         self._transcripts = transcripts
@@ -92,6 +95,7 @@ class Compaction:
         report(50, 100)
         encoded, texts = self._encode_again(report)
         self._finish_index()
+        self._mend()
         dropped = self._drop_unused()
         self._clear(suspects)
         report(95, 100)

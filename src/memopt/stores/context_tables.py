@@ -36,6 +36,14 @@ class SqliteContexts(Table):
         rows = self._execute("SELECT name FROM contexts WHERE line = ?", (line,)).fetchall()
         return [name for (name,) in rows]
 
+    def scan(self, after: tuple[int, str], limit: int) -> list[tuple[int, str]]:
+        rows: list[Any] = self._execute(
+            "SELECT line, name FROM contexts WHERE (line, name) > (?, ?) "
+            "ORDER BY line, name LIMIT ?",
+            (*after, limit),
+        ).fetchall()
+        return rows
+
     def delete(self, line: int, name: str | None) -> None:
         self._execute(
             "DELETE FROM contexts WHERE line = ? AND (?2 IS NULL OR name = ?2)", (line, name)
@@ -63,10 +71,20 @@ class SqliteMessagePins(Table):
         ).fetchall()
         return [PinRow(*self._verify("message_pins", row)) for row in rows]
 
-    def delete(self, line: int, seq: int | None) -> int:
-        self._execute(
-            "DELETE FROM message_pins WHERE line = ? AND (?2 IS NULL OR seq = ?2)", (line, seq)
-        )
+    def scan(self, after: tuple[int, int], limit: int) -> list[tuple[int, int]]:
+        rows: list[Any] = self._execute(
+            "SELECT line, seq FROM message_pins WHERE (line, seq) > (?, ?) "
+            "ORDER BY line, seq LIMIT ?",
+            (*after, limit),
+        ).fetchall()
+        return rows
+
+    def delete(self, line: int, seq: int) -> int:
+        self._execute("DELETE FROM message_pins WHERE line = ? AND seq = ?", (line, seq))
+        return int(self._connection.changes())
+
+    def delete_from(self, line: int, start: int) -> int:
+        self._execute("DELETE FROM message_pins WHERE line = ? AND seq >= ?", (line, start))
         return int(self._connection.changes())
 
     def items(self, scope_number: int, limit: int) -> list[int]:
