@@ -59,9 +59,11 @@ def part_of(call_id: str | None, text: str) -> Message:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[list[Message], bool]:
-    """With parallel, interrupted, missing, double, late, early and nameless results; and whether
-    something came between a call and its results."""
+    """With parallel, interrupted, missing, double, late, early and nameless results, ids that are
+    used again in each turn, and results between two calls; and whether something came between a
+    call and its results. Every result tells its number."""
     is_late = False
+    is_reused = draw(st.booleans())
     form = draw(st.sampled_from(FORMS))
     said: list[Message] = []
     if draw(st.booleans()):
@@ -78,11 +80,17 @@ def conversations(draw: st.DrawFn) -> tuple[list[Message], bool]:
             said.append(result(form, draw(st.sampled_from([None, "nobody", "c1"])), draw(_TEXTS)))
         else:
             ids: list[str | None] = []
-            for _ in range(draw(st.integers(1, 3))):
+            for n in range(draw(st.integers(1, 3))):
                 number += 1
-                ids.append(draw(st.sampled_from([f"c{number}"] * 6 + [None, "again"])))
-            results = [result(form, one, draw(_TEXTS)) for one in ids]
-            fates = ["whole"] * 4 + ["some", "double", "early", "late", "joined"]
+                own = f"again{n}" if is_reused else f"c{number}"
+                ids.append(draw(st.sampled_from([own] * 6 + [None, "again"])))
+            results = [
+                result(form, one, f"r{number}.{n}: {draw(_TEXTS)}") for n, one in enumerate(ids)
+            ]
+            fates = ["whole"] * 4 + [
+                "some", "double", "early", "all early", "early and double", "late", "joined",
+                "between",
+            ]  # fmt: skip
             fate = draw(st.sampled_from(fates))
             thought = {"type": "reasoning", "encrypted_content": "x" * 40, "summary": []}
             made = ([thought] if form == "items" and draw(st.booleans()) else []) + calls(form, ids)
@@ -92,10 +100,20 @@ def conversations(draw: st.DrawFn) -> tuple[list[Message], bool]:
                 results = results + results[:1]
             elif fate == "early":
                 made, results = results[:1] + made, results[1:]
+            elif fate == "all early":
+                made, results = results + made, []
+            elif fate == "early and double":
+                made = results[:1] + made
+            elif fate == "between":
+                made = []
+                for one, answered in zip(ids, results, strict=True):
+                    made += [*calls(form, [one]), answered]
+                results = []
             elif fate == "late":
-                late += results[1:]
+                # Of an id that is used again, nobody could tell whose they are.
+                late += [one for one, id in zip(results, ids, strict=True) if str(id)[:1] == "c"]
+                results = [one for one in results if one not in late]
                 is_late = True
-                results = results[:1]
             elif fate == "joined" and form == "parts":
                 joined = [part for one in results for part in one["content"]]
                 extra = [{"type": "text", "text": "and?"}] if draw(st.booleans()) else []
@@ -118,6 +136,7 @@ def refused(messages: list[Message]) -> list[str]:
     second ones, and thoughts with nothing behind them."""
     wrong: list[str] = []
     pending: Counter[str] = Counter()
+    seen: set[str] = set()
     thinking = False
     for at, message in enumerate(messages):
         made, answered = ids_of(message)
@@ -133,8 +152,11 @@ def refused(messages: list[Message]) -> list[str]:
         for one in made:
             if one is None:
                 wrong.append(f"{at}: a call without an id")
-            else:
-                pending[one] += 1
+                continue
+            if one in seen:
+                wrong.append(f"{at}: an id that an earlier call has: {one}")
+            seen.add(one)
+            pending[one] += 1
         is_thought = message.get("type") == "reasoning"
         if thinking and not is_thought and not made and message.get("role") != "assistant":
             wrong.append(f"{at}: a thought with nothing behind it")

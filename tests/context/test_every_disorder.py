@@ -1,6 +1,7 @@
 """Every disorder of calls, in windows of all sizes, with pins, against rules of providers alone."""
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,8 +63,13 @@ def newest_finished(sent: list[Message]) -> int | None:
 def names_of(message: Message) -> list[str]:
     """What tells it from others, however short it is sent."""
     made, answered = ids_of(message)
-    ids = [f"call {one}" for one in made] + [f"result {one}" for one in answered]
+    ids = [f"call {_id(one)}" for one in made] + [f"result {_id(one)}" for one in answered]
     return ids or [str(message.get("content") or message)]
+
+
+def _id(sent: str | None) -> str:
+    """As it was said, or nearly: one that was used again is sent with a number behind it."""
+    return re.sub(r"^(again\d?)_\d+$", r"\1", str(sent))
 
 
 @settings(max_examples=25)
@@ -87,6 +93,12 @@ def test_what_is_sent_is_what_providers_take(
     whole = session.context(max_tokens=WHOLE)
     sent = list(whole.messages)
     assert refused(sent) == []
+    orphaned = {
+        one.start for one in whole.report.left_out if one.reason is memopt.Omission.ORPHANED
+    }
+    for seq, message in enumerate(said):
+        for mark in re.findall(r"r\d+\.\d: ", str(message)):
+            assert mark in str(sent) or seq in orphaned
     kept = {one for message in sent for one in names_of(message)}
     start = None if is_late else newest_finished(sent)
     pinned = [h for h in whole.report.pinned if h.startswith("m")]
@@ -136,8 +148,8 @@ def test_a_fork_and_a_restart_send_the_same(
     try:
         with memopt.open(path, budget="16MiB", durability="os", indexing="off") as memory:
             session = memory.session("s")
-            for _ in range(repeats):
-                session.extend(conversation[0])
+            for turn in range(repeats):
+                session.extend([*conversation[0], {"role": "user", "content": f"turn {turn}"}])
             first = session.context(max_tokens=1200)
     except memopt.ContextOverflowError:
         return

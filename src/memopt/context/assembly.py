@@ -89,6 +89,8 @@ def assembled(inside: Inside) -> Assembled:
 class _Sections:
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self._used: set[str] = set()
+        """Ids of calls: some providers refuse one that is there twice."""
         self.sections: list[Section] = []
 
     def groups(
@@ -96,7 +98,7 @@ class _Sections:
     ) -> None:
         messages = [{"role": "user", "content": block}] if block else []
         for group in groups:
-            messages += group.messages()
+            messages += group.messages(self._used)
         self.add(part, messages, block_tokens + sum(group.tokens for group in groups))
 
     def add(self, part: Part, messages: list[Message], tokens: int) -> None:

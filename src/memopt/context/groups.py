@@ -4,10 +4,13 @@ Messages are added in the order in which they were said, and agents say them in 
 in parallel, results late, twice, before their call, without an id, or never. A group is sent as
 providers demand it: the calls, then exactly one result of each, in the order of the calls.
 
+A result that came right before its call is sent behind it; where something else was said between
+them it is none of that call, since a window may begin there.
+
 Owns: which result answers which call. Invariant: every call that is sent has one result behind it,
-and every result that is sent has its call before it. What fits neither is an orphan, and is not
-sent; so is one that came before its call, since a window may begin between the two. Not here: which
-groups are sent (window.py).
+every result that is sent has its call before it, and no two calls have one id. What fits neither is
+an orphan: it is not sent, and it is not forgotten either. Not here: which groups are sent
+(window.py).
 """
 
 from typing import Final
@@ -76,7 +79,8 @@ class Group:
 
     @property
     def first(self) -> int:
-        return self.members[0].seq
+        # A result may have come before its call.
+        return min(held.seq for held in self.held)
 
     @property
     def tokens(self) -> int:
@@ -101,14 +105,14 @@ class Group:
         """Calls without a result."""
         return sum(pair.result_held is None for pair in self.pairs)
 
-    def messages(self) -> list[Message]:
-        """As they are sent."""
+    def messages(self, used: set[str] | None = None) -> list[Message]:
+        """As they are sent. `used`: ids of calls before them, which are not used again."""
         if self.is_thoughts:
             return []
         sent = {id(held): held.message for held in self.held}
         answers: dict[int, Message] = {}
         parts: list[Message] = []
-        used: set[str] = set()
+        used = set() if used is None else used
         for pair in self.pairs:
             call, result, answer = pair.call, pair.result, pair.result_held
             call_id = _call_id(pair, used)
@@ -143,24 +147,38 @@ class Grouper:
         self.groups: list[Group] = []
         self.orphans: list[Held] = []
         """Results of nothing, and second ones."""
+        self.strays: list[Held] = []
+        """Messages that are sent without such results, which were among their parts."""
+        self._early: list[Held] = []
+        """Orphans that nothing came behind but results, thoughts and calls that belong together."""
+        self._behind: set[str] = set()
+        """Ids of calls whose result came right behind them: what follows with such an id is a
+        second one, and not early."""
         self._open: dict[str, list[Pair]] = {}
         """Calls without a result, by id."""
         self._unnamed: list[Pair] = []
-        """The same of those without an id."""
-        self._answered: set[str] = set()
+        """The same of those without an id that nothing but results came behind."""
         self._joinable: Group | None = None
 
     def add(self, held: Held) -> None:
         results = results_in(held.raw)
         if results:
+            if self._joinable is not None:
+                self._joinable, self._early = None, []
             self._add_results(held, results)
             return
         calls = calls_in(held.raw)
         group = self._join(held, calls)
+        self._behind = set()
+        if len(group.members) == 1:
+            self._unnamed = []
         for call in calls:
             pair = Pair(group, held, call)
             group.pairs.append(pair)
             self._await(pair)
+        self._add_early({call.id for call in calls})
+        if self._joinable is None:
+            self._early = []
 
     def drop(self, gone: int, pins: frozenset[int]) -> list[Group]:
         """Let the first groups go: nothing that comes later answers them, unless they are
@@ -198,10 +216,17 @@ class Grouper:
             self._unnamed.append(pair)
             return
         self._open.setdefault(call_id, []).append(pair)
-        self._answered.discard(call_id)
+
+    def _add_early(self, ids: set[str | None]) -> None:
+        """Give calls that were just added the results that came before them."""
+        for held in self._early.copy():
+            results = results_in(held.raw)
+            if any(result.id is not None and result.id in ids for result in results):
+                self._early.remove(held)
+                self.orphans.remove(held)
+                self._add_results(held, results)
 
     def _add_results(self, held: Held, results: list[Result]) -> None:
-        self._joinable = None
         matched: list[tuple[Result, Pair | None]] = []
         for result in results:
             pair = self._match(result)
@@ -215,6 +240,7 @@ class Grouper:
             return
         if strays:
             held.message = without_parts(held.message, strays)
+            self.strays.append(held)
         for result, pair in matched:
             if pair is not None:
                 moved = sum(at < result.at for at in strays)
@@ -227,29 +253,30 @@ class Grouper:
             if rest["content"]:
                 held.message, held.raw = rest, without_parts(held.raw, strays)
                 self.groups.append(Group(held))
+                self.strays.append(held)
+                self._early = []
                 return
         self.orphans.append(held)
+        if not any(result.id in self._behind for result in results):
+            self._early.append(held)
 
     def _match(self, result: Result) -> Pair | None:
-        """The newest call with its id; without one, the first of those that wait, best by name."""
-        if result.id is not None and result.id in self._open:
-            pairs = self._open[result.id]
-            newest = pairs[-1].held
-            # Of several calls with one id in one message, the first.
-            pair = next(pair for pair in pairs if pair.held is newest)
-            pairs.remove(pair)
-            if not pairs:
-                del self._open[result.id]
-            self._answered.add(result.id)
-            return pair
-        if result.id is not None and result.id in self._answered:
+        """The newest call with its id, but for one without an id right before it; where the result
+        has none, the first of those that wait, best by name."""
+        pairs = self._open.get(result.id or "", [])
+        if not pairs or pairs[-1].group is not self.groups[-1]:
+            waiting = self._unnamed if result.id is not None else self._waiting()
+            for pair in waiting:
+                if result.name is None or pair.call.name == result.name:
+                    self._take(pair)
+                    return pair
+        if not pairs:
             return None
-        waiting = self._unnamed if result.id is not None else self._waiting()
-        for pair in waiting:
-            if result.name is None or pair.call.name == result.name:
-                self._take(pair)
-                return pair
-        return None
+        # Of several calls with one id in one message, the first.
+        newest = pairs[-1].held
+        found = next(pair for pair in pairs if pair.held is newest)
+        self._take(found)
+        return found
 
     def _waiting(self) -> list[Pair]:
         """Calls without a result of the newest group that has any."""
@@ -261,16 +288,17 @@ class Grouper:
 
     def _take(self, pair: Pair) -> None:
         if pair.call.id is None:
-            self._unnamed.remove(pair)
+            self._unnamed = [other for other in self._unnamed if other is not pair]
             return
         self._open[pair.call.id].remove(pair)
         if not self._open[pair.call.id]:
             del self._open[pair.call.id]
-        self._answered.add(pair.call.id)
 
     def _answer(self, pair: Pair, held: Held, result: Result) -> None:
         group = pair.group
         pair.result, pair.result_held = result, held
+        if held.seq > pair.held.seq and pair.call.id is not None:
+            self._behind.add(pair.call.id)
         other = self._owner_of(held)
         if other is not None and other is not group:
             group = self._merge(other, group)

@@ -294,6 +294,13 @@ class Making:
             )
             for held in window.grouper.orphans
         ]  # fmt: skip
+        left_out += [
+            LeftOut(
+                reason=Omission.ORPHANED, start=held.seq, stop=held.seq + 1,
+                handle=str(Handle(held.seq, None)),
+            )
+            for held in window.grouper.strays
+        ]  # fmt: skip
         if window.summary is not None:
             left_out.insert(
                 0,
