@@ -1,5 +1,6 @@
 """Contexts of a store: what is sent, what stays the same, what is refused."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,92 @@ def test_what_contexts_remember_is_no_pressure_and_goes_when_room_is_short(tmp_p
         budget.ask(budget.limit_bytes)
         assert budget.held_bytes("contexts") == 0
         counts.check()
+
+
+FILE = "".join(f"line {n} of the file\n" for n in range(9_000))
+
+
+def writing(form: str, call_id: str, text: str) -> Message:
+    """A call that writes a file."""
+    arguments = {"path": "a.py", "lines": [1, 2], "text": text}
+    if form == "items":
+        return {
+            "type": "function_call", "call_id": call_id, "name": "write",
+            "arguments": json.dumps(arguments),
+        }  # fmt: skip
+    if form == "parts":
+        part = {"type": "tool_use", "id": call_id, "name": "write", "input": arguments}
+        return {"role": "assistant", "content": [{"type": "text", "text": "so"}, part]}
+    function = {"name": "write", "arguments": json.dumps(arguments)}
+    made = {"id": call_id, "type": "function", "function": function}
+    return {"role": "assistant", "content": "so", "tool_calls": [made]}
+
+
+def arguments_of(message: Message) -> Any:
+    if "tool_calls" in message:
+        return json.loads(message["tool_calls"][0]["function"]["arguments"])
+    if "arguments" in message:
+        return json.loads(message["arguments"])
+    return message["content"][1]["input"]
+
+
+@pytest.mark.parametrize("form", ["chat", "items", "parts"])
+def test_a_file_that_was_written_takes_no_more_than_an_output(
+    memory: memopt.Memory, form: str
+) -> None:
+    session = memory.session("s")
+    session.append({"role": "user", "content": "Write it"})
+    call = writing(form, "w1", FILE)
+    session.append(call)
+    with pytest.raises(memopt.ContextOverflowError):
+        session.context(max_tokens=2000)
+    session.append(result_of(form, "w1"))
+    context = session.context(max_tokens=2000)
+    assert context.report.tokens < 500
+    short = arguments_of(context.messages[1])
+    assert (short["path"], short["lines"]) == ("a.py", [1, 2])
+    assert short["text"].startswith("line 0 ")
+    assert short["text"].endswith("line 8999 of the file\n")
+    assert "m1.0" in short["text"]
+    [left_out] = context.report.left_out
+    assert (left_out.reason, left_out.handle) == (memopt.Omission.SHORTENED, "m1.0")
+    opened, read = session.open_output("m1.0"), ""
+    assert opened.tool == "write"
+    while True:
+        read += opened.text
+        if opened.stop == opened.chars:
+            break
+        opened = session.open_output("m1.0", opened.stop)
+    assert json.loads(read) == arguments_of(call)
+    assert session.context(max_tokens=2000).messages == context.messages
+    assert session.context(max_tokens=2000).report.encoded_tokens == 0
+    assert list(session.messages())[1] == call
+    assert session.context(max_tokens=2_000_000).messages[1] == call
+
+
+def result_of(form: str, call_id: str) -> Message:
+    if form == "items":
+        return {"type": "function_call_output", "call_id": call_id, "output": "written"}
+    if form == "parts":
+        part = {"type": "tool_result", "tool_use_id": call_id, "content": "written"}
+        return {"role": "user", "content": [part]}
+    return {"role": "tool", "tool_call_id": call_id, "content": "written"}
+
+
+def test_arguments_of_pinned_and_signed_messages_and_of_calls_that_wait_are_sent_whole(
+    memory: memopt.Memory,
+) -> None:
+    text = FILE[:6_000]
+    both = writing("chat", "a", text)
+    both["tool_calls"] += writing("chat", "b", text)["tool_calls"]
+    signed = writing("chat", "c", text) | {"thought_signature": "abc"}
+    session = memory.session("s")
+    session.extend([both, result_of("chat", "a"), signed, result_of("chat", "c")])
+    session.extend([writing("chat", "d", text), result_of("chat", "d")])
+    session.pin(4)
+    sent = session.context(max_tokens=12_000)
+    assert [one.handle for one in sent.report.left_out] == ["m0.0"]
+    assert sent.messages[0]["tool_calls"][1] == both["tool_calls"][1]
+    session.unpin(4)
+    sent = session.context(max_tokens=12_000)
+    assert [one.handle for one in sent.report.left_out] == ["m0.0", "m4.0"]

@@ -36,7 +36,8 @@ class Omission(enum.StrEnum):
     SUMMARISED = "summarised"
     """It did not fit: the summary stands for it."""
     SHORTENED = "shortened"
-    """A long output of a tool: its head and tail are sent, with its handle."""
+    """A long output of a tool, or long texts in the arguments of a call that has its result: head
+    and tail are sent, with a handle of the whole."""
     ORPHANED = "orphaned"
     """A result without a call, or a second one of the same call."""
 

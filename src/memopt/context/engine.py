@@ -13,6 +13,8 @@ from memopt.base.item_records import FOREVER
 from memopt.base.moments import NOW, check_time
 from memopt.base.names import check_count, check_name
 from memopt.base.records import SEQ_BITS, EventRow, Receipt, RecordKind
+from memopt.context.arguments import arguments_in
+from memopt.context.calls import calls_in
 from memopt.context.handles import Handle, handle_in
 from memopt.context.making import Asked, ContextParts, Making, pins_on
 from memopt.context.outputs import outputs_in
@@ -75,15 +77,18 @@ class Contexts:
         message = reads[0].message
         texts = [one.text for one in outputs_in(message)]
         tool = message.get("name")
-        named = tool if type(tool) is str else None
+        names = [tool if type(tool) is str else None] * len(texts)
+        if not texts:
+            texts = [one.text for one in arguments_in(message)]
+            names = [call.name or None for call in calls_in(message)]
         if handle.part is not None:
             if handle.part >= len(texts):
-                raise NotFoundError(f"message {handle.seq} has {len(texts)} outputs")
-            return texts[handle.part], named
-        if texts:
-            return "\n".join(texts), named
-        said = said_in(message, None, tool_chars_max=_OPENED_CHARS_MAX)
-        return (said.text if said is not None else ""), None
+                raise NotFoundError(f"message {handle.seq} has {len(texts)} outputs or calls")
+            return texts[handle.part], names[handle.part]
+        if not outputs_in(message):
+            said = said_in(message, None, tool_chars_max=_OPENED_CHARS_MAX)
+            texts = [*([said.text] if said is not None else []), *texts]
+        return "\n".join(texts), names[0] if names else None
 
     # -- pins -------------------------------------------------------------------------------------
 

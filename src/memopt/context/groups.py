@@ -13,6 +13,7 @@ an orphan: it is not sent, and it is not forgotten either. Not here: which group
 (window.py).
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from memopt.base.records import Message
@@ -143,7 +144,9 @@ class Group:
 class Grouper:
     """Groups of messages, in the order in which they begin."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_answer: Callable[[Pair], None]) -> None:
+        self._on_answer = on_answer
+        """Told of a call that has a result now."""
         self.groups: list[Group] = []
         self.orphans: list[Held] = []
         """Results of nothing, and second ones."""
@@ -304,6 +307,7 @@ class Grouper:
             group = self._merge(other, group)
         if held not in group.results:
             group.results.append(held)
+        self._on_answer(pair)
 
     def _owner_of(self, held: Held) -> Group | None:
         """Who has a result of this message already."""

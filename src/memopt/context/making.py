@@ -21,12 +21,13 @@ from memopt.base.moments import NOW
 from memopt.base.protocols import Clock, Compressor, Reader, Tables
 from memopt.base.recall_records import Recall
 from memopt.base.records import LineRow, Message, SessionRow
+from memopt.context.arguments import with_short_arguments
 from memopt.context.assembly import Assembled, Inside, assembled
-from memopt.context.groups import Group, Grouper, Held
+from memopt.context.calls import calls_in
+from memopt.context.groups import Group, Grouper, Held, Pair
 from memopt.context.handles import Handle
 from memopt.context.keeper import ContextKeeper
 from memopt.context.outputs import Cut, shortened
-from memopt.context.payload import payload_of
 from memopt.context.quoting import block
 from memopt.context.recalled import NOTHING, QUERY_CHARS_MAX, Chosen, choose
 from memopt.context.shortening import shorten
@@ -146,10 +147,13 @@ class Making:
         self._encoded = 0
         self._notes: list[str] = []
         self._held_bytes = 0
+        self._pins: frozenset[int] = frozenset()
 
     def make(self) -> Context:
         with self._parts.home.snapshot() as tables:
             branch = self._branch(tables)
+        if branch is not None:
+            self._pins = branch.pins
         try:
             return self._make(branch)
         finally:
@@ -171,8 +175,9 @@ class Making:
             head=[] if branch is None or kept is None else self._head(branch, kept.head),
             summary=kept.summary if kept is not None else None,
             written=None if branch is None else branch.written,
-            pins=frozenset() if branch is None else branch.pins,
+            pins=self._pins,
             pinned=[] if branch is None or kept is None else self._pinned(branch, kept, system),
+            on_answer=self._answered,
         )  # fmt: skip
         if branch is not None:
             for held in self._read(branch, window.start, branch.length):
@@ -266,6 +271,8 @@ class Making:
             for group in (*window.pinned, *window.head, *window.groups):
                 for held in group.results:
                     self._shorten_more(held, chars)
+                for pair in group.pairs:
+                    self._shorten_call(pair, chars)
             chars //= 2
         if window.is_full():
             needed = window.tokens()
@@ -351,9 +358,8 @@ class Making:
             yield self._held(branch, read.seq, read.message, len(read.record.body))
 
     def _held(self, branch: Branch, seq: int, raw: Message, size_bytes: int) -> Held:
-        is_pinned = seq in branch.pins
         message, cuts = raw, list[Cut]()
-        if not is_pinned:
+        if seq not in self._pins:
             message, cuts = shortened(raw, seq, self._chars_max, shorten)
         if cuts:
             self._cuts[seq] = cuts
@@ -370,14 +376,32 @@ class Making:
             held.message = message
             held.tokens = self._count_message(message)
 
+    def _answered(self, pair: Pair) -> None:
+        """Once a call has its result, its arguments are as long as an output at most."""
+        self._shorten_call(pair, self._chars_max)
+
+    def _shorten_call(self, pair: Pair, chars: int) -> None:
+        held = pair.held
+        if pair.result is None or held.seq in self._pins:
+            return
+        ats = [
+            at
+            for at, call in enumerate(calls_in(held.raw))
+            if any(p.call == call and p.held is held and p.result for p in pair.group.pairs)
+        ]
+        message, cuts = with_short_arguments(held.raw, held.seq, ats, chars)
+        if message is not held.raw:
+            self._cuts[held.seq] = cuts
+            held.message = message
+            held.tokens = self._count_message(message)
+
     def _ids(self, message: Message) -> tuple[int, ...]:
         return self._counts.ids(message, self._choice)
 
     def _count_message(self, message: Message) -> int:
-        payload = payload_of(message, self._choice.provider)
-        count = self._choice.tokenizer.count(payload.text)
-        self._encoded += count
-        return count + payload.extra
+        tokens, encoded = self._counts.of_made(message, self._choice)
+        self._encoded += encoded
+        return tokens
 
     def _reserve(self, size_bytes: int) -> None:
         """What a message occupies while the call lasts: decoded, and perhaps shortened."""
@@ -403,7 +427,7 @@ class Making:
         for seq in sorted(branch.pins):
             if seq >= kept.start or seq in done:
                 continue
-            grouper = Grouper()
+            grouper = Grouper(self._answered)
             for held in self._read(branch, max(0, seq - _PIN_SPAN), seq + _PIN_SPAN):
                 grouper.add(held)
             for group in grouper.groups:

@@ -73,14 +73,15 @@ def shortened(
         handle = Handle(seq, at if several else None)
         short = shorten(one.text, chars_max, str(handle))
         if short is not None and len(short) < len(one.text):
-            message = _replaced(message, one.path, short)
+            message = replaced(message, one.path, short)
             cuts.append(Cut(handle, len(one.text), len(short)))
     return message, cuts
 
 
-def _replaced(value: Any, path: tuple[Any, ...], text: str) -> Any:
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """A copy of a JSON value with something else at a place in it."""
     if not path:
-        return text
+        return new
     copy = value.copy()
-    copy[path[0]] = _replaced(value[path[0]], path[1:], text)
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
     return copy

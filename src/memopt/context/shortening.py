@@ -127,13 +127,20 @@ def _shorter_json(text: str, room: int) -> str | None:
     except (ValueError, RecursionError):
         return None
     for items, chars in zip(_ITEMS, _TEXTS, strict=True):
-        short = json.dumps(
-            _pruned(value, items, chars, _JSON_DEPTH_MAX), ensure_ascii=False,
-            separators=(", ", ": "),
-        )  # fmt: skip
+        short = dumped(_pruned(value, items, chars, _JSON_DEPTH_MAX))
         if len(short) <= room:
             return short
     return None
+
+
+def dumped(value: Any) -> str:
+    """JSON that can be sent: half a surrogate pair stays an escape."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text
 
 
 def _pruned(value: Any, items: int, chars: int, depth: int) -> Any:

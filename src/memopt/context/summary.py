@@ -13,12 +13,13 @@ messages left out in the same steps make the same summary. Not here: when someth
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from memopt.base.records import Message
-from memopt.context.calls import calls_in
+from memopt.context.arguments import arguments_in
+from memopt.context.calls import Call, calls_in
 from memopt.context.groups import Group
 from memopt.context.outputs import outputs_in
 from memopt.context.quoting import block
@@ -123,7 +124,7 @@ def lines_of(group: Group) -> list[Line]:
             texts = [one.text for one in outputs_in(pair.result_held.raw)]
             if texts:
                 output = f" -> m{pair.result_held.seq}: {_clipped(texts[0], _OUTPUT_CHARS)}"
-        arguments = _arguments(pair.held.raw, pair.call.at)
+        arguments = _arguments(pair.held.raw, pair.call)
         called = f"m{pair.held.seq} called {pair.call.name}({_clipped(arguments, _CALL_CHARS)})"
         found.append(Line(pair.held.seq, 2, called + output))
     return found
@@ -134,23 +135,8 @@ def _who(message: Message) -> str:
     return name[:64] if type(name) is str and name else role if type(role) is str else "item"
 
 
-def _arguments(message: Message, at: int) -> str:
-    for call in calls_in(message):
-        if call.at != at:
-            continue
-        holder: Any = message
-        if type(message.get("tool_calls")) is list:
-            holder = message["tool_calls"][at]
-        elif type(message.get("content")) is list and not message.get("type"):
-            holder = message["content"][at]
-        inner = holder.get("function") if type(holder.get("function")) is dict else holder
-        for key in ("arguments", "input", "action"):
-            value = inner.get(key)
-            if type(value) is str:
-                return value
-            if value is not None:
-                return msgspec.json.encode(value).decode()
-    return ""
+def _arguments(message: Message, call: Call) -> str:
+    return arguments_in(message)[calls_in(message).index(call)].text
 
 
 def _clipped(text: str, chars: int) -> str:

@@ -215,6 +215,11 @@ class Counts:
                 self._known[key] = count + payload.extra
         return count + payload.extra, count
 
+    def of_made(self, message: Message, choice: Choice) -> tuple[int, int]:
+        """The same of a message that is not sent as it is stored."""
+        payload = payload_of(message, choice.provider)
+        return self.of((_digest(payload.text), payload.extra), message, choice)
+
     def ids(self, message: Message, choice: Choice) -> tuple[int, ...]:
         """Token ids of a message's text. Raises UsageError where tokens are only estimated."""
         text = payload_of(message, choice.provider).text

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from memopt.context.calls import calls_in
-from memopt.context.groups import INTERRUPTED_TOKENS, Group, Grouper, Held
+from memopt.context.groups import INTERRUPTED_TOKENS, Group, Grouper, Held, Pair
 from memopt.context.summary import Summary, extended
 
 _LOW_SHARE: Final = 0.3
@@ -39,6 +39,7 @@ class Window:
     def __init__(
         self, costs: Costs, count: Callable[[str], int], *, start: int, head: list[Group],
         summary: Summary | None, written: str | None, pins: frozenset[int], pinned: list[Group],
+        on_answer: Callable[[Pair], None],
     ) -> None:  # fmt: skip
         self._costs = costs
         self._count = count
@@ -54,7 +55,7 @@ class Window:
         self._written = written
         """What a model wrote about everything that the summary is of: for the next compaction."""
         self.summary_tokens = self._cost_of(summary)
-        self.grouper = Grouper()
+        self.grouper = Grouper(on_answer)
         self.left_out: list[Group] = []
         """By compactions of this window, since it was read."""
         self.compactions = 0
