@@ -9,7 +9,7 @@ from memopt.context.groups import Grouper, Held
 
 
 def grouped(said: list[Message]) -> Grouper:
-    grouper = Grouper(lambda pair: None)
+    grouper = Grouper()
     for seq, message in enumerate(said):
         grouper.add(Held(seq, message, message, 1))
     return grouper

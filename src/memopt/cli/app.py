@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from memopt.base.errors import MemoptError
 from memopt.cli import (
+    context,
     forget,
     importing,
     ingest,
@@ -102,6 +103,7 @@ app.command("forget")(forget.forget)
 app.command("remember")(memories.remember)
 app.command("items")(memories.items)
 app.command("recall")(recall.recall)
+app.command("context")(context.context)
 app.command("bench")(measure.bench)
 
 

@@ -27,7 +27,7 @@ import typer
 
 from memopt import Memory, Session
 from memopt.base.errors import CorruptionError, UsageError
-from memopt.base.records import Entry, Reach, SessionInfo
+from memopt.base.records import Entry, Message, Reach, SessionInfo
 from memopt.base.units import GIB
 from memopt.cli.directory import Directory, attached, every_session, find_session
 from memopt.cli.item_transfer import item_lines
@@ -171,8 +171,15 @@ def _markdown_entry(entry: Entry) -> str:
     actor = f" · {entry.actor}" if entry.actor else ""
     role = message.get("role", message.get("type", "message"))
     at = f"{entry.at:%Y-%m-%d %H:%M:%S} UTC"
-    parts = [f"## {entry.seq} · {shown(role)}{shown(name)}{shown(actor)} · {at}"]
-    content = message.get("content")
+    heading = f"## {entry.seq} · {shown(role)}{shown(name)}{shown(actor)} · {at}"
+    body = body_of(message)
+    return "\n\n".join([heading, *([body] if body else [])]) + "\n\n"
+
+
+def body_of(message: Message) -> str:
+    """What a message says, as Markdown that is safe on a terminal; what it has besides, as JSON."""
+    parts: list[str] = []
+    role, content = message.get("role", message.get("type")), message.get("content")
     if role == "tool" and isinstance(content, str):
         parts.append(_fenced(content))
     elif isinstance(content, str):
@@ -185,7 +192,7 @@ def _markdown_entry(entry: Entry) -> str:
     rest = {key: value for key, value in message.items() if key not in known and value is not None}
     if rest:
         parts.append(_fenced_json(rest))
-    return "\n\n".join(part for part in parts if part) + "\n\n"
+    return "\n\n".join(part for part in parts if part)
 
 
 def _fenced_json(value: Any) -> str:

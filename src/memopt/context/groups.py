@@ -144,7 +144,7 @@ class Group:
 class Grouper:
     """Groups of messages, in the order in which they begin."""
 
-    def __init__(self, on_answer: Callable[[Pair], None]) -> None:
+    def __init__(self, on_answer: Callable[[Pair], None] = lambda pair: None) -> None:
         self._on_answer = on_answer
         """Told of a call that has a result now."""
         self.groups: list[Group] = []
