@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from memopt.base.context_records import ContextRow
-from memopt.base.errors import CorruptionError, StoreVersionError
+from memopt.base.errors import CorruptionError, DiskFullError, StoreVersionError
 from memopt.base.protocols import Compressor, Tables
 from memopt.context.keeper import ContextKeeper
 from memopt.context.summary import Summary
@@ -141,7 +141,9 @@ class Windows:
                 tables.contexts.delete(line, None)
             tables.contexts.put(ContextRow(line, name, scope_number, body))
 
-        self._committer.commit(member)
+        # It can be made again: a full disk must not keep a session from being read.
+        with contextlib.suppress(DiskFullError):
+            self._committer.commit(member)
 
 
 def _key(line: int, name: str) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from memopt.base.errors import MemoptError
+from memopt.base.errors import ContextOverflowError, MemoptError
 from memopt.base.records import Selector
 from memopt.memory import Memory
 from memopt.sessions.session import Session
@@ -373,6 +373,15 @@ class Worker:
         if list(entries_of(collection_of(self.memory, key))) != entries:
             raise WrongError(f"collection {key} read wrong in use")
 
+    def _context(self) -> None:
+        """Leaves a window, and what is recalled, in the store."""
+        key, (messages, _) = self._any_session()
+        tokens_max = self._chance.choice((2_000, 4_000))
+        with self._saying("context"), contextlib.suppress(ContextOverflowError):
+            context = self._handle(key).context(max_tokens=tokens_max)
+            if context.report.tokens > tokens_max or (not context.messages and messages):
+                raise WrongError(f"the context of session {key} is {context.report}")
+
     # -- what they need
 
     def _any_session(self) -> tuple[Key, Content]:
@@ -398,7 +407,7 @@ class Worker:
 _WEIGHTS: Final[dict[str, float]] = {
     "append": 40, "extend": 12, "keyed": 6, "stream": 3, "save": 10, "truncate": 5, "pop": 3,
     "entry": 16, "item": 12, "fork": 6, "delete": 4, "redact": 3, "forget": 1, "compact": 0.3,
-    "backup": 0.5, "read": 4,
+    "backup": 0.5, "read": 4, "context": 6,
 }  # fmt: skip
 OPERATIONS: Final = tuple(_WEIGHTS)
 
