@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 import memopt
 from memopt.base.budget import Budget
-from memopt.context.estimating import Estimate
 from memopt.context.payload import is_signed, media_tokens, payload_of
 from memopt.context.tokens import Counts, Tokenizers
 
@@ -29,23 +28,6 @@ class Words:
     def encode(self, text: str) -> Sequence[int]:
         self.asked.append(text)
         return [len(word) for word in text.split()]
-
-
-@given(st.text(max_size=300))
-def test_an_estimate_is_nothing_only_for_nothing(text: str) -> None:
-    assert (Estimate().count(text) == 0) == (text == "")
-
-
-@pytest.mark.parametrize(
-    ("text", "tokens"),
-    [
-        ("The quick brown fox jumps over the lazy dog. " * 20, 200),
-        ('{"id": 12345, "name": "Ann", "tags": ["a", "b"]}\n' * 20, 500),
-        ("def total(values):\n    return sum(v.price for v in values)\n" * 20, 340),
-    ],
-)
-def test_an_estimate_is_near(text: str, tokens: int) -> None:
-    assert abs(Estimate().count(text) / tokens - 1) < 0.25
 
 
 def test_over_a_conversation_each_message_is_encoded_once(tmp_path: Path) -> None:
