@@ -96,6 +96,48 @@ def test_a_scope_takes_all(home: Path, tmp_path: Path) -> None:
         assert {info.scope for info in memory.sessions()} == {"ann/past"}
 
 
+def test_projects_have_scopes_of_their_own(home: Path, tmp_path: Path) -> None:
+    other = [{**one, "cwd": "C:\\\\code\\\\quay"} for one in TALK]
+    name = "aaaaaaaa-1111-2222-3333-444455556666"
+    write(home / ".claude/projects/-quay" / f"{name}.jsonl", other)
+    for times in range(2):
+        outcome = run(
+            "import", tmp_path / "store", home, "--scope", "me/{project}/{program}", "--json"
+        )
+        assert outcome.code == 0, outcome.err
+        assert (outcome.json["messages"] == 0) == (times == 1)
+    with opened(tmp_path / "store") as memory:
+        scopes = {info.scope: info.id for info in memory.sessions()}
+    assert scopes == {
+        "me/other/chatgpt": "c-1", "me/shop/claude-code": SESSION, "me/quay/claude-code": name,
+        "me/other/codex": "t-1", "me/other/markdown": "talk", "me/other/messages": "s-1",
+    }  # fmt: skip
+    for wrong in ("me/{folder}", "me//{project}", "me/{project"):
+        outcome = run("import", tmp_path / "store", home, "--scope", wrong)
+        assert outcome.code == 2
+        assert "--scope" in outcome.err
+
+
+def test_what_ended_before_a_time_is_left_out_until_it_is_asked_for(
+    home: Path, tmp_path: Path
+) -> None:
+    def chat(name: str, at: float) -> dict[str, Any]:
+        message = {**NODE["message"], "create_time": at}
+        return {**CHATS[0], "conversation_id": name, "mapping": {"n": {**NODE, "message": message}}}
+
+    talks = [chat("old", 1.70e9), chat("new", 1.77e9)]
+    (home / "conversations-000.json").write_text(json.dumps(talks))
+    os.utime(home / "talk.md", (1.70e9, 1.70e9))
+    since = ("--since", "2025-06-01T00:00Z", "--json")
+    outcome = run("import", tmp_path / "store", home, *since)
+    assert outcome.json["skipped"]["files from before the time that was asked for"] == 1
+    assert outcome.json["skipped"]["conversations from before the time that was asked for"] == 1
+    with opened(tmp_path / "store") as memory:
+        assert {"new", "talk"} & {info.id for info in memory.sessions()} == {"new"}
+    assert run("import", tmp_path / "store", home, "--json").json["messages"] == 3
+    assert run("import", tmp_path / "store", home, "--since", "2025-06-01").code == 2
+
+
 def test_what_is_of_no_known_format_is_refused(home: Path, tmp_path: Path) -> None:
     for name in (".claude/projects/sessions-index.json", ".claude/notes.md"):
         outcome = run("import", tmp_path / "store", home / name)

@@ -5,6 +5,7 @@ line_import.py, a person's histories by `memopt.past`. Either way what a session
 compared, and only the rest is written, so an import may be repeated.
 """
 
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
@@ -13,18 +14,33 @@ import typer
 
 from memopt import Kind, Memory
 from memopt.base.errors import CapacityError, NotFoundError, UsageError
+from memopt.base.names import check_scope
 from memopt.base.units import format_bytes
 from memopt.cli.directory import AsJson, Directory, attached
 from memopt.cli.item_tree import INDEX, read_tree, say_tree
 from memopt.cli.line_import import Imported, import_lines
+from memopt.cli.memories import moment
 from memopt.cli.terminal import EXIT_FAILED, describe, fail, print_json, progress, say, table
-from memopt.past import Bringer, Brought, Format, Source, detected, read, size_of, sources
+from memopt.past import (
+    Bringer,
+    Brought,
+    Format,
+    Source,
+    detected,
+    project_of,
+    read,
+    size_of,
+    sources,
+)
 from memopt.past.files import unread
 
 _SHOWN_MAX: Final = 20
 """Notes that are said; --json has them all."""
 _MARKS_LOOKED_FOR: Final = 4096
 _SCOPES: Final = {Format.JSONL: "default", Format.MESSAGES: "default"}
+_NO_PROJECT: Final = "other"
+_BRINGERS_MAX: Final = 64
+"""Scopes at a time of which it is known what they hold."""
 _PAGE_NAMES: Final = frozenset(kind.value for kind in Kind)
 
 
@@ -56,8 +72,14 @@ def import_(
     scope: Annotated[
         str | None,
         typer.Option(
-            "--scope", help="Put all sessions here. [default: as in the file; me/PROGRAM]"
+            "--scope",
+            help="Put all sessions here; {project} stands for the folder that an agent worked in,"
+            " {program} for who kept it. [default: as in the file; me/PROGRAM]",
         ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Leave out what ended before then."),
     ] = None,
     forget_removed: Annotated[
         bool, typer.Option("--forget-removed", help="Forget memories whose lines are gone.")
@@ -68,7 +90,7 @@ def import_(
     """Bring a history in: of Claude Code, Codex or ChatGPT, Markdown, or what `export` wrote.
     Repeat it, and only what is new comes in. Makes DIR where needed."""
     counts = Imported(dry_run=dry_run)
-    works = _works(paths, from_, counts)
+    works = _works(paths, from_, moment(since, "--since"), counts)
     _check_options(works, scope, forget_removed=forget_removed)
     try:
         with attached(directory, writable=not dry_run, create=not dry_run) as memory:
@@ -111,7 +133,7 @@ def _import(
 ) -> None:  # fmt: skip
     total = sum(size_of(work.source) for work in works if work.source is not None)
     done = 0
-    bringers: dict[Format, Bringer] = {}
+    bringers: dict[tuple[Format, str | None], Bringer] = {}
     with progress("Importing", in_bytes=True) as bar:
 
         def told(read_bytes: int) -> None:
@@ -128,13 +150,25 @@ def _import(
                 counts.trees.append(tree)
                 continue
             counts.formats[work.format] = counts.formats.get(work.format, 0) + 1
+            where = _scope_of(scope, work.source, work.format)
             if work.format is Format.JSONL:
-                import_lines(memory, work.path, scope, counts, told)
+                import_lines(memory, work.path, where, counts, told)
                 continue
-            bringer = bringers.get(work.format)
+            bringer = bringers.get((work.format, where))
             if bringer is None:
-                bringer = bringers[work.format] = _bringer(memory, work.format, scope, counts)
+                while len(bringers) >= _BRINGERS_MAX:
+                    del bringers[next(iter(bringers))]
+                bringer = _bringer(memory, work.format, where, counts)
+                bringers[work.format, where] = bringer
             bringer.bring(read(work.source, work.format, counts, told, bringer.room))
+
+
+def _scope_of(scope: str | None, source: Source, format: Format) -> str | None:
+    """Where a file's sessions go; None where it says so itself, or as its program has it."""
+    if scope is None or "{" not in scope:
+        return scope
+    filled = scope.replace("{program}", format.value)
+    return filled.replace("{project}", project_of(source) or _NO_PROJECT)
 
 
 def _bringer(
@@ -150,14 +184,16 @@ def _bringer(
 # -- what is meant --------------------------------------------------------------------------------
 
 
-def _works(paths: list[Path], from_: From, counts: Imported) -> list[_Work]:
+def _works(
+    paths: list[Path], from_: From, since: datetime | None, counts: Imported
+) -> list[_Work]:  # fmt: skip
     """What the paths mean, in order. Raises UsageError for a file of no known format."""
     works: list[_Work] = []
     for path in paths:
         if from_ is From.AUTO and path.is_dir() and _is_tree(path):
             works.append(_Work(path, None, None))
             continue
-        for source in sources(path, counts):
+        for source in sources(path, counts, since):
             if path.is_dir() and not _may_be(source, from_):
                 continue
             try:
@@ -226,6 +262,11 @@ def _check_options(works: list[_Work], scope: str | None, *, forget_removed: boo
         raise UsageError("goes with the folder of a tree alone", field="--forget-removed")
     if scope is not None and any(work.format is None for work in works):
         raise UsageError("goes with files alone: a page names its scope itself", field="--scope")
+    if scope is not None:
+        bare = scope.replace("{program}", "x").replace("{project}", "x")
+        if "{" in bare or "}" in bare:
+            raise UsageError(f"knows {{project}} and {{program}}, got {scope}", field="--scope")
+        check_scope(bare, field="--scope")
 
 
 # -- what is said ---------------------------------------------------------------------------------

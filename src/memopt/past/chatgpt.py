@@ -98,8 +98,21 @@ def read(
         name = conversation.conversation_id or conversation.id
         if name is None:
             report.damage(where, "it has no id")
-        else:
+        elif is_wanted(conversation, source, report):
             yield from Tree(conversation, name, where, report).steps()
+
+
+def is_wanted(conversation: Conversation, source: Source, report: Brought) -> bool:
+    """Whether something was said in it since the time that was asked for."""
+    if source.since is None:
+        return True
+    messages = (node.message for node in conversation.mapping.values() if node is not None)
+    times = [time_of(message.create_time) for message in messages if message is not None]
+    last = max((time for time in times if time is not None), default=None)
+    if last is None or last >= source.since:
+        return True
+    report.skip("conversations from before the time that was asked for")
+    return False
 
 
 def conversations(

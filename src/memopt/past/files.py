@@ -16,6 +16,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, NamedTuple
 
@@ -75,6 +76,8 @@ class Source(NamedTuple):
 
     path: Path
     member: str | None = None
+    since: datetime | None = None
+    """Conversations that ended before are left out, of files that hold several."""
 
     @property
     def name(self) -> str:
@@ -94,9 +97,10 @@ class Source(NamedTuple):
         return tuple("/".join(printable[at:]) for at in reversed(range(len(parts))))
 
 
-def sources(path: Path, report: Brought) -> Iterator[Source]:
-    """The files that a path means, in order. Raises UsageError for a folder without any, and for
-    too many; OSError for what cannot be read."""
+def sources(path: Path, report: Brought, since: datetime | None = None) -> Iterator[Source]:
+    """The files that a path means, in order, without those that were last written before `since`.
+    Raises UsageError for a folder without any, and for too many; OSError for a file that was named
+    and cannot be read."""
     if path.is_dir():
         count = 0
         for file in _walk(path, report):
@@ -104,7 +108,7 @@ def sources(path: Path, report: Brought) -> Iterator[Source]:
             if count > FILES_MAX:
                 raise UsageError(f"more than {FILES_MAX} files", field="PATH")
             try:
-                yield from _members(file, report)
+                yield from _members(file, report, since)
             except OSError as error:
                 report.damage(str(file), unread(error))
             except UsageError as error:
@@ -114,7 +118,7 @@ def sources(path: Path, report: Brought) -> Iterator[Source]:
     elif not stat.S_ISREG(path.stat().st_mode):
         raise UsageError("is no file", field=str(path))
     else:
-        yield from _members(path, report)
+        yield from _members(path, report, since)
 
 
 def unread(error: OSError) -> str:
@@ -300,9 +304,12 @@ def _walk(folder: Path, report: Brought) -> Iterator[Path]:
             report.skip("links, which are not followed", report_links)
 
 
-def _members(path: Path, report: Brought) -> Iterator[Source]:
+def _members(path: Path, report: Brought, since: datetime | None) -> Iterator[Source]:
+    if since is not None and path.stat().st_mtime < since.timestamp():
+        report.skip("files from before the time that was asked for")
+        return
     if not is_archive(path):
-        yield Source(path)
+        yield Source(path, since=since)
         return
     _check_archive(path)
     try:
@@ -322,7 +329,7 @@ def _members(path: Path, report: Brought) -> Iterator[Source]:
     if not names:
         report.damage(str(path), "there is no conversations.json in the archive")
     for name in sorted(names):
-        yield Source(path, name)
+        yield Source(path, name, since)
 
 
 def _check_archive(path: Path) -> None:

@@ -9,7 +9,16 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from memopt.past.chatgpt import Author, Conversation, Metadata, Node, Said, Tree, conversations
+from memopt.past.chatgpt import (
+    Author,
+    Conversation,
+    Metadata,
+    Node,
+    Said,
+    Tree,
+    conversations,
+    is_wanted,
+)  # fmt: skip
 from memopt.past.files import Source
 from memopt.past.parsing import PARSE_ERRORS, parsed, reason_of, text_of
 from memopt.past.records import Brought, Step
@@ -76,6 +85,8 @@ def read(
             mapping={key: _node(message) for key, message in history.messages.items()},
             title=title, current_node=history.current_id,
         )  # fmt: skip
+        if not is_wanted(conversation, source, report):
+            continue
         yield from Tree(conversation, name, where, report, format="open-webui").steps()
 
 
