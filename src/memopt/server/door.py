@@ -19,7 +19,7 @@ from memopt.server.errors import ServerError, busy, server_error
 from memopt.server.exchange import Exchange, Outgoing, Send, options_of
 from memopt.server.levels import Levels
 from memopt.server.settings import Callers, ServerSettings, is_loopback
-from memopt.server.threads import finished
+from memopt.server.threads import ended
 from memopt.server.upstream import Headers
 
 Receive = Callable[[], Awaitable[Any]]
@@ -212,7 +212,7 @@ async def _until_gone(work: Any, receive: Receive, out: Outgoing, seconds: float
             if not out.is_ended:
                 doing.cancel()
             # And if this one is cancelled, for the server stops: what there is to keep is kept.
-            await finished(asyncio.ensure_future(asyncio.wait({doing})))
+            await ended(doing)
     if not doing.cancelled():
         doing.result()
     elif not was_gone:

@@ -21,7 +21,7 @@ from memopt.base.errors import MemoptError
 from memopt.server.door import Work
 from memopt.server.errors import ServerError, server_error
 from memopt.server.exchange import Exchange, Outgoing
-from memopt.server.threads import finished
+from memopt.server.threads import ended
 from memopt.server.upstream import OURS
 
 _SPOOL_BYTES: Final = 64 * 1024
@@ -169,6 +169,6 @@ class _Flight:
         try:
             if self.task is not None and not self.task.done():
                 self.task.cancel()
-                await finished(asyncio.ensure_future(asyncio.wait({self.task})))
+                await ended(self.task)
         finally:
             self._spool.close()

@@ -19,7 +19,9 @@ RESPONSES: Final = "responses"
 """The mapping of a scope from the ids of responses to their sessions."""
 _ENTRIES_MAX: Final = 16_384
 _SWEPT_EVERY: Final = 256
-"""Entries that came, behind which those of sessions that are gone are looked for."""
+"""Entries that came, behind which those of sessions that are gone are looked for: it costs a look
+at each session. Before, an entry is let go of when somebody asks for it."""
+_SCOPES_MAX: Final = 4096
 
 
 class Noted(NamedTuple):
@@ -38,6 +40,8 @@ class Notes:
     def __init__(self, memory: Memory, *, entries_max: int = _ENTRIES_MAX) -> None:
         self._memory = memory
         self._entries_max = entries_max
+        self._swept: set[str] = set()
+        """Scopes that were looked through since the server began."""
 
     def find(self, scope: str, id: str) -> Noted | None:
         """None for what is not known, or not any more."""
@@ -72,8 +76,11 @@ class Notes:
             count = len(places)
             for _ in range(count - self._entries_max):
                 places.pop(next(iter(places)), None)
-            if count % _SWEPT_EVERY == 0:
+            if count % _SWEPT_EVERY == 0 or scope not in self._swept:
                 self._sweep(places, scope)
+                if len(self._swept) >= _SCOPES_MAX:
+                    self._swept.clear()
+                self._swept.add(scope)
 
     def _sweep(self, places: Any, scope: str) -> None:
         """Let go of what is of sessions that were deleted."""

@@ -53,6 +53,12 @@ class StoreThreads:
 async def finished(future: asyncio.Future[T]) -> T:
     """The result of what must not be given up: cancelled, it still runs to its end, and only then
     the cancelling goes on."""
+    await ended(future)
+    return future.result()
+
+
+async def ended(future: asyncio.Future[Any]) -> None:
+    """Wait for that, whatever comes of it."""
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
@@ -60,6 +66,6 @@ async def finished(future: asyncio.Future[T]) -> T:
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        future.exception()
+        if not future.cancelled():
+            future.exception()
         raise cancelled
-    return future.result()
