@@ -71,6 +71,7 @@ from memopt.base.records import (
 from memopt.base.stats_records import PressureStats, Stats
 from memopt.client import connect
 from memopt.context.handles import open_output_tool
+from memopt.context.outputs import shorten_outputs
 from memopt.memory import Memory
 from memopt.sessions.session import Session
 from memopt.sessions.turns import Turn
@@ -156,4 +157,5 @@ __all__ = [
     "connect",
     "open",
     "open_output_tool",
+    "shorten_outputs",
 ]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import memopt
 from memopt.context.outputs import shortened
 from memopt.context.shortening import shorten
 
@@ -84,3 +85,26 @@ def test_every_output_of_a_message_has_its_own_handle() -> None:
     assert [str(cut.handle) for cut in cuts] == ["m8.0", "m8.1"]
     assert short["content"][2] == message["content"][2]
     assert message["content"][0]["content"] == "y" * 900  # type: ignore[index]
+
+
+@pytest.mark.parametrize("form", ["text", "json", "parts"])
+def test_a_message_is_shortened_before_it_is_stored(form: str) -> None:
+    text = json.dumps([{"n": n} for n in range(2000)]) if form == "json" else "a line\n" * 3000
+    content = [{"type": "text", "text": text}, {"type": "image_url"}] if form == "parts" else text
+    message = {"role": "tool", "tool_call_id": "c", "content": content}
+    short = memopt.shorten_outputs(message, max_chars=1000)
+    said = short["content"][0]["text"] if form == "parts" else short["content"]
+    assert len(said) <= 1000
+    assert "left out" in said or "shortened: it had" in said
+    assert "m0" not in said
+    assert message["content"] == content
+    assert memopt.shorten_outputs(short, max_chars=1000) == short
+    said_by_user = {"role": "user", "content": text}
+    assert memopt.shorten_outputs(said_by_user, max_chars=1000) == said_by_user
+
+
+def test_shortening_a_message_names_what_is_wrong() -> None:
+    with pytest.raises(memopt.UsageError, match="max_chars"):
+        memopt.shorten_outputs({"role": "tool"}, max_chars=10)
+    with pytest.raises(memopt.UsageError, match="message"):
+        memopt.shorten_outputs("text", max_chars=1000)  # type: ignore[arg-type]

@@ -5,14 +5,18 @@ anywhere is left alone, and so is everything that no tool wrote. Not here: how a
 (shortening.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from memopt.base.errors import UsageError
+from memopt.base.names import check_count
 from memopt.base.records import Message
 from memopt.context.calls import results_in
 from memopt.context.handles import Handle
 from memopt.context.payload import is_signed
+from memopt.context.shortening import shorten
 
+STORED_CHARS_MIN: Final = 256
 _FIELDS: Final = ("output", "content")
 _TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
 
@@ -76,6 +80,17 @@ def shortened(
             message = replaced(message, one.path, short)
             cuts.append(Cut(handle, len(one.text), len(short)))
     return message, cuts
+
+
+def shorten_outputs(message: Mapping[str, Any], *, max_chars: int) -> Message:
+    """A message whose outputs of tools have at most `max_chars` characters each, to be appended by
+    whoever does not want to keep them whole: by their form, as a context shortens them, but what is
+    left out is gone, and the text says so. A message that is signed stays as it is."""
+    if not isinstance(message, Mapping):
+        raise UsageError(f"expected a dict, got {type(message).__name__}", field="message")
+    check_count(max_chars, field="max_chars", least=STORED_CHARS_MIN)
+    short, _ = shortened(dict(message), 0, max_chars, lambda text, room, _: shorten(text, room, ""))
+    return short
 
 
 def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:

@@ -40,14 +40,16 @@ _TABLE_LINES_MIN: Final = 8
 
 
 def shorten(text: str, chars_max: int, handle: str) -> str | None:
-    """At most `chars_max` characters of a text; None where there is no room for a mark."""
+    """At most `chars_max` characters of a text; None where there is no room for a mark. Without a
+    `handle`, nobody has the whole."""
     if chars_max <= _MARK_CHARS:
         return None
     room = chars_max - _MARK_CHARS
     if text[:64].lstrip()[:1] in ("{", "["):
         short = _shorter_json(text, room)
         if short is not None:
-            return f"{short}\n[… shortened: {handle} has all {len(text)} characters]"
+            whole = f"{handle} has all" if handle else "it had"
+            return f"{short}\n[… shortened: {whole} {len(text)} characters]"
     header = _table_header(text)
     body = text[len(header) :] if len(header) <= room // 4 else text
     header = text[: len(text) - len(body)]
@@ -66,7 +68,8 @@ def _mark(missing: str, handle: str, start: int, has_some: bool) -> str:
     lines = missing.count("\n")
     much = f"{lines} lines" if lines > 1 else f"{len(missing)} characters"
     but = ", but for these:" if has_some else ""
-    return f"\n[… {much} left out: {handle} from character {start}{but} …]\n"
+    where = f": {handle} from character {start}" if handle else ""
+    return f"\n[… {much} left out{where}{but} …]\n"
 
 
 def _head(text: str, chars: int) -> str:
