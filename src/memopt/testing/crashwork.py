@@ -379,7 +379,8 @@ class Worker:
         tokens_max = self._chance.choice((2_000, 4_000))
         with self._saying("context"), contextlib.suppress(ContextOverflowError):
             context = self._handle(key).context(max_tokens=tokens_max)
-            if context.report.tokens > tokens_max or (not context.messages and messages):
+            sent = len(context.messages) + len(context.report.left_out)
+            if context.report.tokens > tokens_max or (messages and not sent):
                 raise WrongError(f"the context of session {key} is {context.report}")
 
     # -- what they need
