@@ -83,7 +83,9 @@ def _play(memory: Memory, number: int, conversation: Conversation, tally: _Tally
                 continue
             tally.orphans += orphans_in(messages)
             if exchange is not None:
-                tally.missing += not any(_is_same(exchange, message) for message in messages)
+                tally.missing += not any(
+                    _is_same(exchange, message, window) for message in messages
+                )
 
 
 def orphans_in(messages: Sequence[Message]) -> int:
@@ -148,13 +150,21 @@ def _costs(messages: Sequence[Message], window: int) -> Iterator[int]:
         yield tokens + payload.extra
 
 
-def _is_same(raw: Message, sent: Message) -> bool:
-    """But for ids, which a call may be given."""
-    arguments = [
-        [call["function"]["arguments"] for call in message.get("tool_calls") or ()]
-        for message in (raw, sent)
-    ]
-    return raw.get("content") == sent.get("content") and arguments[0] == arguments[1]
+def _is_same(raw: Message, sent: Message, window: int) -> bool:
+    """But for ids, which a call may be given, and for what is longer than an output in its
+    arguments."""
+    chars_max = 4 * max(int(window * _OUTPUT_SHARE), _OUTPUT_TOKENS_MIN)
+    calls = [message.get("tool_calls") or () for message in (raw, sent)]
+    functions = [[call["function"] for call in some] for some in calls]
+    return (
+        raw.get("content") == sent.get("content")
+        and len(functions[0]) == len(functions[1])
+        and all(
+            one["name"] == other["name"]
+            and (one["arguments"] == other["arguments"] or len(one["arguments"]) > chars_max)
+            for one, other in zip(*functions, strict=True)
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ MANNERS: Final = ("ordinary", "west", "other", "dense")
 like chance, digits, and other scripts."""
 COST_UNIT: Final = 64
 EVIDENCE_UNIT: Final = 16
-_ORDINARY_BIAS: Final = 4.0
+_ORDINARY_BIAS: Final = 7.0
 """A block is ordinary unless much speaks against it: logarithm of a likelihood."""
 _EVIDENCE_ZERO: Final = 128
 _BLANK: Final = np.uint8(ord("\t"))
