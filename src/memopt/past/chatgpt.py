@@ -14,7 +14,7 @@ other files of the archive, which are named where they were; custom instructions
 
 import re
 from collections.abc import Iterator
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 import msgspec
 
@@ -24,8 +24,10 @@ from memopt.past.files import READ_ERRORS, Source
 from memopt.past.json_array import objects
 from memopt.past.parsing import PARSE_ERRORS, parsed, reason_of, text_of, time_of
 from memopt.past.records import ORIGIN, About, Begin, Brought, Say, Step
-from memopt.past.replies import arguments_of
+from memopt.past.replies import arguments_as_told
 from memopt.past.room import Room
+
+T = TypeVar("T")
 
 CONVERSATION_BYTES_MAX: Final = 32 * MIB
 _FORK_CHARS: Final = 8
@@ -87,19 +89,13 @@ def read(
 ) -> Iterator[Step]:  # fmt: skip
     """The conversations of one file."""
 
-    for number, body in conversations(source, stream, report, room):
-        where = f"{source.name}: conversation {number}"
-        try:
-            conversation = parsed(body, _CONVERSATIONS)
-        except PARSE_ERRORS as error:
-            report.damage(where, reason_of(error))
-            continue
-        del body
+    for where, conversation in conversations(source, stream, report, room, _CONVERSATIONS):
         name = conversation.conversation_id or conversation.id
         if name is None:
             report.damage(where, "it has no id")
         elif is_wanted(conversation, source, report):
             yield from Tree(conversation, name, where, report).steps()
+        del conversation
 
 
 def is_wanted(conversation: Conversation, source: Source, report: Brought) -> bool:
@@ -116,19 +112,31 @@ def is_wanted(conversation: Conversation, source: Source, report: Brought) -> bo
 
 
 def conversations(
-    source: Source, stream: IO[bytes], report: Brought, room: Room
-) -> Iterator[tuple[int, bytes]]:  # fmt: skip
-    """The conversations of an array, by number, one at a time. What is damaged is noted."""
+    source: Source, stream: IO[bytes], report: Brought, room: Room,
+    decoder: "msgspec.json.Decoder[T]",
+) -> Iterator[tuple[str, T]]:  # fmt: skip
+    """The conversations of an array and where they are. What is damaged is noted.
 
-    def note(number: int, reason: str) -> None:
-        report.damage(f"{source.name}: conversation {number}", reason)
+    One at a time: whoever takes one has to let go of it before the next."""
+
+    def where(number: int) -> str:
+        return f"{source.name}: conversation {number}"
 
     found = objects(
-        stream, room, bytes_max=CONVERSATION_BYTES_MAX, left_out=note,
-        cut_off=lambda number: note(number, "the file ends within it"),
+        stream, room, bytes_max=CONVERSATION_BYTES_MAX,
+        left_out=lambda number, reason: report.damage(where(number), reason),
+        cut_off=lambda number: report.damage(where(number), "the file ends within it"),
     )  # fmt: skip
     try:
-        yield from found
+        for number, body in found:
+            try:
+                conversation = parsed(body, decoder)
+            except PARSE_ERRORS as error:
+                report.damage(where(number), reason_of(error))
+                continue
+            del body
+            yield where(number), conversation
+            del conversation
     except READ_ERRORS as error:
         report.damage(source.name, f"the file is damaged: {error}")
 
@@ -261,7 +269,7 @@ class Tree:
         if role == "assistant" and said.recipient not in (None, "all"):
             tool = text_of(said.recipient)
             branch.asked[name] = (tool, branch.count)
-            function = {"name": tool, "arguments": _arguments(told)}
+            function = {"name": tool, "arguments": arguments_as_told(told)}
             message["tool_calls"] = [{"id": name, "type": "function", "function": function}]
             return message
         if role == "tool":
@@ -362,14 +370,3 @@ def _media(part: dict[str, Any]) -> dict[str, Any]:
         return {"type": "image_url", "image_url": {"url": text_of(pointer)}}
     kept = {"content_type": text_of(part.get("content_type")), "pointer": text_of(pointer)}
     return {"type": "file", "file": kept}
-
-
-def _arguments(told: str | list[dict[str, Any]]) -> str:
-    """What a tool was asked: JSON as it stands, other text as `input`."""
-    if isinstance(told, str):
-        try:
-            if isinstance(msgspec.json.decode(told), dict):
-                return told
-        except (msgspec.DecodeError, RecursionError):
-            pass
-    return arguments_of(told)

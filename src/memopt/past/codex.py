@@ -22,7 +22,7 @@ from memopt.past.logs import Log
 from memopt.past.parsing import parsed, text_of, time_of
 from memopt.past.places import LINES_MAX, OTHER, PROMPT, RESULT, Line
 from memopt.past.records import ORIGIN, Brought, Step
-from memopt.past.replies import Reply, arguments_of
+from memopt.past.replies import Reply, arguments_as_told
 from memopt.past.room import Room
 
 _THREAD: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")
@@ -169,7 +169,7 @@ class _Reader(Log):
             name = item.get("name") or kind.removesuffix("_call")
             arguments = item.get("arguments", item.get("input", item.get("action")))
             reply = yield from self._reply(line, at, number, where, is_new=_has_ended)
-            reply.call(call, text_of(name), _arguments(arguments))
+            reply.call(call, text_of(name), arguments_as_told(arguments))
             if len(self._callers) < _CALLERS_MAX:
                 self._callers[call] = line
         else:
@@ -258,17 +258,6 @@ def _is_over(reply: Reply) -> bool:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _arguments(value: Any) -> str:
-    """A function's come as JSON in a string, a free tool's as any text."""
-    if isinstance(value, str):
-        try:
-            if isinstance(msgspec.json.decode(value), dict):
-                return value
-        except (msgspec.DecodeError, RecursionError):
-            pass
-    return arguments_of(value)
 
 
 def _content(content: Any, report: Brought) -> str | list[dict[str, Any]]:

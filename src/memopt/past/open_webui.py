@@ -20,7 +20,7 @@ from memopt.past.chatgpt import (
     is_wanted,
 )  # fmt: skip
 from memopt.past.files import Source
-from memopt.past.parsing import PARSE_ERRORS, parsed, reason_of, text_of
+from memopt.past.parsing import text_of
 from memopt.past.records import Brought, Step
 from memopt.past.room import Room
 
@@ -64,30 +64,28 @@ def read(
     source: Source, stream: IO[bytes], report: Brought, room: Room
 ) -> Iterator[Step]:  # fmt: skip
     """The chats of one file."""
-    for number, body in conversations(source, stream, report, room):
-        where = f"{source.name}: conversation {number}"
-        try:
-            exported = parsed(body, _EXPORTED)
-        except PARSE_ERRORS as error:
-            report.damage(where, reason_of(error))
-            continue
-        chat = exported.chat
-        history = chat.history if chat is not None else exported.history
-        # What was written by hand may have no id: its first message has one.
-        name = exported.id or (chat.id if chat is not None else None)
-        if history is not None and name is None:
-            name = next(iter(history.messages), None)
-        if history is None or not name:
+    for where, exported in conversations(source, stream, report, room, _EXPORTED):
+        found = _named(exported)
+        del exported
+        if found is None:
             report.damage(where, "it has no history, or no id")
-            continue
-        title = exported.title or (chat.title if chat is not None else None)
-        conversation = Conversation(
-            mapping={key: _node(message) for key, message in history.messages.items()},
-            title=title, current_node=history.current_id,
-        )  # fmt: skip
-        if not is_wanted(conversation, source, report):
-            continue
-        yield from Tree(conversation, name, where, report, format="open-webui").steps()
+        elif is_wanted(found[1], source, report):
+            yield from Tree(found[1], found[0], where, report, format="open-webui").steps()
+        del found
+
+
+def _named(exported: _Exported) -> tuple[str, Conversation] | None:
+    chat = exported.chat
+    history = chat.history if chat is not None else exported.history
+    # What was written by hand may have no id: its first message has one.
+    name = exported.id or (chat.id if chat is not None else None)
+    if history is not None and name is None:
+        name = next(iter(history.messages), None)
+    if history is None or not name:
+        return None
+    mapping = {key: _node(message) for key, message in history.messages.items()}
+    title = exported.title or (chat.title if chat is not None else None)
+    return name, Conversation(mapping=mapping, title=title, current_node=history.current_id)
 
 
 def _node(message: _Message | None) -> Node | None:

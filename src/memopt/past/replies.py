@@ -125,3 +125,14 @@ def arguments_of(value: Any) -> str:
     if isinstance(value, dict):
         return msgspec.json.encode(value).decode()
     return msgspec.json.encode({} if value is None else {"input": value}).decode()
+
+
+def arguments_as_told(value: Any) -> str:
+    """The same of what may be JSON in a string already, or any other text."""
+    if isinstance(value, str):
+        try:
+            if isinstance(msgspec.json.decode(value), dict):
+                return value
+        except (msgspec.DecodeError, RecursionError):
+            pass
+    return arguments_of(value)
