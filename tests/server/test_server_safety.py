@@ -62,6 +62,10 @@ def http() -> Iterator[httpx.Client]:
         ({"no_such": 1}, "no_such"),
         ({"keys": [{"name": "n", "scope": "s"}]}, "keys.sha256"),
         ({"keys": [{"name": "n", "scope": "s", "sha256": "abc"}]}, "keys.sha256"),
+        (
+            {"keys": [{"name": "n", "scope": k, "sha256": digest(k)} for k in ("a", "b")]},
+            "keys.name",
+        ),
         ({"keys": [{"name": "n", "scope": "a//b", "sha256": digest("k")}]}, "keys.scope"),
         ({"keys": [{"name": "n", "scope": "s", "sha256": digest("k"), "x": 1}]}, "keys.x"),
     ],

@@ -1,7 +1,8 @@
 """The books: what was asked and said, in the upstream's own count, by key and model.
 
 A key sees its own lines. Of a hit of the answer cache nothing is counted but the hit: it cost
-nothing. Kept while the server runs, up to a limit; what comes above it is counted as "other".
+nothing. Kept while the server runs, up to a limit; what comes above it is counted as the model
+"other" of no key.
 
 Owns: those sums. Used on one event loop. Not here: how they are shown (shown.py).
 """
@@ -14,7 +15,8 @@ from memopt.server.settings import Caller
 
 LINES_MAX: Final = 1024
 """Of keys and models together."""
-_OTHER: Final = "other"
+_OTHER: Final = ("", "other")
+"""Of no key: none is called so."""
 _NAME_CHARS_MAX: Final = 128
 
 
@@ -88,7 +90,7 @@ class Books:
     def _line(self, key: str, model: str) -> Line:
         name = (key, model[:_NAME_CHARS_MAX])
         if name not in self._lines and len(self._lines) >= LINES_MAX:
-            name = (_OTHER, _OTHER)
+            name = _OTHER
         return self._lines.setdefault(name, Line())
 
     def lines(self, key: str | None) -> list[tuple[str, str, Line]]:

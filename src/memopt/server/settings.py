@@ -149,6 +149,9 @@ class ServerSettings:
             object.__setattr__(self, field.name, value)
         if len({key.sha256.lower() for key in self.keys}) < len(self.keys):
             raise UsageError("one key is named twice", field="keys.sha256")
+        if len({key.name for key in self.keys}) < len(self.keys):
+            # What goes upstream for a key, and what is in the books, is found by its name.
+            raise UsageError("one name is of two keys", field="keys.name")
         if not is_loopback(self.host) and not self.keys:
             raise UsageError(
                 f"{self.host} can be reached from outside: name the keys that may use it",
