@@ -11,6 +11,7 @@ messages left out in the same steps make the same summary. Not here: when someth
 (window.py).
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -29,7 +30,17 @@ _USER_CHARS: Final = 400
 _ANSWER_CHARS: Final = 240
 _CALL_CHARS: Final = 140
 _OUTPUT_CHARS: Final = 100
+_PATH_CHARS: Final = 40
+_VALUE_CHARS: Final = 80
+_ARGUMENTS_CHARS_MAX: Final = 1 << 20
+_OUTPUT_READ: Final = 4_000
+_ECHO_CHARS: Final = 4
 _LINES_MAX: Final = 4096
+_FAILED: Final = re.compile(
+    r"^(?:[\w.]*(?:Error|Exception)\b:?[^\n]{0,400}|(?:ERROR|FAILED|fatal|error):?\s[^\n]{1,400})",
+    re.MULTILINE,
+)
+"""A line that says how something failed."""
 _SENTENCE: Final = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])\s+|\n+")
 _HEAD: Final = (
     "Summary of messages {first} to {last} of this conversation, which are no longer shown. It "
@@ -119,13 +130,13 @@ def lines_of(group: Group) -> list[Line]:
             text = _clipped(said.text, _USER_CHARS if user else _ANSWER_CHARS)
             found.append(Line(member.seq, 3 if user else 1, f"m{member.seq} {_who(first)}: {text}"))
     for pair in group.pairs:
-        output = ""
+        output, arguments = "", _arguments(pair.held.raw, pair.call)
         if pair.result_held is not None:
             texts = [one.text for one in outputs_in(pair.result_held.raw)]
             if texts:
-                output = f" -> m{pair.result_held.seq}: {_clipped(texts[0], _OUTPUT_CHARS)}"
-        arguments = _arguments(pair.held.raw, pair.call)
-        called = f"m{pair.held.seq} called {pair.call.name}({_clipped(arguments, _CALL_CHARS)})"
+                output = f" -> m{pair.result_held.seq}: {_told(texts[0], arguments)}"
+        with_ = _clipped(_named(arguments), _CALL_CHARS)
+        called = f"m{pair.held.seq} called {pair.call.name}({with_})"
         found.append(Line(pair.held.seq, 2, called + output))
     return found
 
@@ -137,6 +148,42 @@ def _who(message: Message) -> str:
 
 def _arguments(message: Message, call: Call) -> str:
     return arguments_in(message)[calls_in(message).index(call)].text
+
+
+def _named(arguments: str) -> str:
+    """Arguments by name, short ones first: a file's path is worth more than what is in it."""
+    values = _values(arguments)
+    if not values:
+        return arguments
+    named = sorted(values.items(), key=lambda one: len(one[1]))
+    return ", ".join(f"{key}={_ended(value)}" for key, value in named)
+
+
+def _ended(value: str) -> str:
+    """The end of a long path, the beginning of anything else."""
+    if len(value) > _PATH_CHARS and "/" in value and not re.search(r"\s", value):
+        return "…" + value[-_PATH_CHARS:]
+    return _clipped(value, _VALUE_CHARS)
+
+
+def _values(arguments: str) -> dict[str, str]:
+    if len(arguments) > _ARGUMENTS_CHARS_MAX or arguments[:1] != "{":
+        return {}
+    try:
+        found = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return {}
+    return {key: one if type(one) is str else json.dumps(one) for key, one in found.items()}
+
+
+def _told(output: str, arguments: str) -> str:
+    """How it failed, or how it begins; many repeat what was called."""
+    text = output[:_OUTPUT_READ].lstrip()
+    for value in _values(arguments).values():
+        if len(value) >= _ECHO_CHARS and text.startswith(value):
+            text = text[len(value) :].lstrip() or text
+    failed = _FAILED.findall(output[-_OUTPUT_READ:])
+    return _clipped(failed[-1] if failed else text, _OUTPUT_CHARS)
 
 
 def _clipped(text: str, chars: int) -> str:
