@@ -81,11 +81,12 @@ class Nameless(Growing):
     def _look_for(self) -> None:
         assert self._beginnings is not None
         self._is_looked_for = False
-        self._began, self._held = self._held, []
-        self._twins = self._beginnings.like(self._names, self._began)
+        held, self._held = self._held, []
+        self._began = held
+        self._twins = self._beginnings.like(self._names, held)
         if not self._twins:
             self._part(None)
-        for step in self._began:
+        for step in held:
             super().say(step)
 
     def _join(self) -> None:
@@ -105,6 +106,7 @@ class Nameless(Growing):
             self._branch(twins[0] if twins else None)
         if self.session is not None:
             self._beginnings.began(self.session.id, self._began)
+        self._began = []
 
     def _be(self, twin: Twin) -> None:
         assert self._beginnings is not None
