@@ -7,7 +7,7 @@ Owns: what is asked for, which hits are taken and how they read. Invariant: a bl
 tokens that were asked for. Not here: finding (recall/), and keeping a block (windows.py).
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from memopt.base.recall_records import Hit, Kind, Recall
@@ -54,29 +54,36 @@ def choose(
         query, scope=key.scope, shown=shown, max_tokens=int(_READ_SHARE * room) + _HIT_TOKENS,
         limit=min(max(room // _HIT_TOKENS, _HITS_MIN), _HITS_MAX),
     )  # fmt: skip
-    others = (hit for hit in found if hit.item_id not in pinned)
-    taken = _fitting(others, key.id, count, room)
+    others = [hit for hit in found if hit.item_id not in pinned]
+    taken = _fitting(others, key.id, _tokens_a_char(others, count), room)
     while taken:
         text = _rendered([hit for hit, _ in taken], key.id)
         tokens = count(text) + 4
         if tokens <= tokens_max:
             return Chosen(text, tuple(hit.item_id for hit, _ in taken), tokens)
-        # Line by line it was counted without what separates them.
-        over = tokens - tokens_max
+        # Some take more than the average.
+        over: float = tokens - tokens_max
         while taken and over > 0:
             over -= taken.pop()[1]
     return NOTHING
 
 
+def _tokens_a_char(hits: Sequence[Hit], count: Callable[[str], int]) -> float:
+    """On average: to count them all at once is quicker than one after the other."""
+    text = "\n".join(map(_line, hits))
+    return count(text) / max(len(text), 1)
+
+
 def _fitting(
-    found: Iterable[Hit], session: str, count: Callable[[str], int], room: int
-) -> list[tuple[Hit, int]]:
+    found: Iterable[Hit], session: str, tokens_a_char: float, room: float
+) -> list[tuple[Hit, float]]:
     """Those that fit one after the other, with their tokens."""
-    taken: list[tuple[Hit, int]] = []
+    taken: list[tuple[Hit, float]] = []
     headed: set[str] = set()
     for hit in found:
         head = _head_of(hit, session)
-        cost = count(_line(hit)) + (0 if head in headed else count(head))
+        chars = len(_line(hit)) + 1 + (0 if head in headed else len(head) + 1)
+        cost = chars * tokens_a_char
         if cost <= room:
             room -= cost
             headed.add(head)
