@@ -50,6 +50,18 @@ def test_a_session_that_is_not_there_has_an_empty_context(memory: memopt.Memory)
     assert memory.session("none").context(max_tokens=100).messages == ()
 
 
+def test_one_that_everything_was_taken_from_has_an_empty_context_too(
+    memory: memopt.Memory,
+) -> None:
+    session = memory.session("s")
+    session.append({"role": "user", "content": "Hello"})
+    session.truncate(0)
+    for query in (None, "Hello"):
+        assert session.context(max_tokens=100, query=query).messages == ()
+    session.append({"role": "user", "content": "Again"})
+    assert len(session.context(max_tokens=100, query="Hello").messages) == 1
+
+
 def test_the_prefix_stays_between_compactions_and_over_a_restart(tmp_path: Path) -> None:
     before: list[Message] = []
     compactions = 0

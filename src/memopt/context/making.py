@@ -336,6 +336,9 @@ class Making:
         if row is None:
             return None
         line = line_as_of(tables, row, NOW)
+        length = length_of(tables, line)
+        if not length:
+            return None
         segments = segments_of(tables, line)
         kept, written = self._windows.find(tables, segments, self._asked.name), None
         if kept is not None and self._writer.is_on:
@@ -343,7 +346,7 @@ class Making:
             written = self._windows.find_written(tables, place.line, self._asked.name)
         is_whole = written is not None and kept is not None and written.start == kept.start
         return Branch(
-            row=row, line=line, segments=segments, length=length_of(tables, line), kept=kept,
+            row=row, line=line, segments=segments, length=length, kept=kept,
             written=written.text if written is not None and is_whole else None,
             pins=pins_on(tables, segments, self._parts.clock.now_us()),
             items=tables.message_pins.items(row.scope_number, _PINNED_ITEMS_MAX),
