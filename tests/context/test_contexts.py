@@ -148,7 +148,7 @@ def test_a_call_without_a_result_gets_one_and_a_result_without_a_call_goes(
 ) -> None:
     session = memory.session("s")
     session.extend([result(7), {"role": "user", "content": "Hi"}, call(1), call(2), result(2)])
-    context = session.context(max_tokens=1000)
+    context = session.context(max_tokens=1000, query="")
     assert [m.get("tool_call_id") for m in context.messages] == [None, None, "c1", None, "c2"]
     assert context.report.interrupted == 1
     assert [one.reason for one in context.report.left_out] == [memopt.Omission.ORPHANED]

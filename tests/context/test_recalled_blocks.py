@@ -3,10 +3,17 @@ for."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import memopt
+from memopt.sessions.session import context_at, open_output_at
+
+ASKED: dict[str, Any] = {
+    "max_tokens": 1000, "model": None, "tools": (), "reserve_tokens": 0, "query": "",
+    "token_ids": False,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -55,6 +62,16 @@ def test_what_a_parent_said_otherwise_since_is_recalled(memory: memopt.Memory) -
     assert "4711" not in block
 
 
+def test_a_result_of_no_call_is_not_sent_but_recalled(memory: memopt.Memory) -> None:
+    session = memory.session("s")
+    say(session, "Hello")
+    session.append({"role": "tool", "tool_call_id": "none", "content": "The gate code is 4711."})
+    say(session, "What is the gate code?")
+    context = session.context(max_tokens=2000)
+    assert "4711" in block_of(context)
+    assert not any(message["role"] == "tool" for message in context.messages)
+
+
 def test_what_a_window_left_out_is_recalled(memory: memopt.Memory) -> None:
     session = memory.session("s")
     say(session, "The gate code of the house is 4711.")
@@ -74,3 +91,44 @@ def test_a_block_has_as_much_as_there_is_room_for(memory: memopt.Memory) -> None
     recalled = sum(s.tokens for s in context.report.sections if s.part == "recalled")
     assert 0.55 * 4000 <= recalled <= 4000
     assert len(context.report.recalled) > 100
+
+
+def test_a_context_of_a_head_is_of_that_head(memory: memopt.Memory) -> None:
+    session = memory.session("s")
+    say(session, "One.", "Two.")
+    old = session.head
+    say(session, "Three.")
+    longer = session.head
+    session.truncate(1)
+    say(session, "Other.", "More.")
+    texts = {
+        head: [m["content"] for m in context_at(session, head, **ASKED).messages]
+        for head in (old, longer, session.head)
+    }
+    assert texts[old] == ["One.", "Two."]
+    assert texts[longer] == ["One.", "Two.", "Three."]
+    assert texts[session.head] == ["One.", "Other.", "More."]
+    assert open_output_at(session, longer, "m1", 0, None).text == "Two."
+    assert open_output_at(session, session.head, "m1", 0, None).text == "Other."
+
+
+def test_a_compaction_by_who_has_gone_on_is_not_that_of_an_earlier_head(
+    memory: memopt.Memory,
+) -> None:
+    session = memory.session("s")
+    say(session, *(f"Line {at}: " + "nothing of interest here " * 8 for at in range(12)))
+    old = session.head
+    say(session, *(f"Line {at}: " + "nothing of interest here " * 8 for at in range(12, 60)))
+    session.context(max_tokens=1000, query="")
+    context = context_at(session, old, **ASKED)
+    assert context.messages[-1]["content"].startswith("Line 11: ")
+
+
+def test_a_head_of_another_session_is_refused(memory: memopt.Memory) -> None:
+    one, other = memory.session("s"), memory.session("t", scope="elsewhere")
+    say(one, "Mine.")
+    say(other, "Yours.")
+    with pytest.raises(memopt.NotFoundError):
+        context_at(one, other.head, **ASKED)
+    with pytest.raises(memopt.NotFoundError):
+        open_output_at(one, other.head, "m0", 0, None)

@@ -1,12 +1,21 @@
 """Requests that are cut down to a window, and what is recalled into it."""
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 from proxying import Proxy
 
 import memopt
+from memopt.server.asked import read_chat
+from memopt.server.exchange import Options
+from memopt.server.keeping import Place
+from memopt.server.lines import SessionKey
+from memopt.server.services import services_of
+from memopt.server.settings import ServerSettings
+from memopt.server.window import Windowed, begin_window, make_window
 from memopt.testing.upstream import Answer
 
 NAMED = {"X-Memopt-Session": "s"}
@@ -218,3 +227,27 @@ def test_choices_wait_no_longer_once_one_has_joined(
     assert len(waiting) == 1
     ask(client, [*question, chosen, {"role": "user", "content": "Why?"}], NAMED)
     assert len(waiting) == 0
+
+
+@pytest.mark.parametrize("history", ["full", "delta"])
+def test_a_window_is_of_its_own_request(tmp_path: Path, history: str) -> None:
+    settings = ServerSettings.load(None, upstream="http://127.0.0.1:1/v1")
+    headers = {"x-memopt-session": "s", "x-memopt-history": history}
+    with memopt.open(tmp_path / "store", durability="os", budget="64MiB") as memory:
+        services = services_of(memory, settings)
+        place = Place(SessionKey("default", "s"))
+        begun = []
+        for text in ("What is mine?", "What is yours?"):
+            body = msgspec.json.encode({"messages": [{"role": "user", "content": text}]})
+            asked, windowed = read_chat(body, headers, services.digests), Windowed()
+            begin_window(services.keeper, asked, place, windowed)
+            begun.append((asked, windowed))
+        for asked, windowed in begun:
+            make_window(services.keeper, asked, place, Options(window_tokens=600), windowed)
+        sent = [
+            [message["content"] for message in msgspec.json.decode(windowed.body)["messages"]]
+            for _, windowed in begun
+        ]
+        services.close()
+    before = ["What is mine?"] if history == "delta" else []
+    assert sent == [["What is mine?"], [*before, "What is yours?"]]

@@ -96,8 +96,20 @@ class ContextMaker(Protocol):
         reserve_tokens: int,
         query: str | None,
         token_ids: bool,
-    ) -> Context: ...  # fmt: skip
-    def open_output(self, scope: str, id: str, handle: str, start: int, stop: int | None) -> Opened:
+        head: int | None = None,
+    ) -> Context:
+        """Of the session as it is, or as it was when it had a head."""
+        ...
+
+    def open_output(
+        self,
+        scope: str,
+        id: str,
+        handle: str,
+        start: int,
+        stop: int | None,
+        head: int | None = None,
+    ) -> Opened:
         """What was left out of a window."""
         ...
 

@@ -12,7 +12,7 @@ from memopt.base.errors import NotFoundError, UsageError
 from memopt.base.item_records import FOREVER
 from memopt.base.moments import NOW, check_time
 from memopt.base.names import check_count, check_name
-from memopt.base.records import SEQ_BITS, EventRow, Receipt, RecordKind
+from memopt.base.records import SEQ_BITS, EventRow, LineRow, Receipt, RecordKind
 from memopt.context.arguments import arguments_in
 from memopt.context.calls import calls_in
 from memopt.context.handles import Handle, handle_in
@@ -25,7 +25,7 @@ from memopt.journal.commit import CommitTransaction
 from memopt.recall.message_text import said_in
 from memopt.sessions.branches import place_of
 from memopt.sessions.names import SessionKey
-from memopt.sessions.reading import length_of, line_as_of, segments_of
+from memopt.sessions.reading import length_of, line_as_of, line_at, segments_of
 from memopt.sessions.transcripts import publish_event
 
 TOKENS_MAX: Final = 1 << 27
@@ -48,21 +48,24 @@ class Contexts:
 
     def context(
         self, scope: str, id: str, *, max_tokens: int, model: str | None, tools: Any,
-        reserve_tokens: int, query: str | None, token_ids: bool,
+        reserve_tokens: int, query: str | None, token_ids: bool, head: int | None = None,
     ) -> Context:  # fmt: skip
         """Raises UsageError that names the argument, ContextOverflowError, NotFoundError."""
         asked = _asked(
-            SessionKey(scope, id), max_tokens, model, tools, reserve_tokens, query, token_ids
+            SessionKey(scope, id), max_tokens, model, tools, reserve_tokens, query, token_ids, head
         )
         return Making(self._parts, self._windows, self.counts, self.writer, asked).make()
 
     # -- outputs ----------------------------------------------------------------------------------
 
-    def open_output(self, scope: str, id: str, handle: str, start: int, stop: int | None) -> Opened:
+    def open_output(
+        self, scope: str, id: str, handle: str, start: int, stop: int | None,
+        head: int | None = None,
+    ) -> Opened:  # fmt: skip
         wanted = handle_in(handle)
         first = check_count(start, field="start")
         last = None if stop is None else check_count(stop, field="stop", least=first)
-        text, tool = self._whole(SessionKey(scope, id), wanted)
+        text, tool = self._whole(SessionKey(scope, id), wanted, head)
         end = min(len(text), first + _OPENED_CHARS_MAX, len(text) if last is None else last)
         begin = min(first, end)
         return Opened(
@@ -70,8 +73,10 @@ class Contexts:
             tool=tool,
         )  # fmt: skip
 
-    def _whole(self, key: SessionKey, handle: Handle) -> tuple[str, str | None]:
-        reads = list(self._parts.reader.reads(*key, handle.seq, handle.seq + 1))
+    def _whole(self, key: SessionKey, handle: Handle, head: int | None) -> tuple[str, str | None]:
+        line = self._line_at(key, head) if head is not None else None
+        seqs = handle.seq, handle.seq + 1
+        reads = list(self._parts.reader.reads(*key, *seqs, NOW, None, line))
         if not reads:
             raise NotFoundError(f"session {key.id!r} has no message {handle.seq}")
         message = reads[0].message
@@ -89,6 +94,13 @@ class Contexts:
             said = said_in(message, None, tool_chars_max=_OPENED_CHARS_MAX)
             texts = [*([said.text] if said is not None else []), *texts]
         return "\n".join(texts), names[0] if names else None
+
+    def _line_at(self, key: SessionKey, head: int) -> LineRow:
+        with self._parts.home.snapshot() as tables:
+            row = tables.sessions.find(*key)
+            if row is None:
+                raise NotFoundError(f"there is no session {key.id!r} in scope {key.scope!r}")
+            return line_at(tables, row, head)
 
     # -- pins -------------------------------------------------------------------------------------
 
@@ -160,7 +172,7 @@ class Contexts:
 
 def _asked(
     key: SessionKey, max_tokens: Any, model: Any, tools: Any, reserve_tokens: Any, query: Any,
-    token_ids: Any,
+    token_ids: Any, head: int | None,
 ) -> Asked:  # fmt: skip
     check_count(max_tokens, field="max_tokens", least=1, most=TOKENS_MAX)
     check_count(reserve_tokens, field="reserve_tokens")
@@ -180,4 +192,4 @@ def _asked(
             raise UsageError(f"expected a dict, got {type(tool).__name__}", field=f"tools[{at}]")
     if not isinstance(token_ids, bool):
         raise UsageError(f"expected True or False, got {token_ids!r}", field="token_ids")
-    return Asked(key, max_tokens, model, list(tools), reserve_tokens, query, token_ids)
+    return Asked(key, max_tokens, model, list(tools), reserve_tokens, query, token_ids, head)

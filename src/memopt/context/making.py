@@ -20,7 +20,7 @@ from memopt.base.item_records import Item, item_id_of
 from memopt.base.moments import NOW
 from memopt.base.protocols import Clock, Compressor, Reader, Tables
 from memopt.base.recall_records import Recall
-from memopt.base.records import LineRow, Message, SessionRow
+from memopt.base.records import SEQ_MASK, LineRow, Message, SessionRow
 from memopt.context.arguments import with_short_arguments
 from memopt.context.assembly import Assembled, Inside, assembled
 from memopt.context.calls import calls_in
@@ -41,7 +41,14 @@ from memopt.recall.message_text import said_in
 from memopt.recall.places import Places
 from memopt.sessions.branches import place_of
 from memopt.sessions.names import SessionKey
-from memopt.sessions.reading import LineReader, Segment, length_of, line_as_of, segments_of
+from memopt.sessions.reading import (
+    LineReader,
+    Segment,
+    length_of,
+    line_as_of,
+    line_at,
+    segments_of,
+)
 
 _REPLY_TOKENS: Final = 3
 """What begins a reply."""
@@ -75,6 +82,8 @@ class Asked(NamedTuple):
     reserve_tokens: int
     query: str | None
     token_ids: bool
+    head: int | None
+    """The one that the session had; None: the one that it has."""
 
     @property
     def name(self) -> str:
@@ -83,7 +92,7 @@ class Asked(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """A session's current line, in one snapshot."""
+    """A line of a session, in one snapshot: the current one, or an earlier one's beginning."""
 
     row: SessionRow
     line: LineRow
@@ -97,12 +106,18 @@ class Branch(NamedTuple):
     seen: int
     """How much had been taken away."""
 
-    def places(self, seqs: frozenset[int], start: int) -> tuple[Places, ...]:
-        """Of these messages, and of all from `start` on."""
+    def places(
+        self, seqs: frozenset[int], start: int, without: Sequence[int]
+    ) -> tuple[Places, ...]:
+        """Of these messages, and of all from `start` on but some."""
+        gaps = [seq for seq in without if seq >= start]
         behind = (
-            Places(line, max(start, first), min(stop, self.length))
+            Places(line, max(after, first), min(before, stop))
+            for after, before in zip(
+                [start, *(gap + 1 for gap in gaps)], [*gaps, self.length], strict=True
+            )
             for line, first, stop in self.segments
-            if max(start, first) < min(stop, self.length)
+            if max(after, first) < min(before, stop)
         )
         alone = (place_of(self.segments, seq) for seq in sorted(seqs) if seq < start)
         return (*behind, *(Places(line, seq, seq + 1) for line, seq in alone))
@@ -243,7 +258,9 @@ class Making:
         for _ in range(2):
             room = int(limit * _FULL_SHARE) - window.tokens()
             tokens_max = max(wanted, room) if asked else wanted
-            shown = branch.places(system | window.seqs, window.start)
+            # What no call asked for is not sent.
+            strays = sorted(held.seq for held in window.grouper.orphans)
+            shown = branch.places(system | window.seqs, window.start, strays)
             try:
                 found = choose(
                     self._parts.recall, query, self._asked.key, shown, items, self._count,
@@ -335,12 +352,19 @@ class Making:
         row = tables.sessions.find(*self._asked.key)
         if row is None:
             return None
-        line = line_as_of(tables, row, NOW)
-        length = length_of(tables, line)
+        head = self._asked.head
+        if head is None:
+            line = line_as_of(tables, row, NOW)
+            length = length_of(tables, line)
+        else:
+            line, length = line_at(tables, row, head), head & SEQ_MASK
         if not length:
             return None
         segments = segments_of(tables, line)
         kept, written = self._windows.find(tables, segments, self._asked.name), None
+        if kept is not None and head is not None and kept.start >= length:
+            # Somebody else's, who has gone on.
+            kept = None
         if kept is not None and self._writer.is_on:
             place = place_of(segments, kept.start - 1)
             written = self._windows.find_written(tables, place.line, self._asked.name)

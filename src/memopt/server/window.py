@@ -19,6 +19,7 @@ from memopt.server.exchange import Options
 from memopt.server.keeping import PARTIAL, Begun, Keeper, Place
 from memopt.server.opening import OPENED_SHARE, can_open, with_tool
 from memopt.server.rewriting import encode_body, resent
+from memopt.sessions.session import context_at
 
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -55,7 +56,12 @@ def make_window(
     said = more | {name: _decode(raw) for name, raw in asked.attributes.items()}
     tools = said.get("tools")
     windowed.opens = options.tools and can_open(asked, tools)
-    context = keeper.session(place).context(
+    assert windowed.begun is not None
+    # Of what this request has made of it: others may have gone on meanwhile.
+    context = context_at(
+        keeper.session(place),
+        windowed.begun.head or None,
+        token_ids=False,
         max_tokens=options.window_tokens,
         model=asked.model,
         # Prompts are counted as tools are: what changes in them makes no other window.

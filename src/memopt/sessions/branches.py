@@ -40,7 +40,7 @@ from memopt.journal.deleting import deleting
 from memopt.paging.page_writer import Owner, PageWriter
 from memopt.paging.pager import Pager
 from memopt.sessions.names import SessionKey, tenant_of
-from memopt.sessions.reading import SEQ_STOP, Segment, length_of, segments_of
+from memopt.sessions.reading import SEQ_STOP, Segment, length_of, line_at, segments_of
 from memopt.sessions.residents import Residents
 from memopt.sessions.transcripts import Transcripts, publish_event
 
@@ -129,9 +129,7 @@ class Branches:
             tables = transaction.tables
             row, line = _find(tables, key)
             _checked_head(tables, line, if_head)
-            earlier = tables.lines.get(head >> SEQ_BITS)
-            if earlier is None or earlier.session != row.session:
-                raise NotFoundError(f"session {key.id!r} never had the head {head}")
+            earlier = line_at(tables, row, head)
             return self._move(transaction, key, row, earlier, head & SEQ_MASK)
 
         return self._with_sealed_tail(key, member)

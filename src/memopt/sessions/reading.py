@@ -15,7 +15,7 @@ from memopt.base.errors import CorruptionError, NotFoundError
 from memopt.base.moments import NOW as NOW
 from memopt.base.moments import Bound as Bound
 from memopt.base.protocols import Tables
-from memopt.base.records import SEQ_MASK, LineRow, Message, PageRow, SessionRow
+from memopt.base.records import SEQ_BITS, SEQ_MASK, LineRow, Message, PageRow, SessionRow
 from memopt.codecs.message import decode_array, decode_json
 from memopt.codecs.record import TailRecord, open_record
 from memopt.paging.fetching import PageGoneError
@@ -263,6 +263,14 @@ def line_as_of(tables: Tables, row: SessionRow, bound: Bound) -> LineRow:
     if not lines or not bound.sees(row.made_lsn, row.made_us):
         raise NotFoundError(f"session {row.id!r} of scope {row.scope!r} was not there yet")
     return lines[-1]
+
+
+def line_at(tables: Tables, row: SessionRow, head: int) -> LineRow:
+    """The line of a head that a session has or had. Raises NotFoundError for another."""
+    line = tables.lines.get(head >> SEQ_BITS)
+    if line is None or line.session != row.session:
+        raise NotFoundError(f"session {row.id!r} never had the head {head}")
+    return line
 
 
 def segments_of(tables: Tables, line: LineRow) -> list[Segment]:

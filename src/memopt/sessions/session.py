@@ -324,6 +324,19 @@ def return_to(session: Session, head: int, *, if_head: int) -> Receipt:
     return session._sessions.branches.return_to(session._key, head, if_head)
 
 
+def context_at(session: Session, head: int | None, **how: Any) -> Context:
+    """What `Session.context` makes, of the session as it was when it had that head, if one is said.
+    Raises NotFoundError where it never had it."""
+    return session._sessions.contexts.context(*session._key, head=head, **how)
+
+
+def open_output_at(
+    session: Session, head: int | None, handle: str, start: int, stop: int | None
+) -> Opened:
+    """What `Session.open_output` opens, of the same."""
+    return session._sessions.contexts.open_output(*session._key, handle, start, stop, head=head)
+
+
 class SessionView:
     """A session as it was: read-only, over the same code."""
 
