@@ -30,7 +30,15 @@ from memopt.server.keeping import Begun, Place
 from memopt.server.keeping import Reply as Said
 from memopt.server.rewriting import with_history
 from memopt.server.services import Services
-from memopt.server.storing import READ_ON_LOOP_BYTES, keep, key_of, place_of, read, refuse_repeated
+from memopt.server.storing import (
+    READ_ON_LOOP_BYTES,
+    alone,
+    keep,
+    key_of,
+    place_of,
+    read,
+    refuse_repeated,
+)
 from memopt.server.upstream import Headers, Reply
 from memopt.server.window import Windowed, begin_window, make_window
 
@@ -125,12 +133,13 @@ class Calls(abc.ABC):
         place = await self._place(asked, exchange)
         key = key_of(asked, exchange)
         async with services.claims.claim(None if key is None else (place.key, key)):
-            call = Call(exchange, asked, place, exchange.body)
-            try:
-                await call.prepare(services)
-                await self._answer(call, out)
-            finally:
-                await call.undo(services)
+            with alone(services, asked, place):
+                call = Call(exchange, asked, place, exchange.body)
+                try:
+                    await call.prepare(services)
+                    await self._answer(call, out)
+                finally:
+                    await call.undo(services)
 
     async def _place(self, asked: Asked, exchange: Exchange) -> Place:
         return await place_of(self._services, asked, exchange)

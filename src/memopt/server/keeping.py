@@ -1,7 +1,8 @@
 """Keeping what was said: a request and its reply, in one commit, in the session they belong to.
 
 The request is the history: what the session has already is not stored again, what differs moves the
-head of a named session, and forks one that was only found by its messages. A reply is behind the
+head of a named session, and forks one that was only found by its messages, whoever wrote to it
+since. A reply is behind the
 request it answers, and provisional: the next request either contains it, and it stays, or does not,
 and it is left on a branch of its own. Of several replies none joins until a request contains one;
 till then they are in the session's sequence `choices`.
@@ -24,9 +25,9 @@ from memopt.recall.places import Place as MessagePlace
 from memopt.recall.places import id_of
 from memopt.server.asked import Asked, History
 from memopt.server.canonical import START, chained, common_length, digest_of
-from memopt.server.lines import Line, Lines, SessionKey
+from memopt.server.lines import Line, Lines, SessionKey, auto_id
 from memopt.sessions.session import has_repeated, return_to, scope_number_of
-from memopt.sessions.writer import MessageWriter
+from memopt.sessions.writer import MessageWriter, redirect
 
 CHOICES: Final = "choices"
 """The sequence of a session in which replies wait until one of them is chosen."""
@@ -39,15 +40,21 @@ _ATTEMPTS_MAX: Final = 16
 Message = dict[str, Any]
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where a request and its reply go."""
+class Place(msgspec.Struct):
+    """Where a request and its reply go. It becomes a fork where others went on meanwhile."""
 
     key: SessionKey
     fork_of: str | None = None
     """The session to begin with, whose line goes on differently; `key` is new then."""
     agent: str | None = None
     fork_at: int | None = None
-    """How much of `fork_of` is shared; None: what the request has in common with it."""
+    """How much of `fork_of`, or of the session, is in front of it; None: what the request has in
+    common with it."""
+
+    def turn_off(self, asked: Asked) -> None:
+        """Go on in a fork."""
+        self.fork_of = self.key.id
+        self.key = SessionKey(self.key.scope, auto_id(asked.previous, asked.chain))
 
 
 class Begun(NamedTuple):
@@ -107,27 +114,33 @@ class Keeper:
         self, asked: Asked, place: Place, reply: Reply, key: str | None
     ) -> tuple[int, Receipt]:
         """With the head that the session had before."""
-        session = self.session(place)
         for _ in range(_ATTEMPTS_MAX):
+            session = self.session(place)
             with contextlib.suppress(ConflictError):
                 before = self._lines.get(place.key, session).head
-                return before, self._keep(asked, place, session, reply, key)
+                line = self._begin(asked, place, session)
+                known = _known(asked, place, line)
+                if asked.session is not None or known == len(line.chain):
+                    return before, self._keep(asked, place, session, line, known, reply, key)
+                # Nobody named the session: what is there is not this client's to cut.
+                place.turn_off(asked)
+                if reply.writer is not None:
+                    redirect(reply.writer, self.session(place).writer({}))
+                continue
             self._lines.drop(place.key)
         raise ConflictError(
             "others keep writing to the session", expected="its head", actual="others"
         )
 
     def _keep(
-        self, asked: Asked, place: Place, session: Session, reply: Reply, key: str | None
-    ) -> Receipt:
-        line = self._begin(asked, place, session)
+        self, asked: Asked, place: Place, session: Session, line: Line, known: int, reply: Reply,
+        key: str | None,
+    ) -> Receipt:  # fmt: skip
+        if known < len(line.chain):
+            receipt = session.truncate(known, if_head=line.head)
+            line = Line(receipt.head, line.chain[:known])
         if asked.history is History.DELTA:
             known = 0
-        else:
-            known = common_length(asked.chain, line.chain)
-            if known < len(line.chain):
-                receipt = session.truncate(known, if_head=line.head)
-                line = Line(receipt.head, line.chain[:known])
         new = asked.new(known)
         if new and new[0].get("role") == "assistant":
             _drop_choices(session, known - 1)
@@ -151,6 +164,9 @@ class Keeper:
         base = self._memory.session(place.fork_of, scope=place.key.scope)
         base_key = SessionKey(place.key.scope, place.fork_of)
         base_line = self._lines.get(base_key, base)
+        if base.head != base_line.head:
+            self._lines.drop(base_key)
+            base_line = self._lines.get(base_key, base)
         shared = place.fork_at
         if shared is None:
             shared = common_length(asked.chain, base_line.chain)
@@ -241,6 +257,14 @@ class Keeper:
         """The newest ones that were kept."""
         state = self.session(place).load_state(name=PROMPT)
         return state.value if state is not None and isinstance(state.value, dict) else {}
+
+
+def _known(asked: Asked, place: Place, line: Line) -> int:
+    """How much of a line is in front of what is new."""
+    if asked.history is History.FULL:
+        return common_length(asked.chain, line.chain)
+    length = len(line.chain)
+    return length if place.fork_at is None else min(length, place.fork_at)
 
 
 def _drop_choices(session: Session, after: int) -> None:

@@ -4,6 +4,8 @@ Invariant: what is here is a copy. A line that is not here is read from the stor
 writes by one says which head it had, so a line that is out of date is noticed. Thread-safe.
 """
 
+import secrets
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from memopt import Session
@@ -12,6 +14,10 @@ from memopt.base.errors import ConflictError
 from memopt.server.canonical import START, chained, digest_of
 from memopt.server.remembered import Remembered
 
+PREFIX: Final = "auto-"
+"""Of the ids of sessions that nobody named."""
+DIGEST_LETTERS: Final = 24
+_SALT_BYTES: Final = 4
 _READS_MAX: Final = 16
 _ENTRY_BYTES: Final = 512
 """What is remembered takes so much beside its names, and beside its..."""
@@ -94,6 +100,12 @@ class Lines:
             if found is not None:
                 return found
         return None
+
+
+def auto_id(previous: str | None, chain: Sequence[bytes]) -> str:
+    """For a session of its own, behind that response or with that history."""
+    letters = chain[-1].hex()[:DIGEST_LETTERS] if chain else ""
+    return f"{PREFIX}{previous or letters}-{secrets.token_hex(_SALT_BYTES)}"
 
 
 def read_line(session: Session) -> Line:

@@ -10,21 +10,16 @@ Matching shares storage and nothing else: two users who say "hi" are not one use
 Not here: what is written (keeping.py).
 """
 
-import secrets
 from typing import Any, Final
 
 import msgspec
 
 from memopt import Memory
-from memopt.server.asked import Asked
+from memopt.server.asked import Asked, History
 from memopt.server.canonical import common_length
 from memopt.server.keeping import Place
-from memopt.server.lines import Line, Lines, SessionKey
+from memopt.server.lines import DIGEST_LETTERS, PREFIX, Line, Lines, SessionKey, auto_id
 
-PREFIX: Final = "auto-"
-"""Of the ids of sessions that nobody named."""
-_DIGEST_LETTERS: Final = 24
-_SALT_BYTES: Final = 4
 _SIBLINGS_MAX: Final = 32
 """Sessions that began with the same messages, of which so many are compared after a restart."""
 _PREFIXES_MAX: Final = 128
@@ -82,9 +77,12 @@ class Matcher:
 
     def new(self, asked: Asked, scope: str, agent: str | None, of: str | None = None) -> Place:
         """A session of its own, which begins with what it shares with `of`."""
-        letters = asked.chain[-1].hex()[:_DIGEST_LETTERS] if asked.chain else ""
-        id = f"{PREFIX}{letters}-{secrets.token_hex(_SALT_BYTES)}"
-        return Place(SessionKey(scope, id), of, agent)
+        return Place(SessionKey(scope, auto_id(asked.previous, asked.chain)), of, agent)
+
+    def is_behind(self, asked: Asked, place: Place) -> bool:
+        """Whether it goes on at the end of the session, as far as that is known."""
+        line = self._lines.peek(place.key) if asked.history is History.FULL else None
+        return line is None or common_length(asked.chain, line.chain) == len(line.chain)
 
     def _place(self, asked: Asked, key: SessionKey, line: Line, agent: str | None) -> Place:
         shared = common_length(asked.chain, line.chain)
@@ -101,7 +99,7 @@ class Matcher:
         return found[:_PREFIXES_MAX]
 
     def _siblings(self, scope: str, digest: bytes) -> list[str]:
-        start = f"{PREFIX}{digest.hex()[:_DIGEST_LETTERS]}-"
+        start = f"{PREFIX}{digest.hex()[:DIGEST_LETTERS]}-"
         infos = self._memory.sessions(scope, after=(scope, start), limit=_SIBLINGS_MAX)
         return [info.id for info in infos if info.id.startswith(start)]
 

@@ -8,7 +8,6 @@ Owns: that. Not here: where responses are (noted.py).
 """
 
 import asyncio
-import secrets
 from typing import Final
 from urllib.parse import unquote
 
@@ -17,15 +16,13 @@ from memopt.server.calling import Call, Calls, pass_on
 from memopt.server.exchange import Exchange, Outgoing
 from memopt.server.keeping import Place
 from memopt.server.keeping import Reply as Said
-from memopt.server.lines import SessionKey
-from memopt.server.matching import PREFIX
+from memopt.server.lines import SessionKey, auto_id
 from memopt.server.noted import not_found
 from memopt.server.responses import Response, ResponseStream, response_of
 from memopt.server.services import Services
 from memopt.server.upstream import Reply
 
 _KEPT: Final = frozenset({"completed", "incomplete"})
-_SALT_BYTES: Final = 4
 
 
 class Named(Calls):
@@ -86,7 +83,7 @@ def _keep(services: Services, place: Place, response: Response) -> bool:
     key = f"response {id}"
     has_grown = len(services.keeper.session(place)) != noted.length
     if has_grown and not services.keeper.has_repeated(place, key):
-        new = SessionKey(scope, f"{PREFIX}{id}-{secrets.token_hex(_SALT_BYTES)}")
+        new = SessionKey(scope, auto_id(id, ()))
         place = Place(new, noted.session, place.agent, noted.length)
     services.keeper.keep(NOTHING, place, Said(messages=response.output), key)
     services.notes.note(place.key, id)

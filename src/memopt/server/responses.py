@@ -9,7 +9,6 @@ Owns: that. Not here: the order of things (calling.py, streaming.py), what is st
 """
 
 import asyncio
-import secrets
 from typing import Any, Final
 
 import msgspec
@@ -19,8 +18,7 @@ from memopt.server.calling import Call, Calls
 from memopt.server.exchange import Exchange, Outgoing
 from memopt.server.keeping import PARTIAL, Place
 from memopt.server.keeping import Reply as Said
-from memopt.server.lines import SessionKey
-from memopt.server.matching import PREFIX
+from memopt.server.lines import PREFIX, SessionKey, auto_id
 from memopt.server.noted import Notes, not_found
 from memopt.server.reading import read_loosely, storable
 from memopt.server.services import Services
@@ -34,7 +32,6 @@ _CREATED: Final = "response.created"
 PENDING: Final = frozenset({"queued", "in_progress"})
 """Of a response that is made in the background."""
 _ITEM_DONE: Final = "response.output_item.done"
-_SALT_BYTES: Final = 4
 _TEXT: Final = "response.output_text.delta"
 
 
@@ -139,10 +136,10 @@ def _place_behind(services: Services, scope: str, asked: Asked, agent: str | Non
     known = services.notes.find(scope, asked.previous)
     if known is None:
         # It was made elsewhere: what follows is kept under its name.
-        return Place(SessionKey(scope, f"{PREFIX}{asked.previous}"), None, agent)
+        return Place(SessionKey(scope, f"{PREFIX}{asked.previous}"), None, agent, 0)
     if len(services.memory.session(known.session, scope=scope)) == known.length:
-        return Place(SessionKey(scope, known.session), None, agent)
-    new = f"{PREFIX}{asked.previous}-{secrets.token_hex(_SALT_BYTES)}"
+        return Place(SessionKey(scope, known.session), None, agent, known.length)
+    new = auto_id(asked.previous, ())
     return Place(SessionKey(scope, new), known.session, agent, known.length)
 
 

@@ -4,6 +4,8 @@ Not here: what is written (keeping.py), and which session it is (matching.py).
 """
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 from memopt import Receipt
@@ -44,6 +46,19 @@ async def place_of(services: Services, asked: Asked, exchange: Exchange) -> Plac
     return place
 
 
+@contextlib.contextmanager
+def alone(services: Services, asked: Asked, place: Place) -> Iterator[None]:
+    """Let no other request that names no session go on where this one does: who comes while it is
+    under way, or too late, gets a fork."""
+    if asked.session is not None:
+        yield
+        return
+    if services.claims.is_taken(place.key) or not services.matcher.is_behind(asked, place):
+        place.turn_off(asked)
+    with services.claims.take(place.key):
+        yield
+
+
 def key_of(asked: Asked, exchange: Exchange) -> str | None:
     """The idempotency key, where it matters to the store: only where every message is appended
     could one call be taken for another."""
@@ -69,6 +84,7 @@ async def keep(
     """Commit a request and its reply. Cancelled, it ends what it began. Raises what the store
     raises."""
     threads, keeper, lines = services.threads, services.keeper, services.lines
+    session = place.key
     # One that was cut short may be asked for again.
     key = None if reply.is_partial else key_of(asked, exchange)
     has_prompt = (not asked.prompts and not asked.attributes) or lines.has_prompt(
@@ -80,7 +96,9 @@ async def keep(
     if lines.knows(place.key):
         # One sync for both.
         receipt, _ = await asyncio.gather(keeping, threads.finish(keeper.keep_prompt, asked, place))
-        return receipt
-    receipt = await keeping
+        if place.key == session:
+            return receipt
+    else:
+        receipt = await keeping
     await threads.finish(keeper.keep_prompt, asked, place)
     return receipt

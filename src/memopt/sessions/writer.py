@@ -82,3 +82,9 @@ class MessageWriter:
         trace: TracebackType | None,
     ) -> None:
         self.abandon()
+
+
+def redirect(writer: MessageWriter, other: MessageWriter) -> None:
+    """What was written is committed where `other`, which is abandoned, would have been."""
+    writer._append = other._append
+    other.abandon()
