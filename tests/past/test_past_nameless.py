@@ -154,13 +154,107 @@ def test_a_session_of_somebody_else_is_not_gone_on_with(tmp_path: Path) -> None:
         assert len(texts(memory)) == 2
 
 
-def test_a_beginning_that_was_redacted_is_known_by_the_files_name(tmp_path: Path) -> None:
-    file = written(tmp_path / "chat.jsonl", "secret", "ok", "more")
+@pytest.mark.parametrize("at", [0, 1])
+def test_what_was_redacted_stays_so_where_the_file_is_known(
+    tmp_path: Path, kind: tuple[str, Format], at: int
+) -> None:
+    suffix, format = kind
+    file = written(tmp_path / f"chat{suffix}", "secret", "secret", "more")
     with opened(tmp_path / "store") as memory:
-        bring(memory, file, MESSAGES)
-        memory.session("chat", scope="me/past").redact(0)
-        assert bring(memory, file, MESSAGES).messages == 0
-        assert texts(memory) == {"chat": ["[redacted]", "ok", "more"]}
+        bring(memory, file, format)
+        file = file.rename(tmp_path / f"moved{suffix}")
+        bring(memory, file, format)
+        memory.session("chat", scope="me/past").redact(at)
+        there = ["secret", "secret", "more"]
+        there[at] = "[redacted]"
+        assert bring(memory, file, format).messages == 0
+        assert texts(memory) == {"chat": there}
+        written(file, "secret", "secret", "more", "and more")
+        assert bring(memory, tmp_path, format).messages == 1
+        assert texts(memory) == {"chat": [*there, "and more"]}
+
+
+def test_what_was_redacted_stands_for_no_other_conversation(
+    tmp_path: Path, kind: tuple[str, Format]
+) -> None:
+    suffix, format = kind
+    talks = {
+        "b": ["Hello", "a wholly other reply", "thanks"], "c": ["Hello", "another reply"],
+        "e": ["Hello", "yet another", "thanks", "and more"], "x/a": ["Hi", "you", "there"],
+        "y/a": ["Hello", "one more", "thanks"],
+    }  # fmt: skip
+    with opened(tmp_path / "store") as memory:
+        bring(memory, written(tmp_path / f"a{suffix}", "Hello", "secret", "thanks"), format)
+        memory.session("a", scope="me/past").redact(1)
+        for _ in range(2):
+            for name, talk in talks.items():
+                bring(memory, written(tmp_path / f"{name}{suffix}", *talk), format)
+            there = texts(memory)
+            assert there.pop("a") == ["Hello", "[redacted]", "thanks"]
+            assert sorted(there.values()) == sorted(talks.values())
+            memory_after = texts(memory)
+        assert texts(memory) == memory_after
+
+
+@pytest.mark.parametrize("at", [0, 1, 6])
+def test_a_file_that_holds_another_conversation_by_now_is_another(
+    tmp_path: Path, kind: tuple[str, Format], at: int
+) -> None:
+    suffix, format = kind
+    talk = [f"w{n}" for n in range(20)]
+    file = written(tmp_path / f"a{suffix}", *talk)
+    with opened(tmp_path / "store") as memory:
+        bring(memory, file, format)
+        memory.session("a", scope="me/past").redact(at)
+        there = texts(memory)["a"]
+        other = [*talk[:at], "another", *talk[at + 1 : at + 4], "but"]
+        report = bring(memory, written(file, *other), format)
+        shared = at if at + 4 > 8 else 0
+        assert (report.messages, report.messages_there) == (at + 5 - shared, shared)
+        # What goes on otherwise far behind it is a fork.
+        assert bring(memory, written(file, *talk[:18], "otherwise"), format).messages == 1
+        assert texts(memory) == {"a": there, "a~2": other, "a~3": [*there[:18], "otherwise"]}
+
+
+def test_the_time_of_what_was_redacted_tells_what_it_was(tmp_path: Path) -> None:
+    def timed(minute: int, word: str) -> list[dict[str, Any]]:
+        return [
+            {**one, "at": f"2026-01-01T00:{minute + n:02}:00Z"}
+            for n, one in enumerate(said("Hello", word, "thanks"))
+        ]
+
+    with opened(tmp_path / "store") as memory:
+        bring(memory, write(tmp_path / "a.jsonl", timed(1, "secret")), MESSAGES)
+        memory.session("a", scope="me/past").redact(1)
+        assert (
+            bring(memory, write(tmp_path / "b.jsonl", timed(1, "secret")), MESSAGES).messages == 0
+        )
+        other = timed(1, "another")
+        other[1]["at"] = "2026-01-01T00:02:01Z"
+        bring(memory, write(tmp_path / "c.jsonl", other), MESSAGES)
+        assert texts(memory) == {
+            "a": ["Hello", "[redacted]", "thanks"], "c": ["Hello", "another", "thanks"]
+        }  # fmt: skip
+
+
+def test_what_the_store_refuses_stands_for_no_other_conversation(tmp_path: Path) -> None:
+    refused = [*said("Hello", "big", "bye")]
+    refused[1]["v"] = 10**30
+    one = write(tmp_path / "in/chat.jsonl", refused)
+    with opened(tmp_path / "store") as memory:
+        assert bring(memory, one, MESSAGES).messages_left_out == 1
+        note = texts(memory)["chat"][1]
+        assert bring(memory, one, MESSAGES).messages == 0
+        other = written(tmp_path / "other/chat.jsonl", "Hello", "its own reply", "bye")
+        bring(memory, other, MESSAGES)
+        assert texts(memory) == {
+            "chat": ["Hello", note, "bye"], "chat~2": ["Hello", "its own reply", "bye"]
+        }  # fmt: skip
+    # The same in a line of messages, again and again.
+    lines = write(tmp_path / "lines.jsonl", [{"messages": refused}])
+    for messages in (3, 0, 0):
+        outcome = run("import", tmp_path / "store", lines, "--json")
+        assert outcome.json["messages"] == messages
 
 
 def test_a_name_that_is_none_is_a_conflict(tmp_path: Path) -> None:

@@ -240,7 +240,8 @@ class _Reading:
             )  # fmt: skip
         self._bringer = bringer
         name = f"{self._file.name.split('.')[0]}-{number}"
-        bringer.take(Begin(_NAMELESS, names=(name,)))
+        file = f"{Source(self._file).file}:{number}"
+        bringer.take(Begin(_NAMELESS, names=(name,), file=file))
         for message in header.messages:
             bringer.take(Say(_NAMELESS, message, None, where))
 

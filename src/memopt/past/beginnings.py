@@ -17,27 +17,25 @@ import msgspec
 
 from memopt.base.errors import MemoptError, UsageError
 from memopt.base.records import Message
-from memopt.base.units import KIB
 from memopt.memory import Memory
-from memopt.past.comparing import weight
-from memopt.past.copies import SESSIONS_MAX, Twin, session_names
+from memopt.past.comparing import is_gone, is_left_out, weight
+from memopt.past.copies import (
+    HELD_MAX,
+    SESSIONS_MAX,
+    Twin,
+    files_of,
+    is_enough,
+    session_names,
+)
 from memopt.past.records import ORIGIN, Say
 from memopt.past.room import Part
 from memopt.sessions.session import Session
 
-HELD_MAX: Final = 8
-"""Messages that a conversation is looked for by."""
-HELD_BYTES_MAX: Final = 256 * KIB
 _ALIKE_MAX: Final = 64
 """Sessions that begin alike, that are followed."""
 _NUMBERED_MAX: Final = 16
 """Sessions of one file's name that are looked at before all are."""
 _MARK_BYTES: Final = 8
-
-
-def is_enough(messages: int, size_bytes: int) -> bool:
-    """Whether so much of a conversation tells which one it is."""
-    return messages >= HELD_MAX or size_bytes >= HELD_BYTES_MAX
 
 
 class Beginnings:
@@ -51,25 +49,32 @@ class Beginnings:
         self._agent = agent
         self._alike: dict[bytes, list[str]] | None = None
         """By the mark of their first 1, 2, 4 and 8 messages, and of all of a short one's."""
+        self._in_files: dict[str, list[str]] = {}
+        """By the file that they were in: those that lack some of what they began with."""
         self._numbers: dict[str, int] = {}
         """By a file's name: the number that was taken last."""
 
-    def like(self, names: tuple[str, ...], held: list[Say]) -> list[Twin]:
-        """Sessions that begin as this conversation does, as far as they go; those that bear its
-        names first."""
+    def like(self, names: tuple[str, ...], held: list[Say], file: str) -> list[Twin]:
+        """Sessions that begin as this conversation of a file does, as far as they go; those that
+        bear its names first."""
         numbered = (f"{names[0]}~{number}" for number in range(2, 2 + _NUMBERED_MAX))
-        found = self._agreeing([*names, *numbered], held)
+        found = self._agreeing([*names, *numbered], held, file)
         if found:
             return found
         if self._alike is None:
             self._alike = {}
             for name in session_names(self._memory, self._scope, self._part):
-                self._note(name, _first(self.session(name)))
+                session = self.session(name)
+                first = _first(session)
+                self._note(name, first)
+                if any(is_gone(one) or is_left_out(one) for one in first):
+                    self._note_files(session)
         marks = _marks([step.message for step in held])
-        others = dict.fromkeys(
+        others = dict.fromkeys(self._in_files.get(file, ()))
+        others |= dict.fromkeys(
             name for mark in reversed(marks) for name in self._alike.get(mark, ())
         )
-        return self._agreeing(list(others)[:_ALIKE_MAX], held)
+        return self._agreeing(list(others)[:_ALIKE_MAX], held, file)
 
     def session(self, name: str) -> Session:
         return self._memory.session(name, scope=self._scope, agent=self._agent)
@@ -97,17 +102,24 @@ class Beginnings:
             if len(names) < _ALIKE_MAX and name not in names:
                 names.append(name)
 
-    def _agreeing(self, names: Iterable[str], held: list[Say]) -> list[Twin]:
+    def _note_files(self, session: Session) -> None:
+        if len(self._in_files) < SESSIONS_MAX:
+            for file in files_of(session):
+                alike = self._in_files.setdefault(file, [])
+                if len(alike) < _ALIKE_MAX:
+                    alike.append(session.id)
+
+    def _agreeing(self, names: Iterable[str], held: list[Say], file: str) -> list[Twin]:
         twins = []
         for name in names:
             with contextlib.suppress(UsageError):
                 # What a file is called may be no name of a session.
-                twin = Twin(self._memory, self._scope, name)
+                twin = Twin(self._memory, self._scope, name, file)
                 if not twin.session.head:
                     continue
                 other = next((step for step in held if not twin.says(step)), None)
                 if other is None or twin.may_be(other, is_last=other is held[-1]):
-                    twins.append(Twin(self._memory, self._scope, name))
+                    twins.append(Twin(self._memory, self._scope, name, file))
         return twins
 
 

@@ -106,7 +106,7 @@ class Bringer:
         for session in self._open.values():
             session.flush()
         self._open[step.session] = Nameless(
-            self._beginnings, step.names, self._report, dry_run=self._dry_run
+            self._beginnings, step.names, step.file, self._report, dry_run=self._dry_run
         )
 
     def _parent(self, name: str) -> Growing:

@@ -309,7 +309,8 @@ class _Reader(Log):
 
     def _first_line(self, record: _Record) -> Line:
         name = self._name(record)
-        return Line(name, names=() if self._is_named else self._source.names)
+        names = () if self._is_named else self._source.names
+        return Line(name, names=names, file=self._source.file)
 
     def _name(self, record: _Record) -> str:
         if self._agent is not None:

@@ -227,7 +227,8 @@ class _Reader(Log):
             found = _THREAD.search(self._source.stem)
             self._thread = self._thread or (found[0] if found else None)
             names = () if self._thread is not None else self._source.names
-            self._last = self._places.add(Line(self._thread or self._source.stem, names=names))
+            name = self._thread or self._source.stem
+            self._last = self._places.add(Line(name, names=names, file=self._source.file))
         return self._last
 
     def _roll_back(self, turns: Any, number: int) -> Iterator[Step]:

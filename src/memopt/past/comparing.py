@@ -13,11 +13,20 @@ LEFT_OUT: Final = "left_out"
 
 
 def is_said(there: Message, message: Message) -> bool:
-    """Whether a message that is there is that one, or stands for it."""
+    """Whether a message that is there is that one, or stands for it, in a session that is known to
+    be the one."""
     return (
         there == message
         or is_gone(there)
         or (is_left_out(there) and ids_of(there) == ids_of(message))
+    )
+
+
+def may_stand_for(there: Message, message: Message) -> bool:
+    """Whether a message that is there says no more than that there was one, as there is here. That
+    is no sign of what was said: something else has to tell that it is that one."""
+    return (is_gone(there) or is_left_out(there)) and (
+        "role" not in there or there["role"] == message.get("role")
     )
 
 

@@ -96,6 +96,12 @@ class Source(NamedTuple):
         printable = [os.fsencode(part).decode("utf-8", "replace") for part in parts]
         return tuple("/".join(printable[at:]) for at in reversed(range(len(parts))))
 
+    @property
+    def file(self) -> str:
+        """Where it is, from wherever it was named."""
+        path = os.fsencode(os.path.abspath(self.path)).decode("utf-8", "replace")
+        return path if self.member is None else f"{path}!{self.member}"
+
 
 def sources(path: Path, report: Brought, since: datetime | None = None) -> Iterator[Source]:
     """The files that a path means, in order, without those that were last written before `since`.

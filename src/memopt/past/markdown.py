@@ -117,6 +117,7 @@ class _Reader:
         self._report = report
         self._session = source.stem
         self._names = source.names
+        self._file = source.file
         self._title: str | None = None
         self._is_aider = False
         self._count = 0
@@ -146,6 +147,7 @@ class _Reader:
             self._is_aider = True
             begun = chat[1].replace(" ", "T")
             self._names = tuple(f"{name}~{begun}" for name in self._source.names)
+            self._file = f"{self._source.file}~{begun}"
             self._session = self._names[0]
             self._turn = None
         elif self._is_aider:
@@ -217,7 +219,7 @@ class _Reader:
             message["name"] = turn.name
         message[ORIGIN] = {"ids": [self._count]}
         if not self._count:
-            yield Begin(self._session, names=self._names)
+            yield Begin(self._session, names=self._names, file=self._file)
         self._count += 1
         yield Say(self._session, message, turn.at, self._where)
         self._held.fit(0)

@@ -35,14 +35,16 @@ class Line:
 
     def __init__(
         self, session: str, parent: "Line | None" = None, position: int = 0,
-        *, is_agent: bool = False, names: tuple[str, ...] = (),
+        *, is_agent: bool = False, names: tuple[str, ...] = (), file: str = "",
     ) -> None:  # fmt: skip
-        """`position` is how many messages it shares with its parent; `names` are for a Begin."""
+        """`position` is how many messages it shares with its parent; `names` and `file` are for a
+        Begin."""
         self.session = session
         self.parent = parent
         self.position = position
         self.is_agent = is_agent
         self._names = names
+        self._file = file
         self.reply: Reply | None = None
         self.is_begun = False
         self._replied: deque[Any] = deque(maxlen=_REPLIES_KNOWN)
@@ -97,7 +99,8 @@ class Line:
         if not self.is_begun:
             self.is_begun = True
             parent = self.parent.session if self.parent is not None and self.position else None
-            yield Begin(self.session, parent, self.position if parent else 0, self._names)
+            position = self.position if parent else 0
+            yield Begin(self.session, parent, position, self._names, self._file)
         self._kinds.append(kind)
         yield step
 

@@ -60,7 +60,7 @@ def read(
                 report.skip("messages of sessions that are too many")
                 continue
             begun.add(name or "")
-            yield Begin(session, names=() if name else source.names)
+            yield Begin(session) if name else Begin(session, names=source.names, file=source.file)
         yield Say(session, message, _time(message), where)
     if "" in begun:
         yield About(_NAMELESS, {"format": "messages"})

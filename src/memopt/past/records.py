@@ -16,6 +16,9 @@ ORIGIN: Final = "origin"
 """The field of an imported message that says where it is from: `ids` are the source's own names of
 what it was made of. Also the state of a session that says the same of that."""
 
+ORIGIN_FILES: Final = "origin_files"
+"""State of a session whose source does not name it: `files` that said all of it."""
+
 NOTED_MAX: Final = 1000
 """Damages and conflicts that are named; more are counted."""
 REASONS_MAX: Final = 200
@@ -30,6 +33,8 @@ class Begin(NamedTuple):
     names: tuple[str, ...] = ()
     """Where the source says no name, and `session` is a word of the reader's: what the file would
     have it called, and what earlier versions called it. Which session it is, what it says tells."""
+    file: str = ""
+    """… and where that file is: it tells where something was redacted or left out."""
 
 
 class Say(NamedTuple):
