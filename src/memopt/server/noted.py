@@ -66,6 +66,11 @@ class Notes:
             places[id] = [key.id, length, is_pending]
         self._tidy(places, key.scope)
 
+    def sessions(self, scope: str) -> list[str]:
+        """Those that responses are in, the newest first."""
+        places = self._memory.mapping(RESPONSES, scope=scope)
+        return list(dict.fromkeys(session for session, *_ in reversed(list(places.values()))))
+
     def forget(self, scope: str, id: str) -> None:
         """It was deleted."""
         self._memory.mapping(RESPONSES, scope=scope).pop(id, None)

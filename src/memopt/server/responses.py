@@ -19,7 +19,7 @@ from memopt.server.exchange import Exchange, Outgoing
 from memopt.server.keeping import PARTIAL, Place
 from memopt.server.keeping import Reply as Said
 from memopt.server.lines import PREFIX, SessionKey, auto_id
-from memopt.server.noted import Notes, not_found
+from memopt.server.naming import check_named, one_meaning
 from memopt.server.reading import read_loosely, storable
 from memopt.server.services import Services
 from memopt.server.streaming import Stream, Taken
@@ -62,10 +62,18 @@ class Responses(Calls):
 
     reader = staticmethod(read_responses)
 
+    async def __call__(self, exchange: Exchange, out: Outgoing) -> None:
+        services = self._services
+        if services.upstream.is_shared(exchange.caller):
+            body = await services.threads.run(one_meaning, exchange.body)
+            exchange = msgspec.structs.replace(exchange, body=body)
+        await super().__call__(exchange, out)
+
     async def _place(self, asked: Asked, exchange: Exchange) -> Place:
         services, scope = self._services, exchange.caller.scope
-        if asked.is_upstreams and services.upstream.is_shared(exchange.caller):
-            await services.threads.run(_check_named, services.notes, scope, asked)
+        if services.upstream.is_shared(exchange.caller):
+            named = (services.memory, services.notes, scope, asked)
+            await services.threads.run(check_named, *named)
         if asked.session is None and asked.previous is not None:
             return await services.threads.run(
                 _place_behind, services, scope, asked, exchange.options.agent
@@ -118,15 +126,6 @@ def _note(services: Services, place: Place, response: Response, is_pending: bool
     services.notes.note(place.key, response.id, is_pending=is_pending)
     if isinstance(response.conversation, dict):
         services.notes.note(place.key, response.conversation.get("id"))
-
-
-def _check_named(notes: Notes, scope: str, asked: Asked) -> None:
-    """Raises ServerError for what may be another scope's."""
-    if asked.previous is not None and notes.find(scope, asked.previous) is None:
-        raise not_found("Response", asked.previous, param="previous_response_id")
-    said = asked.conversation
-    if said and (not isinstance(said, str) or notes.find(scope, said) is None):
-        raise not_found("Conversation", str(said))
 
 
 def _place_behind(services: Services, scope: str, asked: Asked, agent: str | None) -> Place:
