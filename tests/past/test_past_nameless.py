@@ -257,6 +257,19 @@ def test_what_the_store_refuses_stands_for_no_other_conversation(tmp_path: Path)
         assert outcome.json["messages"] == messages
 
 
+@pytest.mark.parametrize("name", ["\0", "\0~x"])
+def test_no_line_can_say_the_name_of_lines_without_one(tmp_path: Path, name: str) -> None:
+    lines = said("a", "b", "c", "d")
+    lines[1]["session"] = lines[3]["session"] = name
+    for order in (lines, lines[1:]):
+        with opened(tmp_path / f"store-{len(order)}") as memory:
+            for messages in (sum("session" not in line for line in order), 0):
+                report = bring(memory, write(tmp_path / "chat.jsonl", order), MESSAGES)
+                assert report.messages == messages
+                assert len(report.damaged) == 2
+            assert texts(memory) == {"chat": ["a", "c"] if order == lines else ["c"]}
+
+
 def test_a_name_that_is_none_is_a_conflict(tmp_path: Path) -> None:
     with opened(tmp_path / "store") as memory:
         report = Brought()

@@ -22,7 +22,7 @@ _TIMES: Final = ("at", "timestamp", "created_at", "create_time", "time")
 _SESSIONS_MAX: Final = 100_000
 """Of one file."""
 _NAMELESS: Final = "\0"
-"""No line can say that name."""
+"""No line may say that name."""
 _OBJECTS: Final = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -54,6 +54,9 @@ def read(
             report.skip("lines that are no message")
             continue
         name = _name(message)
+        if name is not None and _NAMELESS in name:
+            report.damage(where, "cannot be the name of a session: it holds a null character")
+            continue
         session = name or _NAMELESS
         if (name or "") not in begun:
             if len(begun) >= _SESSIONS_MAX:
