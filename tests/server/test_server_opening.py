@@ -8,6 +8,7 @@ import openai
 import pytest
 from proxying import Proxy
 
+from memopt.context.estimating import Estimate
 from memopt.server.opening import OPENED_SHARE, ROUNDS_MAX
 from memopt.testing.upstream import Answer, Asked
 
@@ -75,7 +76,7 @@ def heard(reply: Any) -> tuple[str, list[Any], str | None, Any]:
             text += choice.delta.content or ""
             for one in choice.delta.tool_calls or ():
                 if one.function.name:
-                    assert one.index == len(calls)
+                    assert one.index in (None, len(calls))
                     calls.append(one.function.name)
             reason = choice.finish_reason or reason
     return text, calls, reason, usage
@@ -136,15 +137,33 @@ def test_the_clients_calls_are_the_clients(
 def test_who_never_stops_opening_is_stopped(
     proxy: Proxy, client: openai.OpenAI, key: str, stream: bool
 ) -> None:
-    proxy.script(Answer(text="Hm. ", tool_calls=[call({"handle": "m2"})]))
-    text, calls, reason, _ = heard(ask(client, stream=stream))
+    proxy.script(Answer(text="Hm. ", tool_calls=[call({"handle": "m2", "stop": 10})]))
+    headers = OPENING | {"X-Memopt-Window": "8000"}
+    text, calls, reason, _ = heard(ask(client, stream=stream, extra_headers=headers))
     assert (calls, reason) == ([], "stop")
     assert text.endswith("Hm. ")
     assert len(proxy.asked) == ROUNDS_MAX + 1
-    opened = opened_in(proxy.asked[-1])
-    assert sum(map(len, opened)) <= WINDOW * OPENED_SHARE * 3 + 200 * len(opened)
-    assert opened[-1].startswith("Nothing more")
     assert not proxy.messages("s", key)[-1].get("tool_calls")
+
+
+@pytest.mark.parametrize(
+    "said", ["", "A long thought. " * 15, "A very long one. " * 2000], ids=["none", "some", "much"]
+)
+@pytest.mark.parametrize("log", [LOG, "漢字" * 4000, "0a9f" * 4000], ids=["log", "han", "hex"])
+def test_what_rounds_add_has_room_in_the_window(
+    proxy: Proxy, client: openai.OpenAI, log: str, said: str
+) -> None:
+    proxy.script(Answer(text=said, tool_calls=[call({"handle": "m2"}), call({"handle": "m2"})]))
+    messages = [*SAID[:2], SAID[2] | {"content": log}, SAID[3]]
+    text, calls, reason, _ = heard(ask(client, messages=messages))
+    assert (text, calls, reason) == (said, [], "stop")
+    first, last = (request.json()["messages"] for request in (proxy.asked[0], proxy.asked[-1]))
+    added = [
+        json.dumps(message, ensure_ascii=False) if message["role"] != "tool" else message["content"]
+        for message in last[len(first) :]
+    ]
+    assert sum(map(Estimate().count, added)) <= WINDOW * OPENED_SHARE
+    assert len(proxy.asked) == 1 if len(said) > 1000 else len(proxy.asked) > 1
 
 
 @pytest.mark.parametrize(
@@ -217,3 +236,131 @@ def test_calls_may_come_in_one_chunk_with_everything(
     assert (text, calls, reason) == ("Done.", [], "stop")
     assert usage.prompt_tokens == 17
     assert proxy.messages("s", key)[-1]["content"] == "Done."
+
+
+def chunk_of(*calls: dict[str, Any], reason: str | None = None, **more: Any) -> bytes:
+    delta = {"tool_calls": list(calls)} if calls else {}
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    return f"data: {json.dumps({'id': 'x', 'choices': [choice], **more})}\n\n".encode()
+
+
+def fragment(name: str | None, arguments: str = "", **more: Any) -> dict[str, Any]:
+    named = {} if name is None else {"name": name}
+    return {"type": "function", "function": {**named, "arguments": arguments}, **more}
+
+
+DONE = b"data: [DONE]\n\n"
+END = chunk_of(reason="tool_calls")
+OPENS = '{"handle": "m2", "stop": 9}'
+USAGE = {"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10}
+
+
+def streamed(proxy: Proxy, client: openai.OpenAI, *chunks: bytes) -> Any:
+    """(text, calls, finish reason, usage) where the upstream streams these, then a last word."""
+    proxy.script([Answer(raw_stream=[*chunks, DONE]), Answer(text="Done.")])
+    return heard(ask(client, stream=True, stream_options={"include_usage": True}))
+
+
+OURS = chunk_of(fragment("open_output", OPENS, index=0))
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [chunk_of(fragment("open_output", OPENS, id="o")), END],
+        [chunk_of(fragment(None, index=0, id="o")), OURS, END],
+        [chunk_of(fragment("", index=0, id="o")), OURS, END],
+        [OURS],
+        [chunk_of(fragment("open_output", OPENS, index=0), reason="stop")],
+        [
+            chunk_of(fragment("open_output", "{", index=0)),
+            chunk_of(fragment(None, '"handle": "m2"}', index=0)),
+            END,
+        ],
+    ],
+    ids=["no index", "named later", "named empty first", "no end", "stop", "in fragments"],
+)
+def test_however_a_call_of_the_tool_comes(
+    proxy: Proxy, client: openai.OpenAI, key: str, chunks: list[bytes]
+) -> None:
+    text, calls, reason, _ = streamed(proxy, client, *chunks)
+    assert (text, calls, reason) == ("Done.", [], "stop")
+    *_, said, answer = proxy.asked[1].json()["messages"]
+    assert answer["tool_call_id"] == said["tool_calls"][0]["id"]
+    assert answer["content"].startswith("[m2: ")
+    assert proxy.messages("s", key)[-1]["content"] == "Done."
+
+
+LOOKS = chunk_of(fragment("look", "{}", id="c"))
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [chunk_of(fragment("open_output", OPENS, id="o")), LOOKS, END],
+        [LOOKS, chunk_of(fragment("open_output", OPENS, id="o")), END],
+        [chunk_of(fragment("look", "{}", id="c"), fragment("open_output", OPENS, id="o")), END],
+        [
+            chunk_of(fragment("look", "{", index=1, id="c")),
+            OURS,
+            chunk_of(fragment(None, "}", index=1)),
+            END,
+        ],
+        [chunk_of(fragment(None, index=0, id="c")), chunk_of(fragment("look", "{}", index=0)), END],
+    ],
+    ids=["ours first", "ours last", "at once", "ours between", "named later"],
+)
+def test_however_a_call_of_the_client_comes(
+    proxy: Proxy, client: openai.OpenAI, key: str, chunks: list[bytes]
+) -> None:
+    _, calls, reason, _ = streamed(proxy, client, *chunks)
+    assert (calls, reason) == (["look"], "tool_calls")
+    assert len(proxy.asked) == 1
+    [kept] = proxy.messages("s", key)[-1]["tool_calls"]
+    assert (kept["id"], kept["function"]) == ("c", {"name": "look", "arguments": "{}"})
+
+
+@pytest.mark.parametrize(
+    ("chunks", "prompt_tokens"),
+    [
+        ([chunk_of(fragment("open_output", OPENS, index=0), usage=USAGE), END], 20),
+        ([OURS, chunk_of(reason="stop", usage=USAGE), chunk_of(usage=USAGE)], 20),
+        ([OURS, END], 10),
+    ],
+    ids=["before", "twice", "none"],
+)
+def test_usage_of_a_round_counts_once(
+    proxy: Proxy, client: openai.OpenAI, chunks: list[bytes], prompt_tokens: int
+) -> None:
+    assert streamed(proxy, client, *chunks)[3].prompt_tokens == prompt_tokens
+
+
+def test_a_stream_that_fails_goes_on_with_nothing(
+    proxy: Proxy, client: openai.OpenAI, key: str
+) -> None:
+    failed = b'data: {"error": {"message": "boom"}}\n\n'
+    with pytest.raises(openai.APIError, match="boom"):
+        streamed(proxy, client, OURS, END, failed)
+    assert len(proxy.asked) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_upstream_is_said_to_be_busy(
+    proxy: Proxy, client: openai.OpenAI, status: int
+) -> None:
+    busy = Answer(status=status, headers=[("retry-after", "40")])
+    proxy.script([Answer(text=None, tool_calls=[call({"handle": "m2"})]), busy])
+    with pytest.raises(openai.APIStatusError) as raised:
+        ask(client)
+    assert raised.value.status_code == status
+    assert raised.value.response.headers["retry-after"] == "40"
+
+
+def test_long_thoughts_are_passed_on_as_they_come(
+    proxy: Proxy, client: openai.OpenAI, key: str
+) -> None:
+    thought = "Hm, hm. " * 100_000
+    delta = {"role": "assistant", "reasoning_content": thought, "content": "Yes."}
+    proxy.script(Answer(message=delta))
+    assert heard(ask(client, stream=True))[0] == "Yes."
+    assert proxy.messages("s", key)[-1]["reasoning_content"] == thought

@@ -5,6 +5,8 @@ its window begins, the first ones of the session, and those that are pinned; it 
 something was left out or recalled. Not here: making one (making.py).
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, Final
 
 from memopt.base.context_records import Context, Opened, PinRow
@@ -55,6 +57,11 @@ class Contexts:
             SessionKey(scope, id), max_tokens, model, tools, reserve_tokens, query, token_ids, head
         )
         return Making(self._parts, self._windows, self.counts, self.writer, asked).make()
+
+    def counting(self, model: str | None) -> Callable[[str], int]:
+        """What counts the tokens of a text for a model."""
+        choice = self._parts.tokenizers.of(model)
+        return functools.partial(self.counts.of_text, choice=choice)
 
     # -- outputs ----------------------------------------------------------------------------------
 

@@ -262,7 +262,7 @@ def merged(before: Any, value: Any, name: str) -> Any:
     if before is None or value is None:
         return value if before is None else before
     if isinstance(before, str) and isinstance(value, str):
-        return before if name in _ONCE else before + value
+        return (before or value) if name in _ONCE else before + value
     if isinstance(before, dict) and isinstance(value, dict):
         whole = dict(before)
         for part, piece in value.items():

@@ -17,7 +17,7 @@ from memopt.server.events import DONE, event_of
 from memopt.server.exchange import Outgoing
 from memopt.server.keeping import PARTIAL
 from memopt.server.keeping import Reply as Said
-from memopt.server.opening import Rounds
+from memopt.server.opening import Opened, Rounds
 from memopt.server.reading import read_loosely, read_reply, storable
 from memopt.server.services import Services
 from memopt.server.streaming import Stream, Taken
@@ -55,10 +55,13 @@ class Chat(Calls):
         window_tokens = call.exchange.options.window_tokens
         if call.windowed is None or not call.windowed.opens or window_tokens is None:
             return await super()._send(call, body)
-        rounds = Rounds(
-            self._services, self._services.keeper.session(call.place), window_tokens, body,
-            call.exchange.headers, functools.partial(self._send_with, call),
+        services, begun = self._services, call.windowed.begun
+        opened = Opened(
+            services.keeper.session(call.place), None if begun is None else begun.head or None,
+            window_tokens, services.count_of(call.asked.model),
         )  # fmt: skip
+        ask = functools.partial(self._send_with, call)
+        rounds = Rounds(services, opened, body, call.exchange.headers, ask)
         return await rounds.begin()
 
     async def _keep_whole(self, call: Call, body: bytes) -> bool:

@@ -1,6 +1,7 @@
 """What the handlers of requests share. Not here: what they do with it."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from memopt import Memory
@@ -40,6 +41,10 @@ class Services(NamedTuple):
     """For commits of long texts, each of which takes several times its text for a moment."""
     windows: asyncio.Semaphore
     """For making contexts."""
+
+    def count_of(self, model: str | None) -> Callable[[str], int]:
+        """What counts the tokens of a text for a model."""
+        return self.memory._parts.contexts.counting(model)
 
     def close(self) -> None:
         """Behind the last request."""

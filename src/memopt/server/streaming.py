@@ -178,7 +178,7 @@ class Stream(abc.ABC):
                 await out.send(b"".join(ready))
             if self._text.is_due:
                 await self._text.flush()
-            await self._make_room(piece)
+            await self._make_room(piece, reply.held_bytes)
         rest = self._cutter.rest()
         if not self._is_over:
             # Some end without a mark, and some break off.
@@ -192,12 +192,12 @@ class Stream(abc.ABC):
         call = self._call
         self._services.books.note(call.exchange.caller, model or call.asked.model, usage)
 
-    async def _make_room(self, piece: bytes) -> None:
+    async def _make_room(self, piece: bytes, more_bytes: int) -> None:
         """For what is held before the next piece. Raises what `Held.grow` raises."""
         held = self._held
         if not self._alike and (b"\\u" in piece or not piece.isascii()):
             self._alike = WIDEST
-        here = self._cutter.held_bytes + self._taken_bytes + self._text.held_bytes
+        here = self._cutter.held_bytes + self._taken_bytes + self._text.held_bytes + more_bytes
         size = taken_bytes(here, self._alike)
         if not held.covers(size):
             await held.grow(size + max(_STEP_BYTES, size // 4))

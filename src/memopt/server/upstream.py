@@ -207,6 +207,15 @@ class Reply:
         """Whether `pieces` can be read: some pack what they were asked not to."""
         self.is_stream = "text/event-stream" in response.headers.get("content-type", "")
 
+    @property
+    def held_bytes(self) -> int:
+        """Of its pieces, what is not passed on yet."""
+        return 0
+
+    @property
+    def retry_after_seconds(self) -> float | None:
+        return seconds_of(self._response.headers.get("retry-after"))
+
     def headers(self, *, keep_length: bool) -> Headers:
         """To be passed on."""
         return [
