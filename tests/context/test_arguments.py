@@ -30,9 +30,18 @@ def shape(value: Any) -> Any:
     return "" if isinstance(value, str) else value
 
 
-@given(st.dictionaries(st.text(max_size=9), VALUES), st.integers(100, 2000), st.booleans())
-def test_arguments_stay_json_of_the_same_shape(value: Any, chars: int, is_text: bool) -> None:
-    message = item(json.dumps(value) if is_text else value)
+TEXTS = st.text(min_size=1, max_size=9).map(lambda text: text * 400)
+
+
+@given(
+    st.dictionaries(st.text(max_size=9), VALUES) | TEXTS, st.integers(100, 2000), st.booleans(),
+    st.integers(0, 99),
+)  # fmt: skip
+def test_arguments_stay_json_of_the_same_shape(
+    value: Any, chars: int, is_text: bool, blanks: int
+) -> None:
+    is_text = is_text or isinstance(value, str)
+    message = item(" " * blanks + json.dumps(value) if is_text else value)
     short, cuts = with_short_arguments(message, 7, [0], chars)
     assert (short, cuts) == with_short_arguments(message, 7, [0], chars)
     given_, got = arguments_in(message)[0], arguments_in(short)[0]
@@ -47,7 +56,18 @@ def test_arguments_stay_json_of_the_same_shape(value: Any, chars: int, is_text: 
     got.text.encode()
 
 
-@pytest.mark.parametrize("text", ["*** Begin Patch\n" + "+ a line\n" * 900, "{not json " * 900])
+def test_arguments_that_cannot_be_held_stay_as_they_are() -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    for odd in ("1e999", "-1e999", "9" * 5000, deep):
+        message = item('{"a": %s, "text": "%s"}' % (odd, "words " * 900))  # noqa: UP031
+        assert with_short_arguments(message, 7, [0], 1000) == (message, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["*** Begin Patch\n" + "+ a line\n" * 900, "{not json " * 900, '"so" ' * 900,
+     '{"a": NaN, "text": "' + "words " * 900 + '"}'],
+)  # fmt: skip
 def test_what_is_no_json_is_shortened_as_text(text: str) -> None:
     short, [cut] = with_short_arguments(item(text), 3, [0], 1000)
     assert len(short["arguments"]) == cut.kept <= 1000

@@ -34,6 +34,18 @@ def test_json_stays_json_and_keeps_its_keys() -> None:
     assert "m1" in mark
 
 
+def test_json_is_known_behind_blanks_and_numbers_that_are_none_are_not_written() -> None:
+    text = " " * 99 + json.dumps(["words " * 900, 1.5])
+    short = shorten(text, 500, "m1")
+    assert short is not None
+    assert json.loads(short.partition("\n")[0])[1] == 1.5
+    for odd in ("1e999", "-1e999"):
+        short = shorten(f'[{odd}, "{"words " * 900}"]', 500, "m1")
+        assert short is not None
+        assert odd in short
+        assert "Infinity" not in short
+
+
 def test_a_log_keeps_its_failures() -> None:
     lines = [f"2031-05-17 INFO step {n} went well" for n in range(2000)]
     lines[1234] = "2031-05-17 ERROR disk sda1 is full"

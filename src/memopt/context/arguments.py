@@ -3,9 +3,10 @@
 A model that writes a file says all of it in a call. Once the call has its result, a long text in
 its arguments keeps its head and its tail, and between them stands the handle of the whole.
 
-Owns: which texts of a call may be shortened. Invariant: arguments that were JSON stay JSON, with
-all their keys; a message that is signed or encrypted anywhere is left alone, and so are calls that
-are not named. Not here: which calls have a result (groups.py), and outputs (outputs.py).
+Owns: which texts of a call may be shortened. Invariant: arguments that were JSON of at most 4 MiB
+stay JSON, with all their keys; a message that is signed or encrypted anywhere is left alone, and so
+are calls that are not named. Not here: which calls have a result (groups.py), and outputs
+(outputs.py).
 """
 
 import json
@@ -17,7 +18,7 @@ from memopt.context.calls import Form, calls_in, results_in
 from memopt.context.handles import Handle
 from memopt.context.outputs import Cut, replaced
 from memopt.context.payload import is_signed
-from memopt.context.shortening import dumped, shorten
+from memopt.context.shortening import dumped, loaded, shorten
 
 _FIELDS: Final = ("arguments", "input", "action", "operation")
 _JSON_CHARS_MAX: Final = 4 << 20
@@ -93,14 +94,16 @@ def _shorter(value: Any, chars_max: int, handle: str) -> Any:
     """The same with shorter texts in it; None where that does not make it short enough."""
     if type(value) is not str:
         return _fitted(value, chars_max, handle)
-    if len(value) <= _JSON_CHARS_MAX and value[:64].lstrip()[:1] in ("{", "["):
-        try:
-            whole = json.loads(value)
-        except (ValueError, RecursionError):
-            return shorten(value, chars_max, handle)
-        fitted = _fitted(whole, chars_max, handle)
+    if len(value) > _JSON_CHARS_MAX:
+        return shorten(value, chars_max, handle)
+    try:
+        fitted = _fitted(loaded(value), chars_max, handle)
         return None if fitted is None else dumped(fitted)
-    return shorten(value, chars_max, handle)
+    except json.JSONDecodeError:
+        return shorten(value, chars_max, handle)
+    except (ValueError, RecursionError):
+        # JSON with a number or a depth that cannot be held: it stays as it is.
+        return None
 
 
 def _fitted(value: Any, chars_max: int, handle: str) -> Any:

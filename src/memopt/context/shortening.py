@@ -10,6 +10,7 @@ texts are shortened (outputs.py).
 """
 
 import json
+import math
 import re
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ _JSON_DEPTH_MAX: Final = 32
 _ITEMS: Final = (64, 24, 8, 4, 2, 1)
 """How many items of each list are tried, and how long each text may be with them."""
 _TEXTS: Final = (4000, 1000, 400, 160, 80, 40)
+_LIST_OR_DICT: Final = re.compile(r"[ \t\n\r]*[{\[]")
 _LINE_CHARS_MAX: Final = 240
 _LINES_MAX: Final = 200_000
 _FAILURE: Final = re.compile(
@@ -45,7 +47,7 @@ def shorten(text: str, chars_max: int, handle: str) -> str | None:
     if chars_max <= _MARK_CHARS:
         return None
     room = chars_max - _MARK_CHARS
-    if text[:64].lstrip()[:1] in ("{", "["):
+    if _LIST_OR_DICT.match(text):
         short = _shorter_json(text, room)
         if short is not None:
             whole = f"{handle} has all" if handle else "it had"
@@ -126,7 +128,7 @@ def _shorter_json(text: str, room: int) -> str | None:
     if len(text) > _JSON_CHARS_MAX:
         return None
     try:
-        value = json.loads(text)
+        value = loaded(text)
     except (ValueError, RecursionError):
         return None
     for items, chars in zip(_ITEMS, _TEXTS, strict=True):
@@ -134,6 +136,23 @@ def _shorter_json(text: str, room: int) -> str | None:
         if len(short) <= room:
             return short
     return None
+
+
+def loaded(text: str) -> Any:
+    """A JSON value. Raises JSONDecodeError for what is none, Infinity and NaN included; any other
+    ValueError or RecursionError where it has a number or a depth that cannot be held."""
+    return json.loads(text, parse_float=_finite, parse_constant=_no_json)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:40]} is no float")
+    return number
+
+
+def _no_json(word: str) -> float:
+    raise json.JSONDecodeError(f"{word} is no JSON", word, 0)
 
 
 def dumped(value: Any) -> str:
