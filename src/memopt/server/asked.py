@@ -98,6 +98,8 @@ class Asked(msgspec.Struct):
     """Answers that are asked for."""
     wants_usage: bool
     model: str | None
+    key: str | None = None
+    """An idempotency key that matters to the store."""
     is_background: bool = False
     """Whether the response is made later, and fetched."""
 

@@ -13,6 +13,7 @@ session it is (matching.py).
 """
 
 import contextlib
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -36,6 +37,9 @@ PROMPT: Final = "prompt"
 PARTIAL: Final = "partial"
 """The field of a message that ended before its end."""
 _ATTEMPTS_MAX: Final = 16
+_BEGUN_MAX: Final = 64
+"""Tries of a request with one idempotency key that are told apart."""
+_KEY_BYTES: Final = 16
 
 Message = dict[str, Any]
 
@@ -78,6 +82,8 @@ class Reply(msgspec.Struct):
     """Holds the text of a message that was streamed, whose other fields are..."""
     fields: Message = {}
     text_digest: bytes | None = None
+    begun_as: str | None = None
+    """Nothing is said yet: the request goes before it, with a key that nobody has."""
 
     @property
     def is_partial(self) -> bool:
@@ -187,6 +193,8 @@ class Keeper:
         if reply.writer is not None:
             before = [*new, *reply.before]
             return reply.writer.commit(fields=reply.fields, before=before, if_head=if_head, key=key)
+        if reply.begun_as is not None:
+            return session.extend(new, if_head=line.head, key=reply.begun_as)
         messages = [*new, *reply.messages]
         return session.extend(messages, if_head=if_head, key=key) if messages else None
 
@@ -214,9 +222,35 @@ class Keeper:
     # -- requests before their replies ------------------------------------------------------------
 
     def begin(self, asked: Asked, place: Place) -> Begun:
-        """Commit what is new in a request. Raises what `keep` raises."""
-        before, receipt = self._kept(asked, place, Reply(), None)
+        """Commit what is new in a request. Raises what `keep` raises. With an idempotency key, what
+        an earlier try has left that the server did not live to answer is gone on with."""
+        begun_as = None
+        if asked.key is not None and asked.raws:
+            for attempt in range(_BEGUN_MAX):
+                begun_as = _begun_key(asked.key, attempt)
+                if not self.has_repeated(place, begun_as):
+                    break
+                begun = self._left(asked, place, begun_as)
+                if begun is not None:
+                    return begun
+            else:
+                begun_as = None
+        before, receipt = self._kept(asked, place, Reply(begun_as=begun_as), None)
         return Begun(before, receipt.head)
+
+    def _left(self, asked: Asked, place: Place, begun_as: str) -> Begun | None:
+        """What was begun as that, where it is the same and was not taken back."""
+        session = self.session(place)
+        # It was written, so nothing is: this asks where it is.
+        receipt = session.extend(asked.new(0), key=begun_as)
+        start, stop = receipt.seq + 1 - len(asked.raws), receipt.seq + 1
+        found = list(session.entries(start, stop)) if start >= 0 else []
+        if not found or found[-1].lsn != receipt.lsn:
+            return None
+        if _chain_behind((), [entry.message for entry in found]) != asked.chain:
+            return None
+        self._lines.drop(place.key)
+        return Begun(receipt.head - len(found), receipt.head)
 
     def undo(self, place: Place, begun: Begun) -> None:
         """Take back what was begun, where nobody has gone on with it."""
@@ -257,6 +291,12 @@ class Keeper:
         """The newest ones that were kept."""
         state = self.session(place).load_state(name=PROMPT)
         return state.value if state is not None and isinstance(state.value, dict) else {}
+
+
+def _begun_key(key: str, attempt: int) -> str:
+    """Of a request before its reply, for one with that key: it is no client's."""
+    digest = hashlib.blake2b(key.encode(), digest_size=_KEY_BYTES).hexdigest()
+    return f"begun {digest} {attempt}"
 
 
 def _known(asked: Asked, place: Place, line: Line) -> int:

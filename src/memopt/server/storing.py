@@ -27,6 +27,7 @@ async def read(services: Services, reader: object, exchange: Exchange) -> Asked:
         asked: Asked = reader(*arguments)
     else:
         asked = await services.threads.run(reader, *arguments)
+    asked.key = key_of(asked, exchange)
     return asked
 
 
