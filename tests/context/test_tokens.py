@@ -105,6 +105,19 @@ def test_an_image_is_counted_by_its_providers_rule(
     assert payload_of(message, provider).extra == tokens + 4
 
 
+def test_tools_that_are_no_json_are_named(tmp_path: Path) -> None:
+    deep: dict[str, Any] = {}
+    deep["a"] = deep
+    odd: list[Any] = ["\ud800", {"\udfff": 1}, {1j}, ["x", object()], deep]
+    with memopt.open(tmp_path / "s", budget="16MiB", durability="os") as memory:
+        session = memory.session("a")
+        session.append({"role": "user", "content": "hello"})
+        for value in odd:
+            with pytest.raises(memopt.UsageError) as caught:
+                session.context(max_tokens=400, tools=[{"name": "good"}, {"a": value}])
+            assert caught.value.field == "tools[1]"
+
+
 def test_an_image_of_low_detail_is_cheap_and_its_bytes_are_no_text() -> None:
     part = {"type": "image_url", "image_url": {"url": png(1024, 1024), "detail": "low"}}
     assert media_tokens(part, "openai") == 85

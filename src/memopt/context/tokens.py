@@ -179,6 +179,17 @@ def _is_here(name: str) -> bool:
     return (Path(folder) / hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()).is_file()
 
 
+def _json(value: Any, field: str) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except (ValueError, TypeError, RecursionError) as error:
+        for at, one in enumerate(value if isinstance(value, list) else ()):
+            _json(one, f"{field}[{at}]")
+        is_surrogate = isinstance(error, UnicodeEncodeError)
+        reason = "a lone surrogate is not text" if is_surrogate else f"it is no JSON: {error}"
+        raise UsageError(reason, field=field) from None
+
+
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
@@ -236,10 +247,10 @@ class Counts:
         return tuple(ids)
 
     def of_value(self, value: Any, choice: Choice) -> int:
-        """Of a JSON value such as tools' schemas, as text."""
+        """Of tools' schemas, as text. Raises UsageError that names the one that is no JSON."""
         if not value:
             return 0
-        text = msgspec.json.encode(value).decode()
+        text = _json(value, "tools")
         return self.of((_digest(text),), {"content": text, "role": "system"}, choice)[0]
 
     def of_text(self, text: str, choice: Choice) -> int:
