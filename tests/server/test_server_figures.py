@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proxying import Proxy, running
 
-from memopt.server.books import LINES_MAX, Books
+from memopt.server.books import LINES_MAX, Books, Line, Told, told_of
 from memopt.server.settings import Caller
 from memopt.testing.upstream import Answer, ScriptedUpstream
 
@@ -145,6 +146,32 @@ def test_whatever_an_upstream_says_of_its_usage_is_counted_or_not(model: Any, us
     ((key, _, line),) = books.lines("s")
     assert (key, line.requests) == ("s", 1)
     assert line.prompt_tokens >= 0
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"prompt_tokens_details": []},
+        {"prompt_tokens_details": "none", "input_tokens_details": {"cached_tokens": 0}},
+        {"completion_tokens_details": 0, "completion_tokens": 20.0},
+        {"prompt_tokens": 100.0, "completion_tokens": 20.5, "output_tokens": 20},
+        {"total_tokens": math.nan, "queue_time": math.inf},
+        {"prompt_tokens_details": {"cached_tokens": {}, "audio_tokens": math.nan}},
+    ],
+)
+@pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf"])
+def test_an_odd_detail_costs_no_other_one(odd: Any, begin: bytes) -> None:
+    usage = {"prompt_tokens": 100, "completion_tokens": 20} | odd
+    told = told_of(begin + json.dumps({"model": "m", "usage": usage, "x": math.nan}).encode())
+    books, caller = Books(), Caller("s", None)
+    books.note(caller, told.model, told.usage)
+    ((_, model, line),) = books.lines("s")
+    assert (model, line) == ("m", Line(requests=1, prompt_tokens=100, completion_tokens=20))
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b'"x"', b"{", b"\xff"])
+def test_what_says_nothing_tells_nothing(body: bytes) -> None:
+    assert told_of(body) == Told()
 
 
 def test_the_books_have_an_end() -> None:

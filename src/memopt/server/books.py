@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
+from memopt.server.errors import ServerError
+from memopt.server.reading import read_loosely
 from memopt.server.settings import Caller
 
 LINES_MAX: Final = 1024
@@ -34,20 +36,15 @@ class Line(msgspec.Struct):
     """Of the completion."""
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: Any = None
-    reasoning_tokens: Any = None
-
-
 class _Usage(msgspec.Struct):
     prompt_tokens: Any = None
     input_tokens: Any = None
     completion_tokens: Any = None
     output_tokens: Any = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
+    prompt_tokens_details: Any = None
+    input_tokens_details: Any = None
+    completion_tokens_details: Any = None
+    output_tokens_details: Any = None
 
 
 class Told(msgspec.Struct):
@@ -80,12 +77,12 @@ class Books:
             said = msgspec.convert(usage, _Usage)
         except msgspec.ValidationError:
             return
-        asked = said.prompt_tokens_details or said.input_tokens_details or _Details()
-        answered = said.completion_tokens_details or said.output_tokens_details or _Details()
+        asked = (said.prompt_tokens_details, said.input_tokens_details)
+        answered = (said.completion_tokens_details, said.output_tokens_details)
         line.prompt_tokens += _count(said.prompt_tokens, said.input_tokens)
-        line.cached_tokens += _count(asked.cached_tokens)
+        line.cached_tokens += _count(*_said("cached_tokens", asked))
         line.completion_tokens += _count(said.completion_tokens, said.output_tokens)
-        line.reasoning_tokens += _count(answered.reasoning_tokens)
+        line.reasoning_tokens += _count(*_said("reasoning_tokens", answered))
 
     def _line(self, key: str, model: str) -> Line:
         name = (key, model[:_NAME_CHARS_MAX])
@@ -107,12 +104,23 @@ def told_of(body: bytes) -> Told:
     try:
         return _read_told(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return msgspec.convert(read_loosely(body), Told)
+    except (ServerError, msgspec.ValidationError):
         return Told()
+
+
+def _said(name: str, details: tuple[Any, ...]) -> list[Any]:
+    """What each of them says, where it says anything."""
+    return [each.get(name) for each in details if isinstance(each, dict)]
 
 
 def _count(*said: Any) -> int:
     """The first that is a number of tokens."""
     for value in said:
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return min(value, 2**53)
+        if isinstance(value, float) and not value.is_integer():
+            continue
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+            return int(min(value, 2**53))
     return 0
