@@ -237,6 +237,25 @@ def test_the_time_of_what_was_redacted_tells_what_it_was(tmp_path: Path) -> None
         }  # fmt: skip
 
 
+def test_what_was_redacted_stands_for_no_reply_of_a_copy_that_goes_on(tmp_path: Path) -> None:
+    def steps(name: str, *words: str) -> list[Any]:
+        told = [
+            {**one, "origin": {"ids": [f"{name if n else 'first'}{n}"]}}
+            for n, one in enumerate(said(*words))
+        ]
+        return [Begin(name), *(Say(name, message, None, "f") for message in told)]
+
+    with opened(tmp_path / "store") as memory:
+        for name, word in (("one", "secret"), ("two", "another")):
+            bringer = Bringer(memory, scope="me/past", agent=None, report=Brought())
+            bringer.bring(steps(name, "Hello", word, "thanks"))
+            if name == "one":
+                memory.session(name, scope="me/past").redact(1)
+        assert texts(memory) == {
+            "one": ["Hello", "[redacted]", "thanks"], "two": ["Hello", "another", "thanks"]
+        }  # fmt: skip
+
+
 def test_what_the_store_refuses_stands_for_no_other_conversation(tmp_path: Path) -> None:
     refused = [*said("Hello", "big", "bye")]
     refused[1]["v"] = 10**30
@@ -324,6 +343,29 @@ def test_however_files_come_in_all_is_there_once(
         for path in (root, *said_by):
             assert bring(memory, path, format, scope).messages == 0
         assert texts(memory, scope) == there
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from([".md", ".jsonl"]),
+    st.lists(st.tuples(talks, st.integers(0, 2), st.integers(0, 12)), min_size=2, max_size=6),
+)
+def test_whatever_was_redacted_all_of_a_new_page_is_there_and_of_an_old_one_nothing_more(
+    memory: memopt.Memory, suffix: str, steps: list[tuple[list[str], int, int]]
+) -> None:
+    format = Format.MARKDOWN if suffix == ".md" else MESSAGES
+    scope = f"me/{next(NUMBERS)}"
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "in")
+        for number, (talk, session_at, at) in enumerate(steps):
+            bring(memory, written(root / f"{number}/p{suffix}", *talk), format, scope)
+            there = texts(memory, scope)
+            assert any(is_in(talk, one) for one in there.values()), (talk, there)
+            name = sorted(there)[session_at % len(there)]
+            memory.session(name, scope=scope).redact(at % len(there[name]))
+            there = texts(memory, scope)
+            assert bring(memory, root, format, scope).messages == 0
+            assert texts(memory, scope) == there
 
 
 def is_in(talk: list[str], one: list[str]) -> bool:
