@@ -1,8 +1,10 @@
 """Requests that are cut down to a window, and what is recalled into it."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import openai
 import pytest
@@ -10,8 +12,8 @@ from proxying import Proxy
 
 import memopt
 from memopt.server.asked import read_chat
-from memopt.server.exchange import Options
-from memopt.server.keeping import Place
+from memopt.server.exchange import Options, Outgoing
+from memopt.server.keeping import Begun, Keeper, Place
 from memopt.server.lines import SessionKey
 from memopt.server.services import services_of
 from memopt.server.settings import ServerSettings
@@ -251,3 +253,60 @@ def test_a_window_is_of_its_own_request(tmp_path: Path, history: str) -> None:
         services.close()
     before = ["What is mine?"] if history == "delta" else []
     assert sent == [["What is mine?"], [*before, "What is yours?"]]
+
+
+def sse(*values: Any) -> list[bytes]:
+    return [b"data: " + msgspec.json.encode(value) + b"\n\n" for value in values]
+
+
+_SAYS = {"choices": [{"index": 0, "delta": {"content": "x"}}]}
+_ERROR = {"error": {"message": "the end"}}
+_DELTA = {"type": "response.output_text.delta", "delta": "x"}
+_FAILED = {"type": "response.failed", "response": {"id": "r", "note": "the end"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("chat/completions", Answer(raw_stream=[*sse(_SAYS, _ERROR), b"data: [DONE]\n\n"])),
+        ("chat/completions", Answer(raw_stream=[b"".join(sse(_SAYS, _ERROR, {"usage": {}}))])),
+        ("chat/completions", Answer(raw_stream=[b"data: [DONE]\n\n"])),
+        ("chat/completions", Answer(body=b'{"choices":[],"note":"the end"}')),
+        ("responses", Answer(raw_stream=sse(_DELTA, _FAILED))),
+        ("responses", Answer(body=b'{"id":"r","status":"failed","output":[],"note":"the end"}')),
+    ],
+)
+def test_what_is_not_kept_is_taken_back_before_the_client_knows(
+    proxy: Proxy, http: httpx.Client, key: str, monkeypatch: pytest.MonkeyPatch,
+    path: str, answer: Answer,
+) -> None:  # fmt: skip
+    order: list[str] = []
+    undo, send, end = Keeper.undo, Outgoing.send, Outgoing.end
+
+    def undone(keeper: Keeper, place: Place, begun: Begun) -> None:
+        undo(keeper, place, begun)
+        order.append("undone")
+
+    def note(data: bytes) -> None:
+        if b"the end" in data or b"[DONE]" in data:
+            order.append("told")
+
+    async def sent(out: Outgoing, data: bytes) -> None:
+        note(data)
+        await send(out, data)
+
+    async def ended(out: Outgoing, data: bytes = b"") -> None:
+        note(data)
+        await end(out, data)
+
+    monkeypatch.setattr(Keeper, "undo", undone)
+    monkeypatch.setattr(Outgoing, "send", sent)
+    monkeypatch.setattr(Outgoing, "end", ended)
+    proxy.script(answer)
+    name = "input" if path == "responses" else "messages"
+    body = {name: [{"role": "user", "content": "Hi"}], "stream": answer.body is None}
+    with contextlib.suppress(httpx.HTTPError):
+        http.post(path, json=body, headers=WINDOW)
+    assert order[:2] == ["undone", "told"]
+    assert order.count("undone") == 1
+    assert proxy.sessions(key) == []

@@ -98,7 +98,7 @@ class Call(msgspec.Struct):
             self.body = await services.threads.run(with_history, services.keeper, asked, self.place)
 
     async def undo(self, services: Services) -> None:
-        """After a call that failed: nothing of it stays."""
+        """After a call that was not kept: nothing of it stays."""
         begun, withdrawn = self.windowed and self.windowed.begun, self.withdrawn
         if self.is_kept or (begun is None and withdrawn is None):
             return
@@ -158,6 +158,7 @@ class Calls(abc.ABC):
                 await pass_on(reply, out)
             elif reply.is_stream and not reply.is_plain:
                 log.warning("a stream cannot be read, and is not kept: its encoding is not known")
+                await call.undo(services)
                 await pass_on(reply, out)
             elif reply.is_stream:
                 await self._stream(call, reply, out)
@@ -183,6 +184,7 @@ class Calls(abc.ABC):
                 log.warning("a reply cannot be read, and is not kept: its encoding is not known")
             elif await self._keep_whole(call, body):
                 headers += call.headers()
+            await call.undo(self._services)
             held.give_back(len(body))
             await out.answer(200, headers, body)
 

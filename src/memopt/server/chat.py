@@ -139,6 +139,8 @@ class _ChatStream(Stream):
             return Taken.END
         if data:
             chunk = self._assembler.add(data)
+            if chunk is not None and chunk.get("error"):
+                return Taken.FAILED
             if self._strips_usage and is_usage(chunk):
                 return Taken.OUT
         return Taken.ON

@@ -90,7 +90,9 @@ class Taken(enum.Enum):
     OUT = enum.auto()
     """It is not for the client."""
     END = enum.auto()
-    """It is passed on once what came is kept."""
+    """It is passed on once what came is kept..."""
+    FAILED = enum.auto()
+    """... or once nothing is left of the call."""
 
 
 class Stream(abc.ABC):
@@ -167,11 +169,11 @@ class Stream(abc.ABC):
             ready: list[bytes] = []
             for event in self._cutter.feed(piece):
                 taken = self._take(data_of(event))
-                if taken is Taken.END:
+                if taken in (Taken.END, Taken.FAILED):
                     if ready:
                         await out.send(b"".join(ready))
                         ready = []
-                    await self._end()
+                    await (self._end() if taken is Taken.END else self._call.undo(self._services))
                 if taken is not Taken.OUT:
                     ready.append(event)
             if ready:
@@ -222,3 +224,5 @@ class Stream(abc.ABC):
         if not self._is_over:
             self._is_over = True
             await self._keep()
+            # Where that was nothing, nothing stays.
+            await self._call.undo(self._services)
